@@ -1,0 +1,304 @@
+"""Check and decode one image: any bytes become upright RGB, or an ImageError that says why not."""
+
+import functools
+import io
+import json
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from dino_infer import files
+from dino_infer.errors import ImageError, ImageErrorKind
+
+DEFAULT_MAX_PIXELS = 178_956_970
+"""Pillow's own bound: a 24-bit picture of a quarter of 4 GiB."""
+
+MAX_FILE_BYTES = 2 << 30
+"""A larger file is refused unread, so that one whole-slide scan cannot fill the memory."""
+
+# Only plain pictures: Pillow would also run Ghostscript on a PostScript file named photo.jpg.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM")
+
+IMAGE_SUFFIXES = (
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .avif .tif .tiff .bmp .dib"
+    " .jp2 .j2k .jpx .pbm .pgm .ppm .pnm .pfm"
+).split()
+"""Lower-case endings of the file names that count as images."""
+
+_TURN_UPRIGHT = {  # by EXIF orientation; 1 is upright already
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 258, 262  # numbers of the tags
+
+_PILLOW_MODULES = re.compile(r"PIL\.")
+
+
+@dataclass(frozen=True)
+class ImageFailure:
+    """What an ``ImageError`` says, as plain data for reports."""
+
+    path: str
+    kind: ImageErrorKind
+    reason: str
+
+    @classmethod
+    def of(cls, error: ImageError) -> "ImageFailure":
+        """The failure that an error stands for."""
+        return cls(error.path, error.kind, error.reason)
+
+
+def write_failures(path: str | Path, failures: Iterable[ImageFailure]) -> None:
+    """Write one JSON object a line; an interrupted write leaves the older file as it was."""
+    # ASCII escapes carry file names that are no valid UTF-8 through JSON and back.
+    lines = [json.dumps(asdict(failure)) + "\n" for failure in failures]
+    files.write_bytes(path, "".join(lines).encode("ascii"))
+
+
+def file_bytes(path: str | bytes | Path, *, name: str | None = None) -> bytes:
+    """The content of an image file.
+
+    Args:
+        path: The file.
+        name: What an error calls the file; the path itself by default.
+
+    Raises:
+        ImageError: The file is missing, unreadable, empty, or larger than ``MAX_FILE_BYTES``.
+    """
+    location = os.fsdecode(path)
+    name = location if name is None else name
+    try:
+        status = os.stat(path)
+        # Asked before opening, because opening a named pipe waits for a writer forever.
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(name, "missing", f"not a regular file: {location!r}")
+        if status.st_size > MAX_FILE_BYTES:
+            reason = f"expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}"
+            raise ImageError(name, "too_large", reason)
+        with open(path, "rb") as file:
+            data = file.read()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in it
+        raise ImageError(name, "missing", f"no such file: {location!r}") from error
+    except OSError as error:
+        reason = f"cannot read {location!r}: {error.strerror or error}"
+        raise ImageError(name, "unreadable", reason) from error
+    if not data:
+        raise ImageError(name, "empty", "the file has 0 bytes")
+    return data
+
+
+def load_image(
+    path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Read and decode one image file; see ``read_image``."""
+    return read_image(file_bytes(path), path=str(path), max_pixels=max_pixels)
+
+
+def read_image(
+    data: bytes,
+    *,
+    path: str,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    min_scale_size: tuple[int, int] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode an image of any format and mode into upright 8-bit RGB.
+
+    The first frame of an animation and the first page of a document count; EXIF orientation is
+    applied; transparent pixels are laid on white. Values beyond 8 bits are scaled, not clipped:
+    16-bit samples by their full range, 32-bit ones by the smallest of 1 (floats only), 255 and
+    65,535 that holds the brightest pixel, else from darkest to brightest. Colour profiles are
+    ignored, as in ImageNet training.
+
+    Args:
+        data: The content of the file.
+        path: What errors call the image.
+        max_pixels: Larger images are refused before any pixel is decoded.
+        min_scale_size: Upright (height, width) that suffices. A JPEG may then be decoded, faster,
+            at 1/2, 1/4 or 1/8 of its size, never below this. None decodes at full size.
+
+    Returns:
+        A contiguous, writable array.
+
+    Raises:
+        ImageError: Not an image, damaged or truncated, or larger than ``max_pixels``.
+    """
+    if min_scale_size is not None and min(min_scale_size) < 1:
+        raise ValueError(f"min_scale_size must be at least (1, 1), got {min_scale_size!r}")
+    with _typed_errors(data, path=path, max_pixels=max_pixels):
+        image = _opened(data, max_pixels=max_pixels)
+        width, height = image.size
+        if width * height > max_pixels:
+            reason = f"expected at most {max_pixels} pixels, its header says {width} x {height}"
+            raise ImageError(path, "too_large", reason)
+        if image.format in ("JPEG", "MPO"):
+            if _has_zeroed_end(data):
+                raise ImageError(path, "corrupt", "the end of the file is overwritten with zeros")
+            if min_scale_size is not None:
+                _draft(image, min_scale_size)
+        image.load()
+        orientation = _orientation(image)
+        rgb = _rgb(image)
+        if orientation != 1:
+            rgb = rgb.transpose(_TURN_UPRIGHT[orientation])
+        return np.array(rgb)
+
+
+def image_size(data: bytes, path: str) -> tuple[int, int]:
+    """Upright (height, width) as the header says, without decoding pixels.
+
+    Raises:
+        ImageError: Not an image, or its header is damaged.
+    """
+    with _typed_errors(data, path=path, max_pixels=DEFAULT_MAX_PIXELS):
+        image = _opened(data, max_pixels=DEFAULT_MAX_PIXELS)
+        if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
+            image.load()  # the orientation may follow the pixels
+        width, height = image.size
+        # Pillow announces a TIFF upright, and only a TIFF.
+        sideways = image.format != "TIFF" and _orientation(image) in _SIDEWAYS
+        return (width, height) if sideways else (height, width)
+
+
+def _opened(data: bytes, *, max_pixels: int) -> Image.Image:
+    """The image with its header read; ``max_pixels`` only lifts Pillow's own limit."""
+    _ignore_pillow_warnings()
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and max_pixels > max(limit, DEFAULT_MAX_PIXELS):
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    return Image.open(io.BytesIO(data), formats=_known_formats())
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _ignore_pillow_warnings() -> None:
+    """Damaged metadata and large sizes are judged here, so Pillow need not warn about them.
+
+    The filter stays, because ``warnings.catch_warnings`` is not safe in the threads that decode.
+    """
+    for category in (UserWarning, Image.DecompressionBombWarning):
+        wanted = ("ignore", None, category, _PILLOW_MODULES, 0)
+        if wanted not in warnings.filters:
+            warnings.filterwarnings("ignore", category=category, module=_PILLOW_MODULES.pattern)
+
+
+@contextmanager
+def _typed_errors(data: bytes, *, path: str, max_pixels: int) -> Iterator[None]:
+    """Turn whatever Pillow raises into an ImageError."""
+    try:
+        if not data:
+            raise ImageError(path, "empty", "the file has 0 bytes")
+        yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        reason = f"expected at most {max_pixels} pixels, its header says far more"
+        raise ImageError(path, "too_large", reason) from error
+    except MemoryError as error:
+        raise ImageError(path, "too_large", "not enough memory to decode it") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(path, *_why_unidentified(data)) from error
+    except Exception as error:  # the decoders meet random bytes with errors of any type
+        reason = f"damaged pixel data: {error or type(error).__name__}"
+        raise ImageError(path, "corrupt", reason) from error
+
+
+def _why_unidentified(data: bytes) -> tuple[ImageErrorKind, str]:
+    head = data[:16]
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "unsupported", "HEIC is not read here; convert it to JPEG, PNG or AVIF"
+    for name in _known_formats():
+        accept = Image.OPEN[name][1]
+        if accept is not None and accept(head) is True:
+            return "corrupt", f"a damaged {name} header, or a layout that Pillow does not read"
+    known = ", ".join(sorted(_known_formats()))
+    return "unsupported", f"expected an image ({known}), got a file that begins with {head!r}"
+
+
+def _has_zeroed_end(jpeg: bytes) -> bool:
+    """Whether zeros follow the scan where its end marker should be.
+
+    Interrupted copies leave such files at full length, and libjpeg decodes zeros as flat grey.
+    """
+    return jpeg.endswith(bytes(16)) and jpeg.rfind(b"\xff\xd9") < jpeg.rfind(b"\xff\xda")
+
+
+def _draft(image: Image.Image, min_scale_size: tuple[int, int]) -> None:
+    height, width = min_scale_size
+    sideways = _orientation(image) in _SIDEWAYS
+    image.draft(None, (height, width) if sideways else (width, height))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if value in _TURN_UPRIGHT else 1
+    except Exception:
+        return 1  # metadata of any other program: no reason to lose the picture
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode[0] in "IF":  # I, I;16, I;16B, F
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if image.mode == "LAB":
+        return _lab_to_rgb(image)
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+        return canvas.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms  # an optional part of Pillow
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert converted is not None  # None is for in-place conversions
+    return converted
+
+
+def _eight_bits(image: Image.Image) -> UInt8[np.ndarray, "height width"]:
+    """Grey levels of a deeper image; the rule is in ``read_image``."""
+    values = np.asarray(image).astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return np.zeros(values.shape, dtype=np.uint8)
+    black, white = _black_and_white(image, float(finite.min()), float(finite.max()))
+    levels = (values - black) * (255 / (white - black))
+    return np.rint(np.nan_to_num(levels, nan=0, posinf=255, neginf=0).clip(0, 255)).astype(np.uint8)
+
+
+def _black_and_white(image: Image.Image, low: float, high: float) -> tuple[float, float]:
+    """The sample values that become 0 and 255; ``low`` and ``high`` are the extremes found."""
+    if image.mode.startswith("I;16") or image.format == "PPM" and image.mode == "I":
+        tags: dict[int, Any] = getattr(image, "tag_v2", {})
+        white = 2 ** tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0] - 1
+        white_is_zero = tags.get(_TIFF_PHOTOMETRIC) == 0
+        return (white, 0) if white_is_zero else (0, white)
+    whites = (1, 255, 65_535) if image.mode == "F" else (255, 65_535)
+    for white in whites:
+        if low >= 0 and high <= white:
+            return 0, white
+    return low, max(high, low + 1)

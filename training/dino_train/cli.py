@@ -1,0 +1,163 @@
+"""dino-train: pretrain a backbone on a folder of images.
+
+    dino-train --data photos/ --out runs/photos
+    dino-train imagenet_vits16 --data imagenet/train --out runs/vits16 --optim.batch-size 1024
+    torchrun --nproc-per-node 8 -m dino_train.cli imagenet_vits16 --data ... --out ...
+
+Run the same command again to go on where it stopped.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from dino_infer.cli.run import run_command
+from dino_train import recipes
+from dino_train.config import TrainConfig
+
+USAGE = f"""\
+usage: dino-train [RECIPE] --data PATH [PATH ...] --out RUN [options]
+
+RECIPE is one of: auto (the default, derives settings from your data), {", ".join(recipes.RECIPES)}
+"dino-train RECIPE --help" lists every option with the recipe's values.
+"""
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run reads, writes and computes."""
+
+    data: tuple[str, ...]
+    """Folders (searched recursively), text files of paths, or tars of images."""
+    out: Path
+    """Run folder. An existing run goes on where it stopped."""
+    eval_data: Path | None = None
+    """Class folders, or a folder with train/ and val/ of such, for online k-NN."""
+    init_from: str | None = None
+    """Start from weights: a run folder, .safetensors, or a .pth with or without its head."""
+    device: str | None = None
+    """cpu, cuda or cuda:N; a GPU if there is one."""
+    workers: int = min(8, os.cpu_count() or 1)
+    """Processes that read and decode images, for each training process."""
+    crops_on: Literal["auto", "worker", "device"] = "auto"
+    """Where crops are made: in the workers, or in one batched pass on the device."""
+    extend: bool = False
+    """Let an existing run train for more epochs."""
+    tensorboard: bool = True
+    """Write RUN/tensorboard."""
+    wandb: str | None = None
+    """Also log to this Weights & Biases project."""
+    local_rank: Annotated[int, tyro.conf.arg(help_behavior_hint="ignored")] = 0
+    """Accepted because older launchers pass it; the environment decides."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 or more, got {self.workers}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run dino-train; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_command("dino-train", lambda: _main(arguments))
+
+
+def _main(arguments: list[str]) -> int:
+    name = "auto"
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+    elif not arguments or arguments == ["-h"] or arguments == ["--help"]:
+        print(USAGE, end="")
+        if not arguments:
+            return 2
+        name, arguments = "auto", ["--help"]
+    if name != "auto" and name not in recipes.RECIPES:
+        print(f"dino-train: {recipes.unknown_recipe(name)}", file=sys.stderr)
+        return 2
+    defaults = recipes.RECIPES[name]() if name != "auto" else recipes.auto(num_images=10_000)
+    options, config = _parsed(name, arguments, defaults)
+    if name == "auto":
+        options, config = _auto(arguments, options, config)
+    _log_to_stderr()
+    return _train(options, config)
+
+
+def _parsed(
+    name: str, arguments: list[str], defaults: TrainConfig
+) -> tuple[RunOptions, TrainConfig]:
+    def command(
+        options: Annotated[RunOptions, tyro.conf.arg(name="")],
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = defaults,
+    ) -> tuple[RunOptions, TrainConfig]:
+        return options, config
+
+    options, config = tyro.cli(
+        command, args=arguments, prog=f"dino-train {name}", description=__doc__
+    )
+    return options, replace(config, recipe=defaults.recipe)
+
+
+def _auto(
+    arguments: list[str], options: RunOptions, config: TrainConfig
+) -> tuple[RunOptions, TrainConfig]:
+    """Settings for this data; what the user gave on the command line stays."""
+    from dino_infer.listing import list_images
+
+    num_images = len(list_images(options.data))
+    defaults = recipes.auto(
+        num_images=num_images,
+        batch_size=config.optim.batch_size,
+        continued=options.init_from is not None,
+        arch=config.model.arch,
+    )
+    options, config = _parsed("auto", arguments, defaults)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"auto settings for {num_images:,} images:", file=sys.stderr)
+        for line in recipes.explain_auto(config, num_images=num_images):
+            print(f"  {line}", file=sys.stderr)
+    return options, config
+
+
+def _train(options: RunOptions, config: TrainConfig) -> int:
+    from dino_train.train import train
+
+    result = train(
+        config,
+        data=options.data,
+        out=options.out,
+        eval_data=options.eval_data,
+        init_from=options.init_from,
+        device=options.device,
+        workers=options.workers,
+        crops=options.crops_on,
+        extend=options.extend,
+        tensorboard=options.tensorboard,
+        wandb_project=options.wandb,
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{options.out}: step {result.steps} of {result.total_steps}")
+        for name, value in result.numbers.items():
+            print(f"{name}: {value:.2f}")
+        print(f"weights: {options.out / 'checkpoint.safetensors'}")
+        print(f"report: {options.out / 'report' / 'index.html'}")
+    return 0 if result.finished else EXIT_INTERRUPTED
+
+
+def _log_to_stderr() -> None:
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        stream=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

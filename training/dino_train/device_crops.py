@@ -1,0 +1,168 @@
+"""Device executor: all crops of a batch of decoded images at once, as matrix products.
+
+The batch travels as decoded bytes. Cutting a box out, mirroring it and resizing it with an
+antialiased bicubic filter is linear in each axis, so a crop is ``down @ image @ across.T`` with two
+banded matrices, and every crop of one size comes out of two batched products.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
+from torch import Tensor
+
+from dino_train.colour import augment_colours
+from dino_train.crops import CropParams, CropSpec, stack_params
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceBatch:
+    """Decoded images and what to do with them, before the device has seen them."""
+
+    images: UInt8[Tensor, "batch height width 3"]
+    """Upright RGB in the upper left corner; the rest is never read."""
+    sizes: Int32[np.ndarray, "batch 2"]
+    """Height and width of each image."""
+    params: CropParams
+    """One row an image, one column a crop."""
+
+    def pin_memory(self) -> "DeviceBatch":
+        """The same batch where a GPU can copy it from without waiting."""
+        return DeviceBatch(images=self.images.pin_memory(), sizes=self.sizes, params=self.params)
+
+
+def pad_images(
+    images: Sequence[UInt8[np.ndarray, "_height _width 3"]], params: Sequence[CropParams]
+) -> DeviceBatch:
+    """Put images of any size into one tensor, with the parameters of their crops."""
+    sizes = np.array([image.shape[:2] for image in images], dtype=np.int32)
+    height, width = (int(longest) for longest in sizes.max(axis=0))
+    padded = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
+    rows = padded.numpy()
+    for row, image in zip(rows, images, strict=True):
+        row[: image.shape[0], : image.shape[1]] = image
+    return DeviceBatch(images=padded, sizes=sizes, params=stack_params(params))
+
+
+def make_device_crops(
+    batch: DeviceBatch,
+    spec: CropSpec,
+    device: torch.device,
+    *,
+    dtype: torch.dtype = torch.float32,
+    memory_mib: int = 256,
+) -> tuple[
+    Float32[Tensor, "2 batch 3 global_size global_size"],
+    Float32[Tensor, "local_crops batch 3 local_size local_size"] | None,
+]:
+    """Global and local crops in levels of 0 to 255, not yet normalised.
+
+    Args:
+        batch: Images and parameters.
+        spec: Sizes of the crops and the threshold of solarisation.
+        device: Where the crops are made.
+        dtype: Arithmetic of the two matrix products; float16 is exact to Pillow's own rounding
+            and faster on a GPU.
+        memory_mib: Bound on the temporary memory of the products, beyond one image's.
+    """
+    images = batch.images.to(device, non_blocking=True)
+
+    def crops_of(columns: slice, size: int) -> Float32[Tensor, "crops batch 3 size size"]:
+        params = batch.params[:, columns]
+        crops = resized_crops(images, params, size=size, dtype=dtype, memory_mib=memory_mib)
+        augment_colours(
+            crops.flatten(0, 1),
+            params.crop_major(),
+            solarize_threshold=spec.solarize_threshold,
+        )
+        return crops
+
+    global_crops = crops_of(slice(0, 2), spec.global_crops_size)
+    if spec.local_crops_number == 0:
+        return global_crops, None
+    return global_crops, crops_of(slice(2, None), spec.local_crops_size)
+
+
+def resized_crops(
+    images: UInt8[Tensor, "batch height width 3"],
+    params: CropParams,
+    *,
+    size: int,
+    dtype: torch.dtype = torch.float32,
+    memory_mib: int = 256,
+) -> Float32[Tensor, "crops batch 3 size size"]:
+    """Cut, resize and mirror ``(batch, crops)`` boxes; levels stay within 0 and 255."""
+    batch, height, width = images.shape[:3]
+    crops = params.top.shape[1]
+    out = torch.empty(crops, batch, 3, size, size, device=images.device)
+    numbers = 3 * height * (width + 2 * crops * size) + 5 * crops * size * (height + width)
+    step = max(1, (memory_mib << 20) // (numbers * dtype.itemsize))
+    for start in range(0, batch, step):
+        part = slice(start, start + step)
+        out[:, part] = _products(images[part], params[part], size=size, dtype=dtype)
+    return out
+
+
+def resize_weights(
+    start: Int[Tensor, "*crops"],
+    length: Int[Tensor, "*crops"],
+    flip: Bool[Tensor, "*crops"] | None,
+    *,
+    size: int,
+    extent: int,
+) -> Float32[Tensor, "*crops size extent"]:
+    """Weights that resize pixels ``start`` to ``start + length`` of a line of ``extent`` pixels.
+
+    Bicubic with a = -1/2. Where the line shrinks, the filter widens by the same factor. Pixels
+    outside the box count as absent, as if the box had been cut out first.
+
+    Args:
+        start: First pixel of each box.
+        length: Pixels of each box, at least 1.
+        flip: Boxes to mirror; None mirrors none.
+        size: Pixels of the result.
+        extent: Pixels of the line.
+
+    Source: R. Keys, Cubic convolution interpolation for digital image processing, 1981; widened as
+        in Pillow's ``Image.resize``.
+    """
+    scale = length[..., None] / size
+    place = torch.arange(size, device=start.device) + 0.5
+    if flip is not None:
+        place = torch.where(flip[..., None], size - place, place)
+    pixels = torch.arange(extent, device=start.device) + 0.5 - start[..., None]
+    distance = (place * scale)[..., :, None] - pixels[..., None, :]
+    weights = _cubic(distance.abs_() / scale.clamp(min=1)[..., None])
+    weights *= ((pixels > 0) & (pixels < length[..., None]))[..., None, :]
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def _products(
+    images: UInt8[Tensor, "batch height width 3"],
+    params: CropParams,
+    *,
+    size: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "crops batch 3 size size"]:
+    batch, height, width = images.shape[:3]
+    crops = params.top.shape[1]
+    top, left, box_height, box_width, flip = (
+        torch.from_numpy(np.ascontiguousarray(value)).to(images.device, non_blocking=True)
+        for value in (params.top, params.left, params.height, params.width, params.flip)
+    )
+    across = resize_weights(left, box_width, flip, size=size, extent=width).to(dtype)
+    down = resize_weights(top, box_height, None, size=size, extent=height).to(dtype)
+    pixels = images.permute(0, 3, 1, 2).to(dtype, memory_format=torch.contiguous_format)
+    # Pillow also resizes across first and clips overshoot after each axis.
+    rows = (pixels.flatten(1, 2) @ across.flatten(1, 2).mT).clamp_(0, 255)
+    rows = rows.view(batch, 3, height, crops, size).permute(0, 3, 2, 1, 4)
+    made = (down @ rows.flatten(3, 4)).clamp_(0, 255)
+    return made.view(batch, crops, size, 3, size).permute(1, 0, 3, 2, 4)
+
+
+def _cubic(distance: Float32[Tensor, "*any"]) -> Float32[Tensor, "*any"]:
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))

@@ -1,0 +1,116 @@
+"""Is the teacher learning? RankMe always, k-NN accuracy where there are labels."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from dino_infer.embed import Embedder
+from dino_infer.listing import ImageList, list_images
+from dino_infer.preprocess import Preprocess
+
+from dino_infer.backbones import Backbone
+from dino_infer.errors import DataError
+from dino_infer.knn import accuracies, nearest, nearest_others
+from dino_train.health import rankme
+
+logger = logging.getLogger(__name__)
+
+RANKME_IMAGES = 2048
+KNN_K = 20
+
+
+class Evaluation:
+    """Measures a backbone on fixed images.
+
+    Args:
+        images: The training images; an even sample of them gives RankMe.
+        eval_data: A folder of class folders, or one that holds such folders as ``train/`` and
+            ``val/``. With both, the first are the neighbours and the second are classified;
+            with one, each image is classified by all the others. None measures RankMe alone.
+        preprocess: How images become tensors.
+        batch_size: Images embedded at once.
+        workers: Processes that decode.
+        device: Where the backbone is.
+
+    Raises:
+        DataError: ``eval_data`` has no class folders, or the classes of its parts differ.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        *,
+        eval_data: Path | None,
+        preprocess: Preprocess,
+        batch_size: int,
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        sample = np.unique(np.linspace(0, len(images) - 1, RANKME_IMAGES).astype(int))
+        self._sample = images.select(sample)
+        self._preprocess = preprocess
+        self._batch_size = batch_size
+        self._workers = workers
+        self._device = device
+        self._bank: ImageList | None = None
+        self._queries: ImageList | None = None
+        if eval_data is None:
+            return
+        if (eval_data / "train").is_dir() and (eval_data / "val").is_dir():
+            self._bank = _labelled(eval_data / "train")
+            self._queries = _labelled(eval_data / "val")
+            unknown = set(_classes(self._queries)) - set(_classes(self._bank))
+            if unknown:
+                raise DataError(
+                    f"{str(eval_data / 'val')!r} has classes that train/ lacks: "
+                    f"{', '.join(sorted(unknown)[:5])}"
+                )
+        else:
+            self._bank = _labelled(eval_data)
+
+    def measure(self, backbone: Backbone) -> dict[str, float]:
+        """``rankme``, and ``knn_top1_percent`` (k = 20) where there are labels."""
+        was_training = backbone.training
+        embedder = Embedder(
+            backbone,
+            self._preprocess,
+            device=self._device,
+            batch_size=self._batch_size,
+            workers=self._workers,
+        )
+        numbers = {"rankme": rankme(torch.from_numpy(embedder.embed(self._sample).features))}
+        if self._bank is not None:
+            bank, labels = _features(embedder, self._bank)
+            if self._queries is None:
+                found, query_labels = nearest_others(bank, k=min(KNN_K, len(bank) - 1)), labels
+            else:
+                queries, query_labels = _features(embedder, self._queries)
+                found = nearest(bank, queries, k=min(KNN_K, len(bank)))
+            accuracy = accuracies(found, labels, query_labels, ks=[KNN_K])[KNN_K]
+            numbers["knn_top1_percent"] = accuracy.top1_percent
+        backbone.train(was_training)
+        return numbers
+
+
+def _features(embedder: Embedder, images: ImageList) -> tuple[np.ndarray, np.ndarray]:
+    """Features and class names of the images that can be read."""
+    embedding = embedder.embed(images)
+    labels = images.labels()
+    assert labels is not None, "checked when the evaluation was built"
+    return embedding.features, np.array(labels[1])[labels[0]][embedding.ok]
+
+
+def _labelled(folder: Path) -> ImageList:
+    images = list_images([folder])
+    if images.labels() is None:
+        raise DataError(
+            f"--eval-data needs a folder for each class, but {str(folder)!r} has images outside "
+            "class folders; arrange it as CLASS/IMAGE, or leave --eval-data out"
+        )
+    return images
+
+
+def _classes(images: ImageList) -> tuple[str, ...]:
+    labels = images.labels()
+    return labels[1] if labels else ()

@@ -1,0 +1,113 @@
+"""Numbers that tell whether a run is learning, and warnings that name a collapse."""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@torch.no_grad()
+def step_health(
+    *,
+    loss: Float[Tensor, ""],
+    teacher_probs: Float[Tensor, "teacher_crops batch out_dim"],
+    features: Float[Tensor, "batch embed_dim"],
+    center: Float[Tensor, " out_dim"],
+) -> dict[str, Float[Tensor, ""]]:
+    """Health of one step, on the device.
+
+    Returns:
+        ``loss_nats``; ``loss_over_ln_k`` (1 where the student knows nothing);
+        ``teacher_entropy_nats`` (0 one-hot, ln K uniform); ``kl_nats`` (loss less entropy, what
+        the student has yet to learn); ``center_norm``; ``feature_std`` (spread of the
+        L2-normalised teacher features, 0 when all images look the same, near 1 when they fill
+        the sphere).
+    """
+    entropy = -(teacher_probs * teacher_probs.clamp_min(1e-30).log()).sum(-1).mean()
+    unit = torch.nn.functional.normalize(features.float(), dim=-1)
+    spread = unit.var(dim=0, correction=0).sum().sqrt()
+    return {
+        "loss_nats": loss,
+        "loss_over_ln_k": loss / math.log(teacher_probs.shape[-1]),
+        "teacher_entropy_nats": entropy,
+        "kl_nats": loss - entropy,
+        "center_norm": center.norm(),
+        "feature_std": spread,
+    }
+
+
+def rankme(features: Float[Tensor, "images embed_dim"]) -> float:
+    """Effective rank of the features: exp of the entropy of their singular values.
+
+    Between 1 (all features on one line) and ``min(images, embed_dim)``; needs no labels.
+
+    Source: Garrido et al. 2023, https://arxiv.org/abs/2210.02885, equation 1.
+    """
+    singular_values = torch.linalg.svdvals(features.float())
+    shares = singular_values / singular_values.sum().clamp_min(1e-30) + 1e-7
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """A kind of collapse: when it shows and what to do."""
+
+    name: str
+    advice: str
+
+
+UNIFORM = _Sign(
+    "uniform collapse: the teacher gives every prototype the same probability (loss = ln K)",
+    "lower teacher.warmup_teacher_temp (0.02), lower head.out_dim, or lower teacher.momentum",
+)
+ONE_HOT = _Sign(
+    "one-hot collapse: the teacher gives every image the same prototype (loss -> 0)",
+    "raise teacher.teacher_temp slightly, lower teacher.center_momentum, or lower optim.lr",
+)
+CONSTANT = _Sign(
+    "feature collapse: the backbone gives every image the same vector",
+    "lower optim.lr, lengthen optim.warmup_epochs, or set optim.clip_grad to 0.3",
+)
+
+
+class CollapseMonitor:
+    """Watches logged rows and names a collapse that lasts.
+
+    Args:
+        window: Logged rows in a row that must show the sign.
+        patience_steps: First step that counts: at the start of every run the loss is ln K.
+    """
+
+    def __init__(self, *, window: int = 10, patience_steps: int = 200) -> None:
+        self._patience_steps = patience_steps
+        self._recent: deque[_Sign | None] = deque(maxlen=window)
+        self._named: _Sign | None = None
+
+    def warning(self, row: dict[str, float]) -> str | None:
+        """The warning that this row gives rise to; each kind is given once until it passes."""
+        if row["step"] < self._patience_steps:
+            return None
+        sign = self._sign(row)
+        self._recent.append(sign)
+        if sign is None:
+            self._named = None
+            return None
+        lasting = len(self._recent) == self._recent.maxlen and set(self._recent) == {sign}
+        if not lasting or sign is self._named:
+            return None
+        self._named = sign
+        return f"{sign.name}; what helps: {sign.advice}"
+
+    @staticmethod
+    def _sign(row: dict[str, float]) -> _Sign | None:
+        ln_k = row["loss_nats"] / max(row["loss_over_ln_k"], 1e-12)
+        if row["loss_over_ln_k"] > 0.99 and row["teacher_entropy_nats"] > 0.99 * ln_k:
+            return UNIFORM
+        if row["loss_over_ln_k"] < 0.01 and row["teacher_entropy_nats"] < 0.01 * ln_k:
+            return ONE_HOT
+        if row["feature_std"] < 0.01:
+            return CONSTANT
+        return None

@@ -1,0 +1,192 @@
+"""The picture book of a run: curves, [CLS] attention over training, one page to read them.
+
+``report/attention/step-N.npz`` keeps the maps of every snapshot, so the grid of an interrupted run
+goes on where it stood.
+"""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from dino_infer.backbones import Backbone
+from dino_infer.files import whole_file, write_bytes
+from dino_train.metrics import read_rows
+
+CURVES = {
+    "loss_nats": "loss (nats)",
+    "loss_over_ln_k": "loss / ln K",
+    "teacher_entropy_nats": "teacher entropy (nats)",
+    "kl_nats": "KL teacher to student (nats)",
+    "feature_std": "feature spread",
+    "center_norm": "centre norm",
+    "rankme": "RankMe (effective rank)",
+    "knn_top1_percent": "k-NN top-1 (%)",
+    "lr": "learning rate",
+    "momentum": "teacher momentum",
+    "images_per_s": "images/s",
+    "data_wait_share": "share of time waiting for data",
+}
+MAX_COLUMNS = 8
+
+
+class Report:
+    """Writes ``RUN/report/``.
+
+    Args:
+        run: The run folder.
+        images: The pictures whose attention is followed, normalised and equally large.
+        pictures: The same pictures as uint8 RGB, to show beside the maps.
+        start_step: Attention of later steps is deleted: training is about to repeat them.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        images: Float[Tensor, "images 3 height width"],
+        pictures: Sequence[UInt8[np.ndarray, "_height _width 3"]],
+        start_step: int,
+    ) -> None:
+        self._run = run
+        self._folder = run / "report"
+        self._images = images
+        self._pictures = pictures
+        (self._folder / "attention").mkdir(parents=True, exist_ok=True)
+        for path in self._attention_files():
+            if _step_of(path) > start_step:
+                path.unlink()
+
+    def update(self, backbone: Backbone, *, step: int) -> None:
+        """Add the attention after ``step`` updates and draw everything anew."""
+        if backbone.has_attention:
+            self._keep_attention(backbone, step)
+            self._draw_attention()
+        self._draw_curves()
+        self._write_page(has_attention=backbone.has_attention)
+
+    @torch.no_grad()
+    def _keep_attention(self, backbone: Backbone, step: int) -> None:
+        device = next(backbone.parameters()).device
+        was_training = backbone.training
+        backbone.eval()
+        attention = backbone.cls_attention(self._images.to(device)).float().cpu()
+        backbone.train(was_training)
+        height, width = (side // backbone.patch_size for side in self._images.shape[-2:])
+        maps = attention.mean(dim=1).reshape(-1, height, width).numpy()
+        with whole_file(self._folder / "attention" / f"step-{step:08d}.npz") as temporary:
+            np.savez_compressed(temporary, mean_over_heads=maps)
+
+    def _attention_files(self) -> list[Path]:
+        return sorted((self._folder / "attention").glob("step-*.npz"))
+
+    def _draw_attention(self) -> None:
+        """One row a picture, one column a moment: evenly chosen, first and last always there."""
+        files = self._attention_files()
+        chosen = np.unique(np.linspace(0, len(files) - 1, MAX_COLUMNS).round().astype(int))
+        columns = [(_step_of(files[i]), np.load(files[i])["mean_over_heads"]) for i in chosen]
+        rows = len(self._pictures)
+        figure, axes = _figure(rows, len(columns) + 1, panel_inches=1.6)
+        for row, picture in enumerate(self._pictures):
+            axes[row][0].imshow(picture)
+            for column, (step, maps) in enumerate(columns, start=1):
+                axes[row][column].imshow(maps[row], cmap="inferno")
+                if row == 0:
+                    axes[row][column].set_title(f"step {step:,}", fontsize=8)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        _save(figure, self._folder / "attention.png")
+
+    def _draw_curves(self) -> None:
+        rows = read_rows(self._run / "metrics.jsonl")
+        names = [name for name in CURVES if any(name in row for row in rows)]
+        if not names:
+            return
+        columns = 3
+        figure, axes = _figure(-(-len(names) // columns), columns, panel_inches=3.2, aspect=0.7)
+        for axis, name in zip(axes.flat, names, strict=False):
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            steps, values = (np.array(part) for part in zip(*points, strict=True))
+            sparse = len(points) < 30
+            axis.plot(
+                steps,
+                values,
+                color="#8fb3d9" if not sparse else "#1f4e8c",
+                linewidth=1,
+                marker="o" if sparse else None,
+                markersize=3,
+            )
+            if not sparse:
+                axis.plot(steps, _smooth(values), color="#1f4e8c", linewidth=1.6)
+            axis.set_title(CURVES[name], fontsize=9)
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.25)
+            axis.set_xlabel("step", fontsize=7)
+        for axis in axes.flat[len(names) :]:
+            axis.set_axis_off()
+        _save(figure, self._folder / "curves.png")
+
+    def _write_page(self, *, has_attention: bool) -> None:
+        rows = read_rows(self._run / "metrics.jsonl")
+        latest: dict[str, float] = {}
+        for row in rows:
+            latest |= row
+        cells = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{value:.6g}</td></tr>"
+            for name, value in latest.items()
+        )
+        attention = (
+            "<h2>[CLS] attention over training</h2>"
+            "<p>Mean over the heads of the teacher's last block.</p>"
+            '<img src="attention.png" alt="attention maps">'
+            if has_attention
+            else "<p>This backbone is a convnet: it has no [CLS] attention to show.</p>"
+        )
+        name = html.escape(self._run.resolve().name)
+        page = (
+            "<!doctype html><html lang=en><head><meta charset=utf-8>"
+            '<meta name=viewport content="width=device-width, initial-scale=1">'
+            f"<title>{name}</title><style>"
+            "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;"
+            "padding:0 1rem;color:#222}img{max-width:100%}td{padding:.1rem 1.5rem .1rem 0}"
+            "</style></head><body>"
+            f"<h1>{name}</h1><p>After {int(latest.get('step', -1)) + 1:,} steps.</p>"
+            f'<h2>Curves</h2><img src="curves.png" alt="curves">{attention}'
+            f"<h2>Latest numbers</h2><table>{cells}</table></body></html>\n"
+        )
+        write_bytes(self._folder / "index.html", page.encode())
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _smooth(values: np.ndarray, decay: float = 0.95) -> np.ndarray:
+    """Exponential moving average, unbiased at the start."""
+    smoothed = np.empty(len(values))
+    total = weight = 0.0
+    for i, value in enumerate(values):
+        total = decay * total + value
+        weight = decay * weight + 1
+        smoothed[i] = total / weight
+    return smoothed
+
+
+def _figure(rows: int, columns: int, *, panel_inches: float, aspect: float = 1.0) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = (columns * panel_inches, rows * panel_inches * aspect + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=130)

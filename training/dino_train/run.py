@@ -1,0 +1,242 @@
+"""A config made concrete: networks, schedules, lengths in steps, and where the run stands."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dino_infer.listing import ImageList
+from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from torch import Tensor, nn
+
+from dino_infer.backbones import build_backbone
+from dino_infer.checkpoints import CheckpointInfo, read_training_weights, save_checkpoint
+from dino_infer.errors import CheckpointError, DataError
+from dino_train import distributed, optim, schedules, snapshots
+from dino_train.config import TrainConfig, as_dict
+from dino_train.distributed import Process
+from dino_train.head import DINOHead
+from dino_train.learner import Learner, Rates
+from dino_train.loss import Center
+from dino_train.run_folder import code_version
+from dino_train.student_teacher import MultiCropNetwork, teacher_of
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """A config made concrete: networks, schedules and lengths in steps."""
+
+    def __init__(self, config: TrainConfig, images: ImageList, out: Path, process: Process) -> None:
+        self.config = config
+        self.images = images
+        self.out = out
+        self.process = process
+        c, o = config, config.optim
+        self.steps_per_epoch = len(images) // o.batch_size
+        self.total_steps = self.steps_per_epoch * o.epochs
+        self.part_size = o.batch_size // process.world_size // o.accumulation_steps
+        self.snapshot_steps = max(1, round(c.run.snapshot_epochs * self.steps_per_epoch))
+        self.rates = _rates(config, self.steps_per_epoch)
+        self.step = 0
+        self.skipped_steps = 0
+        distributed.seed_everything(c.seed)
+        student = _network(config, drop_path_rate=c.model.drop_path_rate)
+        teacher = _network(config, drop_path_rate=0.0)
+        student = _sync_batch_norm(student, process).to(process.device)
+        teacher = _sync_batch_norm(teacher, process).to(process.device)
+        teacher = teacher_of(student, teacher)
+        self.learner = Learner(
+            student,
+            teacher,
+            Center(c.head.out_dim, momentum=c.teacher.center_momentum).to(process.device),
+            optim.build_optimizer(
+                o.optimizer, optim.parameter_groups(student), device=process.device
+            ),
+            process=process,
+            precision=o.precision,
+            student_temp=c.teacher.student_temp,
+            clip_grad=o.clip_grad,
+        )
+
+    def resume(self) -> bool:
+        """Go on from the newest whole snapshot; False when there is none."""
+        found = snapshots.latest_snapshot(self.out)
+        if found is None:
+            return False
+        state, path = found
+        self.learner.load_state(state)
+        self.step = state["step"]
+        self.skipped_steps = state["skipped_steps"]
+        logger.info("going on from %s, step %d of %d", path, self.step, self.total_steps)
+        return True
+
+    def start_from(self, weights: str | Path) -> None:
+        """Begin with given weights in student and teacher.
+
+        Raises:
+            CheckpointError: The weights do not fit the backbone.
+        """
+        parts = read_training_weights(weights)
+        head = parts.get("head")
+        for network in (self.learner.student, self.learner.teacher):
+            _load_strictly(network.backbone.network, parts["backbone"], str(weights))
+        with_head = bool(head) and _same_shapes(head, self.learner.student.head)
+        if with_head:
+            for network in (self.learner.student, self.learner.teacher):
+                network.head.load_state_dict(head)
+        logger.info(
+            "starting from %s, %s", weights, "with its head" if with_head else "with a new head"
+        )
+
+    def save(self) -> None:
+        """Write the snapshot, then the checkpoint that people load."""
+        if not self.process.is_main:
+            return
+        info = self.checkpoint_info()
+        state = {
+            **self.learner.state(),
+            "step": self.step,
+            "skipped_steps": self.skipped_steps,
+            "config": as_dict(self.config),
+            "checkpoint_info": info.as_metadata(),
+        }
+        snapshots.save_snapshot(self.out, state, step=self.step)
+        snapshots.prune_snapshots(
+            self.out,
+            keep=self.config.run.keep_snapshots,
+            keep_every_steps=self.config.run.keep_every_epochs * self.steps_per_epoch,
+        )
+        save_checkpoint(self.out / "checkpoint.safetensors", self.learner.teacher.backbone, info)
+
+    def checkpoint_info(self) -> CheckpointInfo:
+        """What travels with the weights."""
+        backbone = self.learner.teacher.backbone
+        return CheckpointInfo(
+            arch=backbone.arch,
+            patch_size=backbone.patch_size,
+            image_size=backbone.image_size,
+            small_stem=backbone.small_stem,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            recipe=self.config.recipe,
+            step=self.step,
+            epoch=self.step / self.steps_per_epoch,
+            data_fingerprint=self.images.fingerprint(),
+            code_version=code_version(),
+        )
+
+
+def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
+    """Whether batch, images and processes fit each other.
+
+    Raises:
+        DataError: There are fewer images than one batch.
+        ValueError: The batch cannot be split evenly.
+    """
+    batch = config.optim.batch_size
+    if images < batch:
+        raise DataError(
+            f"one batch needs {batch} images but the data has {images}; "
+            f"give --optim.batch-size {images} or less, or more images"
+        )
+    parts = world_size * config.optim.accumulation_steps
+    if batch % parts:
+        raise ValueError(
+            f"optim.batch_size must be a multiple of processes x accumulation steps = "
+            f"{world_size} x {config.optim.accumulation_steps}, got {batch}"
+        )
+
+
+def _rates(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], Rates]:
+    """All schedules as one function of the step."""
+    o, t = config.optim, config.teacher
+    total_steps = o.epochs * steps_per_epoch
+    lr = schedules.cosine_schedule(
+        base=optim.peak_lr(o.lr, batch_size=o.batch_size),
+        final=o.min_lr,
+        total_steps=total_steps,
+        warmup_steps=round(o.warmup_epochs * steps_per_epoch),
+    )
+    weight_decay = schedules.cosine_schedule(
+        base=o.weight_decay, final=o.weight_decay_end, total_steps=total_steps
+    )
+    momentum = schedules.cosine_schedule(
+        base=t.momentum, final=t.momentum_end, total_steps=total_steps
+    )
+    teacher_temp = schedules.teacher_temp_schedule(
+        warmup_temp=t.warmup_teacher_temp,
+        temp=t.teacher_temp,
+        warmup_epochs=t.warmup_teacher_temp_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+    def rates(step: int) -> Rates:
+        return Rates(
+            lr=lr(step),
+            weight_decay=weight_decay(step),
+            momentum=momentum(step),
+            teacher_temp=teacher_temp(step),
+        )
+
+    return rates
+
+
+def _network(config: TrainConfig, *, drop_path_rate: float) -> MultiCropNetwork:
+    m, h = config.model, config.head
+    backbone = build_backbone(
+        m.arch,
+        patch_size=m.patch_size,
+        image_size=config.crops.global_crops_size,
+        drop_path_rate=drop_path_rate,
+        small_stem=m.small_stem,
+    )
+    head = DINOHead(
+        backbone.embed_dim,
+        h.out_dim,
+        hidden_dim=h.hidden_dim,
+        bottleneck_dim=h.bottleneck_dim,
+        use_bn=h.use_bn,
+        norm_last_layer=h.norm_last_layer,
+    )
+    return MultiCropNetwork(backbone, head)
+
+
+def _load_strictly(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load backbone weights whose names and shapes must all fit.
+
+    Raises:
+        CheckpointError: They do not; the first misfits are named.
+    """
+    expected = network.state_dict()
+    misfits = [f"{name} is missing" for name in expected.keys() - weights.keys()]
+    misfits += [f"{name} is unknown" for name in weights.keys() - expected.keys()]
+    misfits += [
+        f"{name} is {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected.keys() & weights.keys()
+        if weights[name].shape != expected[name].shape
+    ]
+    if misfits:
+        raise CheckpointError(
+            f"{source!r} does not fit the backbone of this run: {len(misfits)} tensors differ "
+            f"({'; '.join(sorted(misfits)[:3])}); set --model.arch, --model.patch-size and "
+            "--crops.global-crops-size to those of the weights"
+        )
+    network.load_state_dict(dict(weights))
+
+
+def _same_shapes(weights: Mapping[str, Tensor], module: nn.Module) -> bool:
+    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    return expected == {name: tensor.shape for name, tensor in weights.items()}
+
+
+def _sync_batch_norm(network: MultiCropNetwork, process: Process) -> MultiCropNetwork:
+    """Batch statistics over all processes, where the backend can."""
+    has_batch_norm = any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()
+    )
+    if process.world_size == 1 or not has_batch_norm:
+        return network
+    if process.device.type != "cuda":
+        logger.warning("batch norm is not shared between processes on a CPU: PyTorch cannot")
+        return network
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return]

@@ -1,0 +1,59 @@
+"""The student, and the teacher that follows it as a moving average."""
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dino_infer.backbones import Backbone
+from dino_train.head import DINOHead
+
+
+class MultiCropNetwork(nn.Module):
+    """A backbone and a head that see crops of several sizes: one backbone pass for each size."""
+
+    def __init__(self, backbone: Backbone, head: DINOHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(
+        self, *crops: Float[Tensor, "_crops batch 3 _height _width"]
+    ) -> tuple[Float[Tensor, "all_crops batch out_dim"], Float[Tensor, "all_crops batch embed"]]:
+        """Logits and features of every crop, in the order given.
+
+        Args:
+            crops: One tensor for each crop size: all crops of that size.
+
+        Returns:
+            Head logits and backbone features.
+        """
+        features = torch.cat([self.backbone(group.flatten(0, 1)).float() for group in crops])
+        batch = crops[0].shape[1]
+        logits = self.head(features)
+        return logits.unflatten(0, (-1, batch)), features.unflatten(0, (-1, batch))  # type: ignore[no-untyped-call]
+
+
+def teacher_of(student: MultiCropNetwork, teacher: MultiCropNetwork) -> MultiCropNetwork:
+    """Make a freshly built network of the same shape the frozen copy of the student.
+
+    The two are built apart because the student alone has stochastic depth.
+    """
+    teacher.load_state_dict(copy.deepcopy(student.state_dict()))
+    return teacher.requires_grad_(False)
+
+
+@torch.no_grad()
+def update_teacher(
+    teacher: MultiCropNetwork, student: MultiCropNetwork, *, momentum: float
+) -> None:
+    """Exponential moving average of the parameters: ``momentum`` of the old, the rest new.
+
+    Buffers (batch-norm statistics) stay the teacher's own, as in the original.
+
+    Source: https://arxiv.org/abs/2104.14294, section 3.1.
+    """
+    torch._foreach_lerp_(
+        list(teacher.parameters()), list(student.parameters()), weight=1 - momentum
+    )

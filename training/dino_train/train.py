@@ -1,0 +1,340 @@
+"""The run, top to bottom: images in, a trained teacher out.
+
+    from dino_train import recipes
+    from dino_train.train import train
+
+    train(recipes.tiny_cpu(), data=["photos/"], out="runs/photos")
+
+Running the same call again goes on from the newest snapshot.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from dino_infer.listing import list_images
+from dino_infer.preprocess import Preprocess
+from dino_train.data import Batch, FailureLog, StepSampler, build_loader, make_crops
+
+from dino_infer.errors import ImageError, TrainingError
+from dino_infer.images import read_image
+from dino_train import distributed, snapshots
+from dino_train.config import TrainConfig, as_dict
+from dino_train.evaluation import Evaluation
+from dino_train.health import CollapseMonitor
+from dino_train.learner import StepOutcome
+from dino_train.metrics import MetricsLog
+from dino_train.progress import Progress, StopRequest
+from dino_train.report import Report
+from dino_train.run import Run, check_amounts
+from dino_train.run_folder import open_run_folder
+
+logger = logging.getLogger(__name__)
+
+REPORT_IMAGES = 4
+SMALL_CROP = 64
+"""Up to this size in pixels, one batched pass beats workers that crop image by image on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a call to ``train`` ended."""
+
+    steps: int
+    total_steps: int
+    numbers: dict[str, float]
+    """The last measurement: ``rankme``, and ``knn_top1_percent`` where there are labels."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its last step."""
+        return self.steps == self.total_steps
+
+
+def train(
+    config: TrainConfig,
+    *,
+    data: Sequence[str | Path],
+    out: str | Path,
+    eval_data: str | Path | None = None,
+    init_from: str | Path | None = None,
+    device: str | None = None,
+    workers: int = 4,
+    crops: Literal["auto", "worker", "device"] = "auto",
+    extend: bool = False,
+    tensorboard: bool = True,
+    wandb_project: str | None = None,
+) -> TrainResult:
+    """Pretrain a backbone; begin, or go on where the run folder stands.
+
+    Args:
+        config: The settings; see ``dino_train.recipes``.
+        data: Folders, list files or tars of images; no labels are used.
+        out: The run folder; see docs/formats.md for what it holds.
+        eval_data: Class folders for online k-NN, see ``Evaluation``.
+        init_from: Weights to start from: a backbone, or a full training checkpoint with its head.
+        device: Where to train; None takes a GPU if there is one.
+        workers: Processes that decode images, for each training process.
+        crops: Where crops are made; "auto" makes them on the device when it is a GPU or when
+            they are tiny, and in the workers otherwise.
+        extend: Let ``optim.epochs`` of an existing run grow.
+        tensorboard: Write ``tensorboard/``.
+        wandb_project: Log to this Weights & Biases project.
+
+    Raises:
+        DinoError: Data, weights or run folder cannot be used, or training cannot go on.
+        ValueError: Settings that do not fit each other.
+    """
+    out = Path(out)
+    process = distributed.start(device)
+    try:
+        images = list_images(data)
+        check_amounts(config, len(images), process.world_size)
+        if process.is_main:
+            snapshots.prepare_run_folder(out)
+            open_run_folder(
+                out,
+                as_dict(config),
+                data={
+                    "sources": [str(source) for source in data],
+                    "images": len(images),
+                    "fingerprint": images.fingerprint(),
+                },
+                init_from=str(init_from) if init_from else None,
+                extend=extend,
+            )
+        distributed.barrier()
+        run = Run(config, images, out, process)
+        evaluation = Evaluation(
+            images,
+            eval_data=Path(eval_data) if eval_data else None,
+            preprocess=Preprocess(size=config.crops.global_crops_size),
+            batch_size=max(1, min(256, run.part_size)),
+            workers=workers,
+            device=process.device,
+        )
+        if not run.resume() and init_from:
+            run.start_from(init_from)
+        executor = _executor(crops, config, process.device)
+        with StopRequest() as stop:
+            return _loop(
+                run,
+                evaluation=evaluation,
+                stop=stop,
+                executor=executor,
+                workers=workers,
+                tensorboard=tensorboard,
+                wandb_project=wandb_project,
+            )
+    finally:
+        distributed.stop()
+
+
+def _loop(
+    run: Run,
+    *,
+    evaluation: Evaluation,
+    stop: StopRequest,
+    executor: Literal["worker", "device"],
+    workers: int,
+    tensorboard: bool,
+    wandb_project: str | None,
+) -> TrainResult:
+    """Steps from where the run stands to its end, or until somebody stops it."""
+    c, process, device = run.config, run.process, run.process.device
+    numbers: dict[str, float] = {}
+    metrics = report = None
+    if process.is_main:
+        metrics = MetricsLog(
+            run.out,
+            start_step=run.step,
+            tensorboard=tensorboard,
+            wandb_project=wandb_project,
+        )
+        report = _report(run)
+    failures = FailureLog(
+        run.out / "failures.jsonl",
+        num_images=len(run.images),
+        max_bad_share=c.run.max_bad_share,
+    )
+    monitor = CollapseMonitor(patience_steps=max(200, run.steps_per_epoch))
+    progress = Progress(total_steps=run.total_steps, start_step=run.step, visible=process.is_main)
+    if metrics and report and run.step == 0:
+        numbers = evaluation.measure(run.learner.teacher.backbone)
+        metrics.append({"step": 0, "epoch": 0.0, **numbers})
+        report.update(run.learner.teacher.backbone, step=0)
+        logger.info("untrained: %s", _in_words(numbers))
+    nonfinite_in_a_row = 0
+    clock = _Clock(c.optim.batch_size)
+    batches = _batches(run, executor=executor, workers=workers)
+    while run.step < run.total_steps:
+        step = run.step
+        distributed.seed_everything(c.seed, step, process.rank)  # stochastic depth
+        with clock.waiting():
+            loaded = [next(batches) for _ in range(c.optim.accumulation_steps)]
+        for batch in loaded:
+            failures.add(batch.failures)
+        parts = [make_crops(batch, device).groups() for batch in loaded]
+        epoch = step // run.steps_per_epoch
+        outcome = run.learner.step(
+            parts,
+            rates=run.rates(step),
+            freeze_last_layer=epoch < c.optim.freeze_last_layer_epochs,
+            freeze_backbone=epoch < c.optim.freeze_backbone_epochs,
+        )
+        run.step += 1
+        clock.step_done()
+        progress.advance()
+        nonfinite_in_a_row = 0 if outcome.applied else nonfinite_in_a_row + 1
+        if not outcome.applied:
+            run.skipped_steps += 1
+            logger.warning("step %d was not finite and changed nothing", step)
+
+        last = run.step == run.total_steps
+        stopping = distributed.any_process(stop.received, device)
+        giving_up = nonfinite_in_a_row == c.run.max_nonfinite_steps
+        if step % c.run.log_every == 0 or last:
+            row = _row(run, step, outcome, clock)
+            if metrics:
+                metrics.append(row)
+                progress.show(row)
+                if warning := monitor.warning(row):
+                    logger.warning("step %d: %s", step, warning)
+        if last or (run.step % (c.run.eval_epochs * run.steps_per_epoch) == 0):
+            if metrics:
+                numbers = evaluation.measure(run.learner.teacher.backbone)
+                metrics.append({"step": step, "epoch": run.step / run.steps_per_epoch, **numbers})
+                logger.info("epoch %g: %s", run.step / run.steps_per_epoch, _in_words(numbers))
+            distributed.barrier()
+        if last or stopping or giving_up or run.step % run.snapshot_steps == 0:
+            run.save()
+            if report:
+                report.update(run.learner.teacher.backbone, step=run.step)
+            distributed.barrier()
+        if giving_up:
+            raise TrainingError(
+                f"{nonfinite_in_a_row} steps in a row were not finite; the state before them is "
+                f"saved in {str(run.out / 'snapshots')!r}; lower optim.lr, set optim.clip_grad "
+                "to 0.3 or use optim.precision fp32"
+            )
+        if stopping:
+            break
+    progress.close()
+    if metrics:
+        metrics.close()
+    return TrainResult(steps=run.step, total_steps=run.total_steps, numbers=numbers)
+
+
+def _batches(run: Run, *, executor: Literal["worker", "device"], workers: int) -> Iterator[Batch]:
+    """Parts of batches from the run's step on, in the order that the seed decides."""
+    sampler = StepSampler(
+        len(run.images),
+        batch_size_per_process=run.part_size,
+        seed=run.config.seed,
+        steps_per_epoch=run.steps_per_epoch,
+        start_step=run.step,
+        total_steps=run.total_steps,
+        accumulation_steps=run.config.optim.accumulation_steps,
+        rank=run.process.rank,
+        world_size=run.process.world_size,
+    )
+    loader = build_loader(
+        run.images,
+        run.config.crops,
+        executor=executor,
+        sampler=sampler,
+        workers=workers,
+        pin_memory=run.process.device.type == "cuda",
+    )
+    return iter(loader)
+
+
+def _executor(
+    asked: Literal["auto", "worker", "device"], config: TrainConfig, device: torch.device
+) -> Literal["worker", "device"]:
+    if asked != "auto":
+        return asked
+    tiny = config.crops.global_crops_size <= SMALL_CROP
+    return "device" if device.type == "cuda" or tiny else "worker"
+
+
+def _row(run: Run, step: int, outcome: StepOutcome, clock: "_Clock") -> dict[str, float]:
+    """One row of metrics.jsonl; health numbers are means over the processes."""
+    names = [*outcome.health, "grad_norm"]
+    values = torch.stack([*outcome.health.values(), outcome.grad_norm]).float()
+    numbers = distributed.mean_over_processes(values).tolist()
+    rates = run.rates(step)
+    row = {
+        "step": step,
+        "epoch": run.step / run.steps_per_epoch,
+        **dict(zip(names, numbers, strict=True)),
+        "lr": rates.lr,
+        "weight_decay": rates.weight_decay,
+        "momentum": rates.momentum,
+        "teacher_temp": rates.teacher_temp,
+        "skipped_steps": run.skipped_steps,
+        **clock.read(),
+    }
+    if run.process.device.type == "cuda":
+        row["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return row
+
+
+class _Clock:
+    """Speed since the last reading."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._steps = 0
+        self._waited_s = 0.0
+        self._since_s = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        start_s = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - start_s
+
+    def step_done(self) -> None:
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        elapsed_s = max(time.perf_counter() - self._since_s, 1e-9)
+        numbers = {
+            "step_time_s": elapsed_s / max(self._steps, 1),
+            "images_per_s": self._steps * self._batch_size / elapsed_s,
+            "data_wait_share": self._waited_s / elapsed_s,
+        }
+        self._steps, self._waited_s, self._since_s = 0, 0.0, time.perf_counter()
+        return numbers
+
+
+def _report(run: Run) -> Report:
+    """The report, with a few readable images spread evenly over the data."""
+    size = 2 * run.config.crops.global_crops_size
+    preprocess = Preprocess(size=size)
+    shown = []
+    for index in np.linspace(0, len(run.images) - 1, 4 * REPORT_IMAGES).astype(int):
+        name = run.images.name(int(index))
+        try:
+            shown.append(preprocess(read_image(run.images.read(int(index)), path=name)))
+        except ImageError:
+            continue  # training lists it; four spare pictures are enough
+    images = torch.stack(shown[:: max(1, len(shown) // REPORT_IMAGES)][:REPORT_IMAGES])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
+    levels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    pictures = list(levels.permute(0, 2, 3, 1).numpy())
+    return Report(run.out, images=images, pictures=pictures, start_step=run.step)
+
+
+def _in_words(numbers: dict[str, float]) -> str:
+    words = f"RankMe {numbers['rankme']:.1f}"
+    if "knn_top1_percent" in numbers:
+        words += f", k-NN top-1 {numbers['knn_top1_percent']:.1f} %"
+    return words
