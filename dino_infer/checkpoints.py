@@ -22,7 +22,6 @@ from dino_infer.files import whole_file
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from dino_infer.weight_files import METADATA_KEY, WeightFile, read_weight_file
 
-DEFAULT_WEIGHTS = "timm:vit_small_patch16_224.dino"
 FORMAT_VERSION = 1
 NAMES_SHOWN = 3  # tensor names in a mismatch message
 

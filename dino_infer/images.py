@@ -11,28 +11,28 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from dino_infer import files
+from dino_infer import files, pixel_modes
 from dino_infer.errors import ImageError, ImageErrorKind
 
 DEFAULT_MAX_PIXELS = 178_956_970
-"""Pillow's own bound: a 24-bit picture of a quarter of 4 GiB."""
+"""The bound at which Pillow itself refuses: 512 MiB of RGB."""
 
 MAX_FILE_BYTES = 2 << 30
 """A larger file is refused unread, so that one whole-slide scan cannot fill the memory."""
 
 # Only plain pictures: Pillow would also run Ghostscript on a PostScript file named photo.jpg.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "PPM")
 
 IMAGE_SUFFIXES = (
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .avif .tif .tiff .bmp .dib"
-    " .jp2 .j2k .jpx .pbm .pgm .ppm .pnm .pfm"
-).split()
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".avif"),
+    *(".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+)
 """Lower-case endings of the file names that count as images."""
 
 _TURN_UPRIGHT = {  # by EXIF orientation; 1 is upright already
@@ -45,8 +45,6 @@ _TURN_UPRIGHT = {  # by EXIF orientation; 1 is upright already
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-
-_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 258, 262  # numbers of the tags
 
 _PILLOW_MODULES = re.compile(r"PIL\.")
 
@@ -154,7 +152,7 @@ def read_image(
                 _draft(image, min_scale_size)
         image.load()
         orientation = _orientation(image)
-        rgb = _rgb(image)
+        rgb = pixel_modes.rgb(image)
         if orientation != 1:
             rgb = rgb.transpose(_TURN_UPRIGHT[orientation])
         return np.array(rgb)
@@ -179,9 +177,9 @@ def image_size(data: bytes, path: str) -> tuple[int, int]:
 def _opened(data: bytes, *, max_pixels: int) -> Image.Image:
     """The image with its header read; ``max_pixels`` only lifts Pillow's own limit."""
     _ignore_pillow_warnings()
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and max_pixels > max(limit, DEFAULT_MAX_PIXELS):
-        Image.MAX_IMAGE_PIXELS = max_pixels
+    limit = Image.MAX_IMAGE_PIXELS  # Pillow warns above it and refuses above its double
+    if limit is not None and max_pixels > max(2 * limit, DEFAULT_MAX_PIXELS):
+        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
     return Image.open(io.BytesIO(data), formats=_known_formats())
 
 
@@ -212,7 +210,7 @@ def _typed_errors(data: bytes, *, path: str, max_pixels: int) -> Iterator[None]:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        reason = f"expected at most {max_pixels} pixels, its header says far more"
+        reason = f"expected at most {max_pixels} pixels, its header says more"
         raise ImageError(path, "too_large", reason) from error
     except MemoryError as error:
         raise ImageError(path, "too_large", "not enough memory to decode it") from error
@@ -224,7 +222,7 @@ def _typed_errors(data: bytes, *, path: str, max_pixels: int) -> Iterator[None]:
 
 
 def _why_unidentified(data: bytes) -> tuple[ImageErrorKind, str]:
-    head = data[:16]
+    head = data[:16].ljust(16, b"\0")  # Pillow looks at fixed places in it
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return "unsupported", "HEIC is not read here; convert it to JPEG, PNG or AVIF"
     for name in _known_formats():
@@ -256,49 +254,3 @@ def _orientation(image: Image.Image) -> int:
         return value if value in _TURN_UPRIGHT else 1
     except Exception:
         return 1  # metadata of any other program: no reason to lose the picture
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode[0] in "IF":  # I, I;16, I;16B, F
-        return Image.fromarray(_eight_bits(image)).convert("RGB")
-    if image.mode == "LAB":
-        return _lab_to_rgb(image)
-    if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, "white")
-        canvas.alpha_composite(image.convert("RGBA"))
-        return canvas.convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms  # an optional part of Pillow
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    assert converted is not None  # None is for in-place conversions
-    return converted
-
-
-def _eight_bits(image: Image.Image) -> UInt8[np.ndarray, "height width"]:
-    """Grey levels of a deeper image; the rule is in ``read_image``."""
-    values = np.asarray(image).astype(np.float64)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return np.zeros(values.shape, dtype=np.uint8)
-    black, white = _black_and_white(image, float(finite.min()), float(finite.max()))
-    levels = (values - black) * (255 / (white - black))
-    return np.rint(np.nan_to_num(levels, nan=0, posinf=255, neginf=0).clip(0, 255)).astype(np.uint8)
-
-
-def _black_and_white(image: Image.Image, low: float, high: float) -> tuple[float, float]:
-    """The sample values that become 0 and 255; ``low`` and ``high`` are the extremes found."""
-    if image.mode.startswith("I;16") or image.format == "PPM" and image.mode == "I":
-        tags: dict[int, Any] = getattr(image, "tag_v2", {})
-        white = 2 ** tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0] - 1
-        white_is_zero = tags.get(_TIFF_PHOTOMETRIC) == 0
-        return (white, 0) if white_is_zero else (0, white)
-    whites = (1, 255, 65_535) if image.mode == "F" else (255, 65_535)
-    for white in whites:
-        if low >= 0 and high <= white:
-            return 0, white
-    return low, max(high, low + 1)

@@ -179,7 +179,7 @@ def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
         plain = {_stripped(k, BACKBONE_PREFIXES): v for k, v in state.items() if k not in dropped}
         return plain, {}
     head = {
-        _stripped(name, WRAPPERS + ("head.",)): tensor
+        _stripped(name, (*WRAPPERS, "head.")): tensor
         for name, tensor in state.items()
         if name.startswith("head.")
     }

@@ -7,7 +7,6 @@
 Run the same command again to go on where it stopped.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,17 +16,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dino_infer.cli.run import run_command
+from dino_infer.cli.run import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_train import recipes
 from dino_train.config import TrainConfig
 
-USAGE = f"""\
+HELP = f"""\
 usage: dino-train [RECIPE] --data PATH [PATH ...] --out RUN [options]
 
 RECIPE is one of: auto (the default, derives settings from your data), {", ".join(recipes.RECIPES)}
 "dino-train RECIPE --help" lists every option with the recipe's values.
 """
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +40,8 @@ class RunOptions:
     """Class folders, or a folder with train/ and val/ of such, for online k-NN."""
     init_from: str | None = None
     """Start from weights: a run folder, .safetensors, or a .pth with or without its head."""
-    device: str | None = None
-    """cpu, cuda or cuda:N; a GPU if there is one."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     workers: int = min(8, os.cpu_count() or 1)
     """Processes that read and decode images, for each training process."""
     crops_on: Literal["auto", "worker", "device"] = "auto"
@@ -59,13 +57,13 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 0:
-            raise ValueError(f"workers must be 0 or more, got {self.workers}")
+            raise UsageError(f"--workers must be 0 or more, got {self.workers}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dino-train; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return run_command("dino-train", lambda: _main(arguments))
+    return exit_code(lambda: _main(arguments), prog="dino-train")
 
 
 def _main(arguments: list[str]) -> int:
@@ -73,18 +71,16 @@ def _main(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
     elif not arguments or arguments == ["-h"] or arguments == ["--help"]:
-        print(USAGE, end="")
+        print(HELP, end="")
         if not arguments:
-            return 2
+            return USAGE
         name, arguments = "auto", ["--help"]
     if name != "auto" and name not in recipes.RECIPES:
-        print(f"dino-train: {recipes.unknown_recipe(name)}", file=sys.stderr)
-        return 2
+        raise UsageError(recipes.unknown_recipe(name))
     defaults = recipes.RECIPES[name]() if name != "auto" else recipes.auto(num_images=10_000)
     options, config = _parsed(name, arguments, defaults)
     if name == "auto":
         options, config = _auto(arguments, options, config)
-    _log_to_stderr()
     return _train(options, config)
 
 
@@ -111,11 +107,18 @@ def _auto(
 
     num_images = len(list_images(options.data))
     defaults = recipes.auto(
-        num_images=num_images,
-        batch_size=config.optim.batch_size,
-        continued=options.init_from is not None,
-        arch=config.model.arch,
+        num_images=num_images, batch_size=config.optim.batch_size, arch=config.model.arch
     )
+    if options.init_from:
+        from dino_infer.checkpoints import load_backbone
+
+        weights = load_backbone(options.init_from)[1]
+        defaults = recipes.continued(
+            defaults,
+            arch=weights.arch,
+            patch_size=weights.patch_size,
+            image_size=weights.image_size,
+        )
     options, config = _parsed("auto", arguments, defaults)
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"auto settings for {num_images:,} images:", file=sys.stderr)
@@ -146,17 +149,7 @@ def _train(options: RunOptions, config: TrainConfig) -> int:
             print(f"{name}: {value:.2f}")
         print(f"weights: {options.out / 'checkpoint.safetensors'}")
         print(f"report: {options.out / 'report' / 'index.html'}")
-    return 0 if result.finished else EXIT_INTERRUPTED
-
-
-def _log_to_stderr() -> None:
-    rank = int(os.environ.get("RANK", "0"))
-    logging.basicConfig(
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        level=logging.INFO if rank == 0 else logging.WARNING,
-        stream=sys.stderr,
-    )
+    return 0 if result.finished else INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -72,12 +72,14 @@ def adjust_hue(
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
     per_chroma = chroma.clamp(min=1e-6).reciprocal_()  # greys: 0 / 1e-6 is a hue of 0
-    sextant = torch.where(
-        red == high,
-        (green - blue) * per_chroma,
-        torch.where(green == high, (blue - red) * per_chroma + 2, (red - green) * per_chroma + 4),
-    )
-    sextant = (sextant + 6 * turn[:, None, None]).remainder_(6)
+    # Masks of 1.0 and 0.0 and lerp: torch.where takes several times as long on a CPU.
+    green_leads = torch.eq(green, high, out=torch.empty_like(high))
+    red_leads = torch.eq(red, high, out=torch.empty_like(high))
+    sextant = (red - green).mul_(per_chroma).add_(4)
+    sextant.lerp_((blue - red).mul_(per_chroma).add_(2), green_leads)
+    sextant.lerp_((green - blue).mul_(per_chroma), red_leads)
+    sextant.add_(6 * turn[:, None, None])
+    sextant.sub_((sextant / 6).floor_().mul_(6))
     shares = (
         (sextant - 3).abs_().sub_(1),
         (sextant - 2).abs_().neg_().add_(2),
@@ -107,7 +109,7 @@ def gaussian_blur(
     height, width = images.shape[2:]
     across = _blur_matrix(sigma, width)
     down = across if height == width else _blur_matrix(sigma, height)
-    return down[:, None] @ (images @ across[:, None].mT)
+    return down[:, None] @ (images.flatten(1, 2) @ across.mT).view_as(images)
 
 
 def solarize(

@@ -31,6 +31,9 @@ class ModelConfig:
     """vit_micro, vit_tiny, vit_small, vit_base, vit_large, or any timm model name."""
     patch_size: int = 16
     """Side of a patch in pixels (ViTs). Smaller sees more and costs the square."""
+    image_size: int | None = None
+    """Side in pixels for which a ViT learns position embeddings; None: that of the global crops.
+    Other sizes are resampled. Set it to that of the weights when training goes on from weights."""
     drop_path_rate: float = 0.1
     """Stochastic depth of the student; the teacher has none."""
     small_stem: bool = False

@@ -163,6 +163,5 @@ def _products(
 
 
 def _cubic(distance: Float32[Tensor, "*any"]) -> Float32[Tensor, "*any"]:
-    near = (1.5 * distance - 2.5) * distance.square() + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+    outer, inner = (2 - distance).clamp_(min=0), (1 - distance).clamp_(min=0)
+    return outer.square() * (outer - 1) / 2 + inner.square() * (1 - 2 * inner)

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dino_infer.embed import resolved_device
+
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
@@ -25,15 +27,15 @@ class Process:
         return self.rank == 0
 
 
-def start(device: str | None = None) -> Process:
+def start(device: str = "auto") -> Process:
     """Join the process group that torchrun describes, or stand alone without one.
 
     Args:
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; None takes the GPU of this local rank if
-            there is one.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; auto takes the GPU of this local
+            rank if there is one.
 
     Raises:
-        ValueError: The device does not exist here.
+        DinoError: The device cannot be used here.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -51,16 +53,9 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def _device(name: str | None, local_rank: int) -> torch.device:
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}") from error
+def _device(name: str, local_rank: int) -> torch.device:
+    device = resolved_device(name)
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"device {name!r} was asked for but PyTorch sees no CUDA GPU")
         if device.index is None:
             device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)

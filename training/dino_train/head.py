@@ -65,4 +65,5 @@ class DINOHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch in_dim"]) -> Float[Tensor, "batch out_dim"]:
         """Logits, before centring and temperature."""
-        return self.last_layer(F.normalize(self.mlp(features), dim=-1))  # type: ignore[no-any-return]
+        bottleneck = F.normalize(self.mlp(features).float(), dim=-1)  # fp16 norms underflow
+        return self.last_layer(bottleneck)  # type: ignore[no-any-return]

@@ -9,8 +9,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from dino_train.crops import CropSpec
-
 from dino_train.config import (
     HeadConfig,
     ModelConfig,
@@ -19,6 +17,7 @@ from dino_train.config import (
     TeacherConfig,
     TrainConfig,
 )
+from dino_train.crops import CropSpec
 
 
 def imagenet_vits16() -> TrainConfig:
@@ -125,15 +124,12 @@ def tiny_cpu() -> TrainConfig:
     )
 
 
-def auto(
-    *, num_images: int, batch_size: int = 256, continued: bool = False, arch: str = "vit_small"
-) -> TrainConfig:
+def auto(*, num_images: int, batch_size: int = 256, arch: str = "vit_small") -> TrainConfig:
     """Settings derived from the number of images and the batch; ``explain_auto`` says why.
 
     Args:
         num_images: Images in the training data.
         batch_size: Images in one optimizer step; lowered when there are fewer images.
-        continued: Training goes on from given weights rather than from nothing.
         arch: Backbone; convnets get batch norm in the head.
     """
     batch_size = min(batch_size, 2 ** int(math.log2(max(num_images // 4, 2))))
@@ -147,7 +143,7 @@ def auto(
         momentum = min(momentum, 0.996)
     is_vit = arch.startswith("vit_")
     warmup_epochs = max(1, min(10, epochs // 10))
-    config = TrainConfig(
+    return TrainConfig(
         recipe="auto",
         model=ModelConfig(arch=arch, drop_path_rate=0.1 if is_vit else 0.0),
         head=HeadConfig(out_dim=out_dim, use_bn=not is_vit),
@@ -165,19 +161,27 @@ def auto(
             warmup_epochs=warmup_epochs,
         ),
     )
-    if continued:
-        config = replace(
-            config,
-            teacher=replace(config.teacher, momentum=0.9995),
-            optim=replace(
-                config.optim,
-                lr=1e-4,
-                epochs=max(2, epochs // 4),
-                warmup_epochs=max(1, epochs // 40),
-                freeze_backbone_epochs=1,
-            ),
-        )
-    return config
+
+
+def continued(config: TrainConfig, *, arch: str, patch_size: int, image_size: int) -> TrainConfig:
+    """Settings for going on from good weights rather than from nothing.
+
+    A peak learning rate made for random weights, or a fast teacher, destroys what the weights
+    know: a low rate, a slow teacher, and one epoch in which only the new head learns.
+    """
+    epochs = max(4, config.optim.epochs // 4)
+    return replace(
+        config,
+        model=replace(config.model, arch=arch, patch_size=patch_size, image_size=image_size),
+        teacher=replace(config.teacher, momentum=0.9995),
+        optim=replace(
+            config.optim,
+            lr=1e-4,
+            epochs=epochs,
+            warmup_epochs=max(1, epochs // 10),
+            freeze_backbone_epochs=1,
+        ),
+    )
 
 
 def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:

@@ -4,13 +4,18 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dino_infer.listing import ImageList
-from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from torch import Tensor, nn
 
 from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, read_training_weights, save_checkpoint
-from dino_infer.errors import CheckpointError, DataError
+from dino_infer.checkpoints import (
+    CheckpointInfo,
+    load_weights,
+    read_training_weights,
+    save_checkpoint,
+)
+from dino_infer.errors import DataError
+from dino_infer.listing import ImageList
+from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from dino_train import distributed, optim, schedules, snapshots
 from dino_train.config import TrainConfig, as_dict
 from dino_train.distributed import Process
@@ -79,7 +84,7 @@ class Run:
         parts = read_training_weights(weights)
         head = parts.get("head")
         for network in (self.learner.student, self.learner.teacher):
-            _load_strictly(network.backbone.network, parts["backbone"], str(weights))
+            load_weights(network.backbone, parts["backbone"], source=str(weights))
         with_head = bool(head) and _same_shapes(head, self.learner.student.head)
         if with_head:
             for network in (self.learner.student, self.learner.teacher):
@@ -186,7 +191,7 @@ def _network(config: TrainConfig, *, drop_path_rate: float) -> MultiCropNetwork:
     backbone = build_backbone(
         m.arch,
         patch_size=m.patch_size,
-        image_size=config.crops.global_crops_size,
+        image_size=m.image_size or config.crops.global_crops_size,
         drop_path_rate=drop_path_rate,
         small_stem=m.small_stem,
     )
@@ -199,29 +204,6 @@ def _network(config: TrainConfig, *, drop_path_rate: float) -> MultiCropNetwork:
         norm_last_layer=h.norm_last_layer,
     )
     return MultiCropNetwork(backbone, head)
-
-
-def _load_strictly(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load backbone weights whose names and shapes must all fit.
-
-    Raises:
-        CheckpointError: They do not; the first misfits are named.
-    """
-    expected = network.state_dict()
-    misfits = [f"{name} is missing" for name in expected.keys() - weights.keys()]
-    misfits += [f"{name} is unknown" for name in weights.keys() - expected.keys()]
-    misfits += [
-        f"{name} is {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected.keys() & weights.keys()
-        if weights[name].shape != expected[name].shape
-    ]
-    if misfits:
-        raise CheckpointError(
-            f"{source!r} does not fit the backbone of this run: {len(misfits)} tensors differ "
-            f"({'; '.join(sorted(misfits)[:3])}); set --model.arch, --model.patch-size and "
-            "--crops.global-crops-size to those of the weights"
-        )
-    network.load_state_dict(dict(weights))
 
 
 def _same_shapes(weights: Mapping[str, Tensor], module: nn.Module) -> bool:

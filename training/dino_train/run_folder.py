@@ -70,18 +70,12 @@ def open_run_folder(
             write_json(path, record)
             return
     if changed:
-        lines = "".join(f"\n  {name}: {change}" for name, change in changed.items())
+        listed = ", ".join(f"{name}: {change}" for name, change in changed.items())
         raise RunError(
-            f"{str(run)!r} was begun with other settings:{lines}\n"
-            "repeat the old ones to go on, choose another --out to start anew, or give --extend "
-            "to train a run for more epochs and change nothing else"
+            f"{str(run)!r} was begun with other settings ({listed}); repeat the old ones to go "
+            "on, choose another --out to start anew, or give --extend to train for more epochs "
+            "and change nothing else"
         )
-
-
-def saved_config(run: Path) -> dict[str, Any] | None:
-    """The settings of an existing run, or None when there is no run."""
-    path = run / "config.json"
-    return _read(path)["config"] if path.is_file() else None  # type: ignore[no-any-return]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from dino_infer.listing import list_images
-from dino_infer.preprocess import Preprocess
-from dino_train.data import Batch, FailureLog, StepSampler, build_loader, make_crops
 
 from dino_infer.errors import ImageError, TrainingError
 from dino_infer.images import read_image
+from dino_infer.listing import list_images
+from dino_infer.preprocess import Preprocess
 from dino_train import distributed, snapshots
 from dino_train.config import TrainConfig, as_dict
+from dino_train.data import Batch, FailureLog, StepSampler, build_loader, make_crops
 from dino_train.evaluation import Evaluation
 from dino_train.health import CollapseMonitor
 from dino_train.learner import StepOutcome
@@ -64,7 +64,7 @@ def train(
     out: str | Path,
     eval_data: str | Path | None = None,
     init_from: str | Path | None = None,
-    device: str | None = None,
+    device: str = "auto",
     workers: int = 4,
     crops: Literal["auto", "worker", "device"] = "auto",
     extend: bool = False,
@@ -79,7 +79,7 @@ def train(
         out: The run folder; see docs/formats.md for what it holds.
         eval_data: Class folders for online k-NN, see ``Evaluation``.
         init_from: Weights to start from: a backbone, or a full training checkpoint with its head.
-        device: Where to train; None takes a GPU if there is one.
+        device: Where to train; "auto" takes a GPU if there is one.
         workers: Processes that decode images, for each training process.
         crops: Where crops are made; "auto" makes them on the device when it is a GPU or when
             they are tiny, and in the workers otherwise.

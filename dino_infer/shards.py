@@ -1,0 +1,179 @@
+"""WebDataset tar shards: one scan of the headers, then every member is read by its position."""
+
+import functools
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dino_infer.errors import DataError, ImageError
+
+BLOCK = 512
+OPEN_SHARDS = 64
+"""Shards that one process keeps open: far below the usual limit of 1,024 open files."""
+
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+_REGULAR, _NO_DATA = b"07\0", b"123456"
+_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file as it was when its headers were scanned."""
+
+    path: bytes
+    size: int
+    modified_ns: int
+
+
+class Member(NamedTuple):
+    """A regular file inside a shard."""
+
+    name: bytes
+    offset: int
+    size: int
+
+
+def scan_shard(path: bytes) -> tuple[Shard, list[Member]]:
+    """Every regular file of a tar (ustar, GNU or pax), in the order of the file.
+
+    Raises:
+        DataError: The file is compressed, damaged, cut short, or holds sparse members.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"cannot read {os.fsdecode(path)!r}: {error.strerror}") from error
+    try:
+        status = os.fstat(descriptor)
+        shard = Shard(path, status.st_size, status.st_mtime_ns)
+        return shard, list(_members(descriptor, shard))
+    finally:
+        os.close(descriptor)
+
+
+def read_member(shard: Shard, *, offset: int, size: int, name: str) -> bytes:
+    """The bytes at a position of a shard; safe in threads, forked and spawned processes.
+
+    Raises:
+        ImageError: The shard is gone, unreadable, or not the file that was scanned; or no byte.
+    """
+    if size == 0:
+        raise ImageError(name, "empty", "the member has 0 bytes")
+    try:
+        data = os.pread(_opened(shard).descriptor, size, offset)
+    except FileNotFoundError as error:
+        raise ImageError(name, "missing", f"no such file: {os.fsdecode(shard.path)!r}") from error
+    except OSError as error:
+        reason = f"cannot read {os.fsdecode(shard.path)!r}: {error.strerror or error}"
+        raise ImageError(name, "unreadable", reason) from error
+    if len(data) != size:
+        raise ImageError(name, "unreadable", f"expected {size} bytes, the shard has {len(data)}")
+    return data
+
+
+class _OpenShard:
+    """A file descriptor that closes when the last thread that reads from it lets go."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.descriptor = os.open(shard.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+        status = os.fstat(self.descriptor)
+        if (status.st_size, status.st_mtime_ns) != (shard.size, shard.modified_ns):
+            raise OSError("the shard has changed since it was listed")
+
+
+_opened = functools.lru_cache(maxsize=OPEN_SHARDS)(_OpenShard)
+
+
+def _members(descriptor: int, shard: Shard) -> Iterator[Member]:
+    position, long_name, long_size = 0, b"", -1
+    while position < shard.size:
+        header = os.pread(descriptor, BLOCK, position)
+        if not any(header):
+            return  # two blocks of zeros end an archive; some writers leave the second away
+        kind, size = _checked(header, shard, position)
+        size = long_size if long_size >= 0 else size
+        data = position + BLOCK
+        if kind in _NO_DATA:
+            size = 0
+        if data + size > shard.size:
+            raise _damaged(shard, f"cut short: {data + size} bytes expected, {shard.size} found")
+        position = data + -(-size // BLOCK) * BLOCK
+        if kind == _LONG_NAME:
+            long_name = os.pread(descriptor, size, data).split(b"\0", 1)[0]
+        elif kind == _PAX:
+            path, long_size = _pax_record(os.pread(descriptor, size, data), shard)
+            long_name = path or long_name
+        elif kind not in (_LONG_LINK, _PAX_GLOBAL):
+            name = long_name or _short_name(header)
+            if kind in _REGULAR and not name.endswith(b"/"):
+                yield Member(name.removeprefix(b"./"), data, size)
+            long_name, long_size = b"", -1
+
+
+def _checked(header: bytes, shard: Shard, position: int) -> tuple[bytes, int]:
+    """The type and size in a header whose checksum is right."""
+    if position == 0 and header.startswith(_COMPRESSED):
+        raise DataError(
+            f"expected an uncompressed tar, got a compressed {os.fsdecode(shard.path)!r}: "
+            "unpack it first (images gain nothing from it)"
+        )
+    if len(header) < BLOCK:
+        raise _damaged(shard, f"cut short in the header at byte {position}")
+    try:
+        size, checksum = _number(header[124:136]), _number(header[148:156])
+    except ValueError:
+        raise _damaged(shard, f"no tar header at byte {position}") from None
+    plain = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    if checksum != plain:
+        signed = plain - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
+        if checksum != signed:  # some old writers summed signed bytes
+            raise _damaged(shard, f"wrong checksum in the header at byte {position}")
+    kind = header[156:157]
+    if kind == b"S":
+        raise _sparse(shard)
+    return kind, size
+
+
+def _number(field: bytes) -> int:
+    """An octal number, or the binary form for sizes of 8 GiB and more."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+def _short_name(header: bytes) -> bytes:
+    name, prefix = header[:100].split(b"\0", 1)[0], header[345:500].split(b"\0", 1)[0]
+    has_prefix = prefix and header[257:263] == b"ustar\0"  # GNU keeps other things there
+    return prefix + b"/" + name if has_prefix else name
+
+
+def _pax_record(body: bytes, shard: Shard) -> tuple[bytes, int]:
+    """The ``path`` and ``size`` of an extended header, b"" and -1 where it has none."""
+    path, size = b"", -1
+    try:
+        while body:
+            length = int(body[: body.index(b" ")])
+            if length < 5:  # "5 x=\n" is the shortest record
+                raise ValueError
+            key, value = body[body.index(b" ") + 1 : length - 1].split(b"=", 1)
+            if key == b"path":
+                path = value
+            elif key == b"size":
+                size = int(value)
+            elif key.startswith(b"GNU.sparse."):
+                raise _sparse(shard)
+            body = body[length:]
+    except ValueError:
+        raise _damaged(shard, "unreadable extended header") from None
+    return path, size
+
+
+def _damaged(shard: Shard, reason: str) -> DataError:
+    return DataError(f"damaged tar {os.fsdecode(shard.path)!r}: {reason}; fetch it again")
+
+
+def _sparse(shard: Shard) -> DataError:
+    return DataError(f"{os.fsdecode(shard.path)!r} has sparse members: write it without tar -S")

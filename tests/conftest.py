@@ -1,0 +1,34 @@
+"""What many tests share: a fixed seed, and small folders of pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path):
+    """A function that fills ``tmp_path/name`` with small colourful PNGs in class folders."""
+
+    def make(name: str = "images", *, count: int = 12, classes: int = 3, size: int = 40) -> Path:
+        rng = np.random.default_rng(7)
+        folder = tmp_path / name
+        for i in range(count):
+            label = i % classes
+            target = folder / f"class_{label}" / f"{i:03d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            base = np.full((size, size + 8, 3), 40 + 60 * label, dtype=np.uint8)
+            base[:: label + 2, :, label % 3] = 220
+            noise = rng.integers(0, 40, base.shape, dtype=np.uint8)
+            Image.fromarray(np.clip(base + noise, 0, 255).astype(np.uint8)).save(target)
+        return folder
+
+    return make

@@ -1,0 +1,1 @@
+"""Pretraining: self-distillation with no labels. Start at ``dino_train.train``."""

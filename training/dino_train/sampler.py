@@ -1,0 +1,97 @@
+"""Which images each process sees at each step; a pure function of the seed and the step."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+_ORDER_STREAM = 0  # crops draw from stream 1 of the same seed
+
+
+class StepSampler:
+    """Batches of one process as lists of (epoch, image), from any step on.
+
+    An epoch is a permutation of all images; every optimizer step takes the next stretch of it, and
+    the images left over at the end of an epoch wait for another one. The stretch is cut into parts
+    (gradient accumulation) and those into processes, so a step sees the same images whatever the
+    number of parts and processes.
+
+    Args:
+        num_images: Images in the listing.
+        batch_size_per_process: Images in one list.
+        seed: Seed of the run, 0 or more.
+        steps_per_epoch: Optimizer steps in an epoch.
+        start_step: First optimizer step to yield.
+        total_steps: Optimizer step to stop before.
+        accumulation_steps: Lists that make one optimizer step.
+        rank: This process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: An epoch has fewer images than its steps take, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        *,
+        batch_size_per_process: int,
+        seed: int,
+        steps_per_epoch: int,
+        start_step: int,
+        total_steps: int,
+        accumulation_steps: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        for name, value in (
+            ("batch_size_per_process", batch_size_per_process),
+            ("steps_per_epoch", steps_per_epoch),
+            ("accumulation_steps", accumulation_steps),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
+        if not 0 <= start_step <= total_steps:
+            raise ValueError(f"start_step must be from 0 to {total_steps}, got {start_step!r}")
+        batch_size = batch_size_per_process * accumulation_steps * world_size
+        if steps_per_epoch * batch_size > num_images:
+            raise ValueError(
+                f"{steps_per_epoch} steps of {batch_size} images need {steps_per_epoch * batch_size} "
+                f"images, got {num_images}; lower the batch size or the steps of an epoch"
+            )
+        self.seed = seed
+        self._num_images = num_images
+        self._part_size = batch_size_per_process
+        self._steps_per_epoch = steps_per_epoch
+        self._steps = range(start_step, total_steps)
+        self._accumulation_steps = accumulation_steps
+        self._rank = rank
+        self._world_size = world_size
+
+    def __len__(self) -> int:
+        return len(self._steps) * self._accumulation_steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, ordered_epoch = None, -1
+        for step in self._steps:
+            epoch, position = divmod(step, self._steps_per_epoch)
+            if order is None or epoch != ordered_epoch:
+                order = epoch_order(self._num_images, seed=self.seed, epoch=epoch)
+                ordered_epoch = epoch
+            for part in range(self._accumulation_steps):
+                parts_before = position * self._accumulation_steps + part
+                start = (parts_before * self._world_size + self._rank) * self._part_size
+                yield [(epoch, int(image)) for image in order[start : start + self._part_size]]
+
+
+def epoch_order(
+    num_images: int, *, seed: int, epoch: int
+) -> Int32[np.ndarray, " images"] | Int64[np.ndarray, " images"]:
+    """All images of an epoch in random order."""
+    key = np.random.SeedSequence(seed, spawn_key=(_ORDER_STREAM, epoch))
+    dtype = np.int32 if num_images <= np.iinfo(np.int32).max else np.int64
+    order = np.arange(num_images, dtype=dtype)
+    np.random.Generator(np.random.PCG64(key)).shuffle(order)
+    return order
