@@ -1,5 +1,6 @@
 """[CLS] attention as maps over the image, and the patches that hold most of its mass."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -47,16 +48,30 @@ def attention_maps(
         CheckpointError: The backbone has no [CLS] attention.
         ValueError: ``mass`` or ``layer`` is out of range.
     """
-    if not backbone.has_attention:
-        raise CheckpointError(
-            f"attention needs a Vision Transformer, but the weights are a {backbone.arch!r}, which "
-            "has no [CLS] token; pass --weights of a ViT"
-        )
+    check_has_attention(backbone)
     device = next(backbone.parameters()).device
     pixels = preprocess(image)
     maps = cls_attention_maps(backbone, pixels[None].to(device), layer=layer)[0].float().cpu()
     masks = mass_mask(maps.flatten(1), mass=mass).reshape(maps.shape)
     return AttentionMaps(shown(pixels, preprocess), maps.numpy(), masks.numpy())
+
+
+def check_has_attention(backbone: Backbone) -> None:
+    """Refuse a network without [CLS] attention.
+
+    Raises:
+        CheckpointError: It is no Vision Transformer.
+    """
+    if not backbone.has_attention:
+        raise CheckpointError(
+            f"attention needs a Vision Transformer, but the weights are a {backbone.arch!r}, which "
+            "has no [CLS] token; pass --weights of a ViT"
+        )
+
+
+def whole_image(preprocess: Preprocess, *, size: int, patch_size: int) -> Preprocess:
+    """The same normalisation, but showing all of an image with its shorter side ``size`` pixels."""
+    return dataclasses.replace(preprocess, size=size, crop="none", patch_size=patch_size)
 
 
 def cls_attention_maps(

@@ -88,7 +88,7 @@ def rgb_array(picture: np.ndarray | Image.Image) -> UInt8[np.ndarray, "height wi
 class _Outcome(NamedTuple):
     """One image as a worker leaves it; ``pixels`` is None when it failed."""
 
-    index: int
+    place: int
     pixels: Tensor | None = None
     size: tuple[int, int] = (0, 0)
     digest: str = ""
@@ -117,7 +117,7 @@ class _Decoded(Dataset[_Outcome]):
 def _collated(outcomes: list[_Outcome]) -> DecodedBatch:
     kept = [outcome for outcome in outcomes if outcome.failure is None]
     return DecodedBatch(
-        indices=np.array([outcome.index for outcome in kept], dtype=np.int64),
+        indices=np.array([outcome.place for outcome in kept], dtype=np.int64),
         stacks=list(stacks([outcome.pixels for outcome in kept if outcome.pixels is not None])),
         sizes=[outcome.size for outcome in kept],
         digests=[outcome.digest for outcome in kept],

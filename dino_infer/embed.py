@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from dino_infer.backbones import Backbone
 from dino_infer.checkpoints import load_backbone, weights_sha256
@@ -20,6 +19,7 @@ from dino_infer.errors import CheckpointError, DinoError
 from dino_infer.images import ImageFailure
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import Preprocess
+from dino_infer.progress import Progress
 
 Precision = Literal["fp32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -145,7 +145,7 @@ class Embedder:
         features = np.empty((len(images), self.backbone.embed_dim), dtype=np.float32)
         ok = np.zeros(len(images), dtype=np.bool_)
         sizes, digests, failures, rows = [], [], [], 0
-        with tqdm(total=len(images), unit="image", desc="embed", disable=None) as progress:
+        with Progress("embed", total=len(images)) as progress:
             for batch in decoded_batches(
                 images,
                 self.preprocess,
@@ -162,7 +162,7 @@ class Embedder:
                 digests += batch.digests
                 failures += batch.failures
                 rows = stop
-                progress.update(len(batch.indices) + len(batch.failures))
+                progress.advance(len(batch.indices) + len(batch.failures))
         return Embedding(
             features=features[:rows],
             ok=ok,

@@ -78,7 +78,7 @@ def check_writable(path: str | Path, *, overwrite: bool) -> FeaturePaths:
         raise DataError(f"cannot write {str(path)!r}: folder {str(folder)!r} does not exist")
     if not os.access(folder, os.W_OK):
         raise DataError(f"cannot write {str(path)!r}: folder {str(folder)!r} is not writable")
-    found = [str(file) for file in paths if file.exists()]
+    found = [str(file) for file in paths[:3] if file.exists()]
     if found and not overwrite:
         raise DataError(f"{found[0]!r} exists; pass --overwrite to replace it, or another -o")
     return paths
@@ -171,7 +171,9 @@ def class_names(images: ImageList) -> Shaped[np.ndarray, " images"] | None:
     labels = images.labels()
     if labels is None:
         return None
-    return np.array([_printable(name) for name in labels[1]], dtype=object)[labels[0]]
+    numbers, names = labels
+    classes: np.ndarray = np.array([_printable(name) for name in names], dtype=object)[numbers]
+    return classes
 
 
 def _write_table(path: Path, embedding: Embedding, images: ImageList) -> None:

@@ -1,6 +1,7 @@
 """Attention maps and masks as pictures."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from dino_infer.attention import MASS, AttentionMaps, mass_mask, upsampled
+from dino_infer.files import whole_file
 
 COLORMAP = "inferno"
-PANEL_INCHES = 2.0
+PANEL_INCHES = 2.4
+TITLE_INCHES = 0.25
 DPI = 120
 TINT = (255, 96, 16)  # orange is rare in photos and stands out from inferno's neighbours
 OUTLINE = (255, 255, 255)
@@ -63,7 +66,7 @@ def mask_overlay(
     grey = np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))
     tinted = picture * (1 - opacity) + np.array(TINT) * opacity
     mixed = np.where(inside[..., None], tinted, 0.5 * grey + 64).round().astype(np.uint8)
-    mixed[_border(inside)] = OUTLINE
+    mixed[_border(inside, thickness=max(1, picture.shape[1] // 240))] = OUTLINE
     return mixed
 
 
@@ -83,40 +86,62 @@ def attention_picture(
     counts = {len(item.heads) for item in items}
     if len(counts) != 1:
         raise ValueError(f"items must have the same number of heads, got {sorted(counts)}")
-    rows = [panels for item in items for panels in _panels(item, masks=masks, mass=mass)]
-    heights = [item.picture.shape[0] / item.picture.shape[1] for item in items]
-    ratios = [height for height in heights for _ in range(1 + masks)]
-    figure, axes = _figure(ratios, columns=len(rows[0]))
-    for row_axes, row in zip(axes, rows, strict=True):
-        for axis, (title, panel) in zip(row_axes, row, strict=True):
-            axis.set_axis_off()
-            if panel is not None:
-                axis.imshow(panel, interpolation="nearest", aspect="equal")
-                axis.set_title(title, fontsize=8, pad=3)
-    return _rendered(figure)
+    columns = 2 + counts.pop()
+    sides = [item.picture.shape[0] / item.picture.shape[1] for item in items]
+    ratios = [side for side in sides for _ in range(1 + masks)]
+    figure, axes = _figure(ratios, columns=columns, titled_rows=len(items))
+    for i, item in enumerate(items):
+        _draw_heat(axes[i * (1 + masks)], item)
+        if masks:
+            _draw_masks(axes[i * (1 + masks) + 1], item, mass)
+    figure.canvas.draw()
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
 
 
-def _panels(
-    item: AttentionMaps, *, masks: bool, mass: float
-) -> list[list[tuple[str, UInt8[np.ndarray, "_height _width 3"] | None]]]:
-    """Rows of titled panels for one image; None leaves a place empty."""
+def write_attention(path: Path, maps: AttentionMaps, *, mass: float = MASS) -> None:
+    """Write the sheet of one image as PNG and, beside it, its arrays as ``.npz``.
+
+    Args:
+        path: The picture to create or replace, ending in ``.png``; folders are made.
+        maps: What to write; the arrays are ``attention`` and ``masks``.
+        mass: The share that the masks were made with.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        attention_picture([maps], mass=mass).save(temporary)
+    with whole_file(path.with_suffix(".npz")) as temporary:
+        np.savez_compressed(temporary, attention=maps.heads, masks=maps.masks)
+
+
+def _draw_heat(axes: Any, item: AttentionMaps) -> None:
     patch = item.picture.shape[0] // item.heads.shape[1]
-    mean = item.heads.mean(axis=0)
-    maps = [("mean", mean), *((f"head {i}", head) for i, head in enumerate(item.heads))]
-    first = [("image", item.picture), *((t, upsampled_colors(m, patch)) for t, m in maps)]
-    if not masks:
-        return [first]
-    share = f"{100 * mass:.0f} % of the mass"
-    chosen = [_mean_mask(mean, mass), *item.masks]
-    seconds = [mask_overlay(item.picture, mask) for mask in chosen]
-    return [first, [("", None), (share, seconds[0]), *(("", panel) for panel in seconds[1:])]]
+    _show(axes[0], item.picture, title="image")
+    titles = ["mean", *(f"head {i}" for i in range(len(item.heads)))]
+    maps = [item.heads.mean(axis=0), *item.heads]
+    for axis, title, values in zip(axes[1:], titles, maps, strict=True):
+        _show(axis, upsampled_colors(values, patch), title=title)
+
+
+def _draw_masks(axes: Any, item: AttentionMaps, mass: float) -> None:
+    label = f"patches with\n{100 * mass:.0f} % of the\nattention"
+    axes[0].text(0.95, 0.5, label, ha="right", va="center", transform=axes[0].transAxes)
+    masks = [_mean_mask(item.heads.mean(axis=0), mass), *item.masks]
+    for axis, mask in zip(axes[1:], masks, strict=True):
+        _show(axis, mask_overlay(item.picture, mask))
+
+
+def _show(axis: Any, picture: UInt8[np.ndarray, "height width 3"], *, title: str = "") -> None:
+    axis.imshow(picture, interpolation="antialiased")
+    if title:
+        axis.set_title(title, fontsize=9, pad=3)
 
 
 def upsampled_colors(
     values: Float[np.ndarray, "rows columns"], patch_size: int
 ) -> UInt8[np.ndarray, "height width 3"]:
     """A heat map with each patch as a square of pixels."""
-    return upsampled(heatmap(values).transpose(2, 0, 1), patch_size).transpose(1, 2, 0)
+    colors: np.ndarray = upsampled(heatmap(values).transpose(2, 0, 1), patch_size)
+    return colors.transpose(1, 2, 0)
 
 
 def _mean_mask(
@@ -124,32 +149,32 @@ def _mean_mask(
 ) -> Bool[np.ndarray, "rows columns"]:
     import torch
 
-    return mass_mask(torch.from_numpy(mean.ravel()), mass=mass).numpy().reshape(mean.shape)
+    mask: np.ndarray = mass_mask(torch.from_numpy(mean.ravel()), mass=mass).numpy()
+    return mask.reshape(mean.shape)
 
 
-def _border(inside: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    """Pixels of the mask that touch its outside; the frame of the picture does not count."""
-    padded = np.pad(inside, 1, mode="edge")
-    neighbors = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inside & ~neighbors
+def _border(
+    inside: Bool[np.ndarray, "height width"], *, thickness: int
+) -> Bool[np.ndarray, "height width"]:
+    """Pixels of the mask near its outside; the frame of the picture does not count."""
+    core = inside
+    for _ in range(thickness):
+        wide = np.pad(core, 1, mode="edge")
+        core = core & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
+    border: np.ndarray = inside & ~core
+    return border
 
 
-def _figure(ratios: Sequence[float], *, columns: int) -> tuple[Any, Any]:
-    """A figure with an axis for each panel; no pyplot, so nothing is global or left open."""
+def _figure(ratios: Sequence[float], *, columns: int, titled_rows: int) -> tuple[Any, Any]:
+    """A figure with an empty axis for each panel; no pyplot, so nothing is global or left open."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    title_inches = 0.25
-    size = (columns * PANEL_INCHES, sum(r * PANEL_INCHES + title_inches for r in ratios))
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    size = (columns * PANEL_INCHES, sum(ratios) * PANEL_INCHES + titled_rows * TITLE_INCHES)
+    figure: Any = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    axes = figure.subplots(
-        len(ratios), columns, squeeze=False, gridspec_kw={"height_ratios": list(ratios)}
-    )
+    axes = figure.subplots(len(ratios), columns, squeeze=False, height_ratios=ratios)
+    for axis in axes.flat:
+        axis.set_axis_off()
     return figure, axes
-
-
-def _rendered(figure: Any) -> Image.Image:
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")

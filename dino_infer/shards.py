@@ -62,7 +62,7 @@ def read_member(shard: Shard, *, offset: int, size: int, name: str) -> bytes:
     if size == 0:
         raise ImageError(name, "empty", "the member has 0 bytes")
     try:
-        data = os.pread(_opened(shard).descriptor, size, offset)
+        data = _opened(shard).pread(size, offset)
     except FileNotFoundError as error:
         raise ImageError(name, "missing", f"no such file: {os.fsdecode(shard.path)!r}") from error
     except OSError as error:
@@ -74,14 +74,18 @@ def read_member(shard: Shard, *, offset: int, size: int, name: str) -> bytes:
 
 
 class _OpenShard:
-    """A file descriptor that closes when the last thread that reads from it lets go."""
+    """An open file that closes when it left the cache and the last thread that reads is done."""
 
     def __init__(self, shard: Shard) -> None:
-        self.descriptor = os.open(shard.path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self.descriptor)
-        status = os.fstat(self.descriptor)
+        self._descriptor = os.open(shard.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        status = os.fstat(self._descriptor)
         if (status.st_size, status.st_mtime_ns) != (shard.size, shard.modified_ns):
             raise OSError("the shard has changed since it was listed")
+
+    def pread(self, size: int, offset: int) -> bytes:
+        # As a method, this keeps the object alive, and so the file open, until the read is over.
+        return os.pread(self._descriptor, size, offset)
 
 
 _opened = functools.lru_cache(maxsize=OPEN_SHARDS)(_OpenShard)

@@ -30,7 +30,7 @@ CHECKPOINT_KEYS = ("teacher", "student")
 
 # What published full checkpoints hold besides tensors. A pickle can create these and call nothing
 # else. Paths come from SLURM launches; they are read as pure paths, on any system.
-SAFE_TYPES = [
+SAFE_TYPES: list[Any] = [
     argparse.Namespace,
     (PurePosixPath, "pathlib.PosixPath"),
     (PurePosixPath, "pathlib._local.PosixPath"),

@@ -8,6 +8,10 @@ import torch
 from PIL import Image
 
 
+# Networks this small gain nothing from threads, and spinning threads lose much on a busy machine.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)

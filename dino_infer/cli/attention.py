@@ -1,5 +1,6 @@
 """dino-attention: what the [CLS] token attends to, as pictures and as arrays."""
 
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -51,29 +52,35 @@ def attention(
         raise UsageError(f"--mass must lie in (0, 1], got {mass}")
     from tqdm import tqdm
 
-    from dino_infer.attention import Attention
+    from dino_infer.attention import attention_maps, check_has_attention, whole_image
     from dino_infer.errors import ImageError
     from dino_infer.images import ImageFailure, read_image, write_failures
     from dino_infer.listing import list_images
+    from dino_infer.progress import Progress
     from dino_infer.render import write_attention
 
     listed = list_images(images)
     embedder = load_embedder(weights, ComputeOptions(device=device), size=size)
-    try:
-        look = Attention(embedder.backbone, embedder.preprocess, size=size, mass=mass, layer=layer)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    backbone = embedder.backbone
+    check_has_attention(backbone)
+    preprocess = whole_image(embedder.preprocess, size=size, patch_size=backbone.patch_size)
+    look = functools.partial(
+        attention_maps, backbone=backbone, preprocess=preprocess, mass=mass, layer=layer
+    )
     failures = []
-    targets = _targets(out, (listed.name(i) for i in range(len(listed))))
-    for i, target in enumerate(tqdm(targets, total=len(listed), unit="image", disable=None)):
-        try:
-            maps = look(read_image(listed.read(i), path=listed.name(i)))
-        except ImageError as error:
-            failures.append(ImageFailure.of(error))
-            logger.warning("left out %s", error)
-            continue
-        write_attention(target, maps)
-        tqdm.write(printable(target))
+    names = [listed.name(i) for i in range(len(listed))]
+    with Progress("attention", total=len(listed)) as progress:
+        for i, target in enumerate(_targets(out, names)):
+            try:
+                maps = look(read_image(listed.read(i), path=names[i]))
+                write_attention(target, maps, mass=mass)
+                tqdm.write(printable(target))
+            except ImageError as error:
+                failures.append(ImageFailure.of(error))
+                logger.warning("left out %s", error)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+            progress.advance(1)
     out.mkdir(parents=True, exist_ok=True)
     write_failures(out / "failed.jsonl", failures)
     return inputs_code(total=len(listed), failed=len(failures))

@@ -22,7 +22,7 @@ class WeightOptions:
     """Which weights to use."""
 
     weights: str = DEFAULT_WEIGHTS
-    """A run folder, .safetensors or .pt of ours, a published DINO .pth, or timm:NAME (downloads)."""
+    """A run folder, .safetensors or .pt of ours, a published DINO .pth, or timm:NAME (download)."""
     checkpoint_key: Literal["teacher", "student"] = "teacher"
     """Which network of a file that holds both."""
     arch: str | None = None

@@ -113,10 +113,9 @@ class CropParams:
     solarize: Bool[np.ndarray, "*crops"]
 
     def __getitem__(self, index: int | slice | tuple[int | slice, ...]) -> "CropParams":
-        """Some of the crops; the index works on the leading axes."""
-        return CropParams(
-            **{field.name: getattr(self, field.name)[index] for field in fields(self)}
-        )
+        """Some of the crops, or one of them; the index works on the leading axes."""
+        rows = {field.name: getattr(self, field.name) for field in fields(self)}
+        return CropParams(**{name: np.asarray(value[index]) for name, value in rows.items()})
 
     def crop_major(self) -> "CropParams":
         """Parameters of (batch, crops) as one row of crops x batch: all first crops come first."""

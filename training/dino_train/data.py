@@ -24,8 +24,19 @@ from dino_train.failures import FailureLog
 from dino_train.sampler import StepSampler
 from dino_train.worker_crops import WorkerCrops, make_worker_crops, stack_crops
 
-__all__ = ["Batch", "CropDataset", "Crops", "FailureLog", "Sample", "StepSampler"]
-__all__ += ["build_loader", "make_crops"]
+__all__ = [
+    "Batch",
+    "CropDataset",
+    "Crops",
+    "Executor",
+    "FailureLog",
+    "Sample",
+    "StepSampler",
+    "build_loader",
+    "collate",
+    "make_crops",
+    "sufficient_size",
+]
 
 Executor = Literal["worker", "device"]
 
@@ -56,7 +67,7 @@ class Batch:
     indices: Int64[Tensor, " batch"]
     """Number in the listing of the image that each row shows."""
     failures: tuple[ImageFailure, ...]
-    """Images that were asked for and could not be read; another took the place of each."""
+    """Images that could not be read; another took the place of each."""
 
     def pin_memory(self) -> "Batch":
         """The same batch where a GPU can copy it from without waiting."""
@@ -73,8 +84,9 @@ class Crops:
 
     def groups(self) -> tuple[Float32[Tensor, "_crops batch 3 _size _size"], ...]:
         """One tensor a crop size, global crops first."""
-        only_global = self.local_crops is None
-        return (self.global_crops,) if only_global else (self.global_crops, self.local_crops)
+        if self.local_crops is None:
+            return (self.global_crops,)
+        return self.global_crops, self.local_crops
 
 
 class CropDataset(Dataset[Sample]):

@@ -56,10 +56,11 @@ class StepSampler:
         if not 0 <= start_step <= total_steps:
             raise ValueError(f"start_step must be from 0 to {total_steps}, got {start_step!r}")
         batch_size = batch_size_per_process * accumulation_steps * world_size
-        if steps_per_epoch * batch_size > num_images:
+        needed = steps_per_epoch * batch_size
+        if needed > num_images:
             raise ValueError(
-                f"{steps_per_epoch} steps of {batch_size} images need {steps_per_epoch * batch_size} "
-                f"images, got {num_images}; lower the batch size or the steps of an epoch"
+                f"{steps_per_epoch} steps of {batch_size} images need {needed} images in an epoch, "
+                f"got {num_images}; lower the batch size or the steps of an epoch"
             )
         self.seed = seed
         self._num_images = num_images

@@ -212,11 +212,13 @@ def _loop(
                 metrics.append({"step": step, "epoch": run.step / run.steps_per_epoch, **numbers})
                 logger.info("epoch %g: %s", run.step / run.steps_per_epoch, _in_words(numbers))
             distributed.barrier()
+            clock.restart()
         if last or stopping or giving_up or run.step % run.snapshot_steps == 0:
             run.save()
             if report:
                 report.update(run.learner.teacher.backbone, step=run.step)
             distributed.barrier()
+            clock.restart()
         if giving_up:
             raise TrainingError(
                 f"{nonfinite_in_a_row} steps in a row were not finite; the state before them is "
@@ -287,11 +289,12 @@ def _row(run: Run, step: int, outcome: StepOutcome, clock: "_Clock") -> dict[str
 
 
 class _Clock:
-    """Speed since the last reading."""
+    """Speed of the steps since the last reading; measuring and saving do not count."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._steps = 0
+        self._elapsed_s = 0.0
         self._waited_s = 0.0
         self._since_s = time.perf_counter()
 
@@ -303,15 +306,19 @@ class _Clock:
 
     def step_done(self) -> None:
         self._steps += 1
+        self._elapsed_s += time.perf_counter() - self._since_s
+        self.restart()
+
+    def restart(self) -> None:
+        self._since_s = time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        elapsed_s = max(time.perf_counter() - self._since_s, 1e-9)
         numbers = {
-            "step_time_s": elapsed_s / max(self._steps, 1),
-            "images_per_s": self._steps * self._batch_size / elapsed_s,
-            "data_wait_share": self._waited_s / elapsed_s,
+            "step_time_s": self._elapsed_s / self._steps,
+            "images_per_s": self._steps * self._batch_size / self._elapsed_s,
+            "data_wait_share": self._waited_s / self._elapsed_s,
         }
-        self._steps, self._waited_s, self._since_s = 0, 0.0, time.perf_counter()
+        self._steps, self._elapsed_s, self._waited_s = 0, 0.0, 0.0
         return numbers
 
 

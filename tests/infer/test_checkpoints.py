@@ -1,0 +1,368 @@
+"""Weights from every layout we read, and clear refusals of all others."""
+
+import argparse
+import dataclasses
+import hashlib
+import os
+import pathlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from dino_infer.backbones import build_backbone
+from dino_infer.checkpoints import (
+    CheckpointInfo,
+    backbone_of_timm,
+    inferred_info,
+    load_backbone,
+    read_training_weights,
+    save_checkpoint,
+    weights_sha256,
+)
+from dino_infer.errors import CheckpointError
+
+INFO = CheckpointInfo(
+    arch="vit_micro",
+    patch_size=8,
+    image_size=32,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.2, 0.1),
+    recipe="tiny_cpu",
+    step=1234,
+    epoch=7,
+    data_fingerprint="abc",
+    code_version="0.1.0",
+)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    torch.manual_seed(0)
+    return build_backbone("vit_micro", patch_size=8, image_size=32).eval()
+
+
+@pytest.fixture(scope="module")
+def other():
+    torch.manual_seed(1)
+    return build_backbone("vit_micro", patch_size=8, image_size=32).eval()
+
+
+def same_weights(first, second):
+    return weights_sha256(first) == weights_sha256(second)
+
+
+def head_state():
+    return {
+        "mlp.0.weight": torch.randn(16, 128),
+        "mlp.0.bias": torch.zeros(16),
+        "last_layer.weight_g": torch.ones(8, 1),
+        "last_layer.weight_v": torch.randn(8, 16),
+    }
+
+
+def prefixed(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def full_checkpoint(student, teacher):
+    """The training state that the original writes: DDP's prefix on the student alone."""
+
+    def network(backbone, prefix):
+        return prefixed(backbone.network.state_dict(), f"{prefix}backbone.") | prefixed(
+            head_state(), f"{prefix}head."
+        )
+
+    return {
+        "student": network(student, "module."),
+        "teacher": network(teacher, ""),
+        "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": []},
+        "epoch": 100,
+        "args": argparse.Namespace(
+            arch="vit_small",
+            global_crops_scale=(0.4, 1.0),
+            use_fp16=True,
+            output_dir=pathlib.PosixPath("/checkpoint/user/dino"),
+        ),
+        "dino_loss": {"center": torch.zeros(1, 8)},
+        "fp16_scaler": {"scale": 65536.0, "growth_interval": 2000, "_growth_tracker": 7},
+    }
+
+
+def saved(path, content):
+    torch.save(content, path)
+    return path
+
+
+def test_a_saved_checkpoint_loads_as_it_was(tmp_path, backbone):
+    save_checkpoint(tmp_path / "b.safetensors", backbone, INFO)
+    loaded, info = load_backbone(tmp_path / "b.safetensors")
+    images = torch.randn(2, 3, 40, 24)
+    assert info == INFO
+    assert not loaded.training
+    assert torch.equal(loaded(images), backbone(images))
+
+
+def test_two_saves_give_the_same_bytes(tmp_path, backbone):
+    digests = set()
+    for name in ("a.safetensors", "b.safetensors"):
+        save_checkpoint(tmp_path / name, backbone, dataclasses.replace(INFO))
+        digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_tensors_in_the_file_carry_the_original_names(tmp_path, backbone):
+    from safetensors import safe_open
+
+    save_checkpoint(tmp_path / "b.safetensors", backbone, INFO)
+    with safe_open(tmp_path / "b.safetensors", framework="pt") as file:
+        names = set(file.keys())
+        assert list(file.metadata()) == ["dino"]
+    assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "norm.bias"} <= names
+    assert "blocks.5.attn.qkv.weight" in names
+
+
+def test_a_failed_save_leaves_the_older_file(tmp_path, backbone):
+    path = tmp_path / "b.safetensors"
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="cannot write checkpoint"):
+        save_checkpoint(path, backbone, INFO)
+    assert os.listdir(tmp_path) == ["b.safetensors"]
+
+
+def test_a_run_folder_gives_its_checkpoint_and_its_newest_student(tmp_path, backbone, other):
+    save_checkpoint(tmp_path / "checkpoint.safetensors", backbone, INFO)
+    (tmp_path / "snapshots").mkdir()
+    for step, student in ((10, backbone), (20, other)):
+        networks = {
+            "student": prefixed(student.network.state_dict(), "backbone.network."),
+            "teacher": prefixed(backbone.network.state_dict(), "backbone.network."),
+        }
+        for network in networks.values():
+            network.update(prefixed(head_state(), "head."))
+        state = networks | {"step": step, "checkpoint_info": INFO.as_metadata()}
+        saved(tmp_path / "snapshots" / f"step-{step:08d}.pt", state)
+    teacher, info = load_backbone(tmp_path)
+    student, student_info = load_backbone(tmp_path, checkpoint_key="student")
+    assert same_weights(teacher, backbone)
+    assert same_weights(student, other)
+    assert info == student_info == INFO
+    snapshot = tmp_path / "snapshots" / "step-00000020.pt"
+    assert same_weights(load_backbone(snapshot)[0], backbone)
+    assert set(read_training_weights(snapshot)["head"]) == set(head_state())
+
+
+def test_a_published_backbone_file_tells_its_architecture(tmp_path, backbone):
+    path = saved(tmp_path / "pretrain.pth", backbone.network.state_dict())
+    loaded, info = load_backbone(path)
+    assert same_weights(loaded, backbone)
+    assert (info.arch, info.patch_size, info.image_size) == ("vit_micro", 8, 32)
+    assert info.mean == (0.485, 0.456, 0.406)
+    assert set(read_training_weights(path)) == {"backbone"}
+
+
+@pytest.mark.parametrize("key", ["teacher", "student"])
+def test_a_published_training_state_gives_either_network(tmp_path, backbone, other, key):
+    path = saved(tmp_path / "full.pth", full_checkpoint(student=other, teacher=backbone))
+    loaded, _ = load_backbone(path, checkpoint_key=key)
+    assert same_weights(loaded, backbone if key == "teacher" else other)
+    weights = read_training_weights(path, key)
+    assert set(weights["backbone"]) == set(backbone.network.state_dict())
+    assert set(weights["head"]) == set(head_state())
+
+
+def test_the_prefix_of_ddp_on_a_batch_norm_teacher_is_removed(tmp_path, backbone):
+    content = full_checkpoint(student=backbone, teacher=backbone)
+    content["teacher"] = content["student"]
+    assert same_weights(load_backbone(saved(tmp_path / "full.pth", content))[0], backbone)
+
+
+def test_parametrised_weight_norm_gets_the_original_names(tmp_path, backbone):
+    content = full_checkpoint(student=backbone, teacher=backbone)
+    for i, name in enumerate(("weight_g", "weight_v")):
+        value = content["teacher"].pop(f"head.last_layer.{name}")
+        content["teacher"][f"head.last_layer.parametrizations.weight.original{i}"] = value
+    weights = read_training_weights(saved(tmp_path / "full.pth", content))
+    assert set(weights["head"]) == set(head_state())
+
+
+@pytest.mark.parametrize("small_stem", [False, True])
+def test_a_torchvision_resnet50_is_recognised(tmp_path, small_stem):
+    resnet = build_backbone("resnet50", small_stem=small_stem).eval()
+    state = resnet.network.state_dict()
+    state["fc.weight"], state["fc.bias"] = torch.zeros(1000, 2048), torch.zeros(1000)
+    loaded, info = load_backbone(saved(tmp_path / "resnet50.pth", state))
+    assert same_weights(loaded, resnet)
+    assert (info.arch, info.patch_size, info.small_stem) == ("resnet50", 32, small_stem)
+
+
+@pytest.mark.parametrize("arch", ["vit_tiny", "vit_small", "vit_base"])
+@pytest.mark.parametrize("patch_size", [8, 16])
+def test_shapes_tell_the_published_architectures(arch, patch_size):
+    with torch.device("meta"):
+        dim, depth = {"vit_tiny": (192, 12), "vit_small": (384, 12), "vit_base": (768, 12)}[arch]
+        state = {
+            "cls_token": torch.empty(1, 1, dim),
+            "pos_embed": torch.empty(1, 1 + (224 // patch_size) ** 2, dim),
+            "patch_embed.proj.weight": torch.empty(dim, 3, patch_size, patch_size),
+        }
+        state |= {f"blocks.{i}.norm1.weight": torch.empty(dim) for i in range(depth)}
+    info = inferred_info(state)
+    assert (info.arch, info.patch_size, info.image_size) == (arch, patch_size, 224)
+
+
+def test_a_timm_dino_network_becomes_the_arch_with_exact_positions():
+    import timm
+
+    network = timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0)
+    backbone, info = backbone_of_timm(network, "vit_small_patch16_224.dino")
+    assert (backbone.arch, info.patch_size, info.image_size) == ("vit_small", 16, 224)
+    assert info.mean == (0.485, 0.456, 0.406)
+
+
+def test_another_timm_network_keeps_its_name_and_normalisation():
+    import timm
+
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    backbone, info = backbone_of_timm(timm.create_model(name, num_classes=0), name)
+    assert (backbone.arch, info.mean) == ("vit_tiny_patch16_224", (0.5, 0.5, 0.5))
+
+
+def test_a_wrong_arch_says_what_matched_and_what_to_pass(tmp_path, backbone):
+    path = saved(tmp_path / "b.pth", backbone.network.state_dict())
+    with pytest.raises(CheckpointError) as caught:
+        load_backbone(path, arch="vit_tiny", patch_size=16)
+    assert str(caught.value) == (
+        f"'{path}' does not fit 'vit_tiny' with patch size 16: 0 tensors matched, 72 missing "
+        "(blocks.6.norm1.weight, blocks.6.norm1.bias, blocks.6.attn.qkv.weight, ...), "
+        "0 unexpected, 78 of another shape (cls_token (1, 1, 128) instead of (1, 1, 192), "
+        "pos_embed (1, 17, 128) instead of (1, 5, 192), patch_embed.proj.weight (128, 3, 8, 8) "
+        "instead of (192, 3, 16, 16), ...); the weights look like vit_micro/8 at 32 px: pass "
+        "--arch vit_micro --patch-size 8"
+    )
+
+
+def test_a_missing_tensor_and_an_unexpected_one_are_named(tmp_path, backbone):
+    state = backbone.network.state_dict()
+    state["blocks.0.ls1.gamma"] = state.pop("norm.weight")
+    with pytest.raises(CheckpointError, match=r"1 missing \(norm.weight\), 1 unexpected \(blocks"):
+        load_backbone(saved(tmp_path / "b.pth", state))
+
+
+def test_weights_of_no_known_shape_ask_for_the_arch(tmp_path):
+    path = saved(tmp_path / "odd.pth", {"weight": torch.ones(3)})
+    with pytest.raises(CheckpointError, match="pass --arch: one of vit_micro"):
+        load_backbone(path)
+    with pytest.raises(CheckpointError, match="150 missing .* 1 unexpected .weight."):
+        load_backbone(path, arch="vit_tiny")
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    target = tmp_path / "was-here"
+
+    class Payload:
+        def __reduce__(self):
+            return os.system, (f"touch {target}",)
+
+    for legacy in (False, True):
+        path = tmp_path / "evil.pth"
+        torch.save(
+            {"teacher": {"a": torch.ones(1)}, "args": Payload()},
+            path,
+            _use_new_zipfile_serialization=not legacy,
+        )
+        with pytest.raises(CheckpointError, match="refused: it holds 'posix.system'"):
+            load_backbone(path)
+        assert not target.exists()
+
+
+def test_a_namespace_cannot_smuggle_code(tmp_path):
+    target = tmp_path / "was-here"
+
+    class Payload:
+        def __reduce__(self):
+            return exec, (f"open({str(target)!r}, 'w')",)
+
+    path = saved(tmp_path / "evil.pth", {"args": argparse.Namespace(lr=Payload())})
+    with pytest.raises(CheckpointError, match="refused"):
+        load_backbone(path)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "pth", "legacy"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
+def test_a_file_cut_short_is_one_clear_line(tmp_path, backbone, layout, share):
+    path = tmp_path / "weights"
+    if layout == "safetensors":
+        save_checkpoint(path, backbone, INFO)
+    else:
+        new = layout == "pth"
+        torch.save(backbone.network.state_dict(), path, _use_new_zipfile_serialization=new)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(CheckpointError, match="damaged or cut short") as caught:
+        load_backbone(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"<!DOCTYPE html><html>", b"version https://git"])
+def test_a_file_that_holds_no_weights_is_one_clear_line(tmp_path, data):
+    path = tmp_path / "page.pth"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is no weights file"):
+        load_backbone(path)
+
+
+def test_missing_weights_say_what_can_be_given(tmp_path):
+    with pytest.raises(CheckpointError, match="no weights at .*timm:NAME"):
+        load_backbone(tmp_path / "nothing.pth")
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint.safetensors; is it the --out"):
+        load_backbone(tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds no snapshots/step"):
+        load_backbone(tmp_path, checkpoint_key="student")
+
+
+def test_asking_for_a_student_that_is_not_there_says_what_is(tmp_path, backbone):
+    save_checkpoint(tmp_path / "b.safetensors", backbone, INFO)
+    with pytest.raises(CheckpointError, match="holds no student weights; it holds 'blocks"):
+        load_backbone(tmp_path / "b.safetensors", checkpoint_key="student")
+    with pytest.raises(ValueError, match="checkpoint_key must be one of .* got 'mentor'"):
+        load_backbone(tmp_path / "b.safetensors", checkpoint_key="mentor")
+
+
+def test_a_newer_format_and_lacking_metadata_are_refused():
+    metadata = INFO.as_metadata()
+    assert CheckpointInfo.from_metadata(metadata | {"of_a_later_version": 1}) == INFO
+    with pytest.raises(CheckpointError, match="format version 2, this package reads up to 1"):
+        CheckpointInfo.from_metadata(metadata | {"format_version": 2})
+    del metadata["arch"]
+    with pytest.raises(CheckpointError, match="metadata lacks arch"):
+        CheckpointInfo.from_metadata(metadata)
+
+
+def test_half_precision_weights_load_as_float32(tmp_path, backbone):
+    state = {name: tensor.half() for name, tensor in backbone.network.state_dict().items()}
+    loaded, _ = load_backbone(saved(tmp_path / "half.pth", state))
+    assert next(loaded.parameters()).dtype == torch.float32
+
+
+def test_offline_timm_weights_say_what_to_pass_instead(tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "from dino_infer.checkpoints import load_backbone\n"
+        "try: load_backbone('timm:vit_small_patch16_224.dino')\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path),
+        "TORCH_HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("CheckpointError cannot get 'timm:vit_small_patch16_224.dino' (")
+    assert "offline, pass --weights with a run folder" in done.stdout

@@ -1,0 +1,348 @@
+"""The commands in-process: results on stdout, one error line on stderr, exact exit codes."""
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dino_infer.backbones import build_backbone
+from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.cli import attention, embed, run
+from dino_infer.cli import eval as evaluation
+from dino_infer.errors import DataError
+from dino_infer.features import read_features
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "micro.safetensors"
+    backbone = build_backbone("vit_micro", patch_size=8, image_size=32)
+    save_checkpoint(path, backbone, CheckpointInfo(arch="vit_micro", patch_size=8, image_size=32))
+    return str(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Eight tiles each of two photos, one class folder a photo."""
+    from skimage import data
+
+    root = tmp_path / "photos"
+    for name, photo in (("cat", data.chelsea()), ("coffee", data.coffee())):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            crop = photo[20 * i : 20 * i + 100, 30 * i : 30 * i + 140]
+            Image.fromarray(crop).save(root / name / f"{i}.png")
+    return root
+
+
+def outcome(capsys, main, *args):
+    """Exit code, stdout and stderr of a command."""
+    code = main([str(arg) for arg in args])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_dino_embed_writes_a_feature_set(capsys, tmp_path, photos, weights):
+    out = tmp_path / "feats.npy"
+    code, stdout, stderr = outcome(capsys, embed.main, photos, "-o", out, "--weights", weights)
+    assert (code, stdout, stderr) == (0, f"{out}: 16 rows of 128\n", "")
+    features = read_features(out, verify=True)
+    assert features.matrix.shape == (16, 128)
+    assert features.paths[0] == "cat/0.png" and list(features.labels[[0, -1]]) == ["cat", "coffee"]
+    assert features.manifest["preprocess"]["size"] == 32
+
+
+def test_dino_embed_will_not_replace_features_unless_told(capsys, tmp_path, photos, weights):
+    out = tmp_path / "feats.npy"
+    args = (photos, "-o", out, "--weights", weights)
+    assert outcome(capsys, embed.main, *args)[0] == 0
+    code, stdout, stderr = outcome(capsys, embed.main, *args)
+    assert (code, stdout) == (1, "")
+    assert stderr == (
+        f"dino-embed: error: '{out}' exists; pass --overwrite to replace it, or another -o\n"
+    )
+    assert outcome(capsys, embed.main, *args, "--overwrite")[0] == 0
+
+
+def test_dino_embed_ends_with_3_when_some_images_failed(capsys, tmp_path, photos, weights):
+    (photos / "cat" / "bad.png").write_bytes(b"\x89PNG nonsense")
+    out = tmp_path / "feats.npy"
+    code, stdout, stderr = outcome(capsys, embed.main, photos, "-o", out, "--weights", weights)
+    assert (code, stdout) == (3, f"{out}: 16 rows of 128\n")
+    assert stderr.startswith("warning: 1 of 17 images could not be read, listed in ")
+    failed = [
+        json.loads(line) for line in (tmp_path / "feats.failed.jsonl").read_text().splitlines()
+    ]
+    assert [failure["path"] for failure in failed] == ["cat/bad.png"]
+
+
+def test_dino_embed_ends_with_4_when_all_images_failed(capsys, tmp_path, weights):
+    (tmp_path / "bad.png").write_bytes(b"nonsense")
+    out = tmp_path / "feats.npy"
+    code, stdout, stderr = outcome(capsys, embed.main, tmp_path, "-o", out, "--weights", weights)
+    assert (code, stdout) == (4, "")
+    assert stderr.startswith("warning: 1 of 1 images could not be read")
+    assert sorted(os.listdir(tmp_path)) == ["bad.png", "feats.failed.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nowhere", "-o", "f.npy"], "cannot read the data source 'nowhere'"),
+        (["{photos}", "-o", "f.csv"], "features go to a file that ends in .npy, got 'f.csv'"),
+        (["{photos}", "-o", "no/f.npy"], "folder 'no' does not exist"),
+        (["{photos}", "-o", "f.npy", "--weights", "none.pth"], "no weights at 'none.pth'"),
+        (["{photos}", "-o", "f.npy", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+    ],
+)
+def test_a_wrong_world_is_one_line_and_exit_code_1(
+    capsys, tmp_path, monkeypatch, photos, weights, args, message
+):
+    monkeypatch.chdir(tmp_path)
+    args = [arg.format(photos=photos) for arg in args]
+    if "--weights" not in args:
+        args += ["--weights", weights]
+    code, stdout, stderr = outcome(capsys, embed.main, *args)
+    assert (code, stdout) == (1, "")
+    assert stderr.startswith("dino-embed: error: ") and message in stderr
+    assert stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["-o", "f.npy"], "no images given"),
+        (["x", "-o", "f.npy", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["x", "-o", "f.npy", "--workers", "-1"], "--workers must not be negative, got -1"),
+        (["{photos}", "-o", "f.npy", "--size", "0"], "--size must be at least 1, got 0"),
+        (["{photos}", "-o", "f.npy", "--size", "4"], "--size must be at least one patch of 8 px"),
+        (["{photos}", "-o", "f.npy", "--arch", "vit_smal"], "no arch named 'vit_smal'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    capsys, tmp_path, monkeypatch, photos, weights, args, message
+):
+    monkeypatch.chdir(tmp_path)
+    args = [arg.format(photos=photos) for arg in args]
+    code, stdout, stderr = outcome(capsys, embed.main, *args, "--weights", weights)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith(f"dino-embed: error: {message}") and stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+@pytest.mark.parametrize(
+    ("main", "args", "suggestion"),
+    [
+        (embed.main, ["x", "-o", "f.npy", "--batchsize", "3"], "--batch-size"),
+        (attention.main, ["x", "-o", "maps", "--weight", "w"], "--weights"),
+        (evaluation.main, ["knn", "--train", "x", "--leave-one", "y"], "--leave-one-out"),
+    ],
+)
+def test_an_unknown_flag_gets_a_suggestion_and_exit_code_2(capsys, main, args, suggestion):
+    code, stdout, stderr = outcome(capsys, main, *args)
+    assert (code, stdout) == (2, "")
+    assert "Perhaps you meant" in stderr and suggestion in stderr
+
+
+def test_dino_attention_draws_every_image(capsys, tmp_path, photos, weights):
+    out = tmp_path / "maps"
+    code, stdout, stderr = outcome(
+        capsys, attention.main, photos, "-o", out, "--weights", weights, "--size", 64
+    )
+    assert (code, stderr) == (0, "")
+    assert stdout.splitlines()[0] == str(out / "cat" / "0.png.attention.png")
+    assert len(stdout.splitlines()) == 16
+    with np.load(out / "coffee" / "7.png.attention.npz") as arrays:
+        assert arrays["attention"].shape == arrays["masks"].shape == (4, 8, 11)
+    assert (out / "failed.jsonl").read_bytes() == b""
+
+
+def test_dino_attention_goes_on_after_a_bad_image(capsys, tmp_path, photos, weights):
+    for path in (photos / "cat").iterdir():
+        path.write_bytes(b"nonsense")
+    args = ("-o", tmp_path / "maps", "--weights", weights, "--size", 64)
+    code, stdout, stderr = outcome(capsys, attention.main, photos, *args)
+    assert code == 3 and len(stdout.splitlines()) == 8
+    assert stderr.count("warning: left out 'cat/") == 8
+    assert outcome(capsys, attention.main, photos / "cat", *args)[0] == 4
+
+
+def test_dino_attention_of_one_image_and_of_equal_names(capsys, tmp_path, photos, weights):
+    args = ("-o", tmp_path / "maps", "--weights", weights, "--size", 32)
+    sources = (photos / "cat" / "0.png", photos / "coffee" / "0.png")
+    code, stdout, _ = outcome(capsys, attention.main, *sources, *args)
+    assert code == 0
+    names = [Path(line).name for line in stdout.splitlines()]
+    assert names == ["0.png.attention.png", "0.png.2.attention.png"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--mass", "1.5"], 2, "--mass must lie in (0, 1], got 1.5"),
+        (["--layer", "6", "--size", "32"], 2, "layer must lie in [-6, 5]"),
+        (["--size", "4"], 2, "--size must be at least one patch of 8 px, got 4"),
+        (["--weights", "{resnet}"], 1, "attention needs a Vision Transformer"),
+    ],
+)
+def test_dino_attention_names_what_is_wrong(capsys, tmp_path, photos, weights, args, code, message):
+    resnet = tmp_path / "resnet.safetensors"
+    if "{resnet}" in args:
+        info = CheckpointInfo(arch="resnet18", patch_size=32)
+        save_checkpoint(resnet, build_backbone("resnet18"), info)
+    args = [arg.format(resnet=resnet) for arg in args]
+    if "--weights" not in args:
+        args += ["--weights", weights]
+    got, stdout, stderr = outcome(capsys, attention.main, photos, "-o", tmp_path / "maps", *args)
+    assert (got, stdout) == (code, "")
+    assert message in stderr and stderr.count("\n") == 1
+    assert not (tmp_path / "maps").exists()
+
+
+def test_names_from_a_tar_cannot_leave_the_folder(tmp_path):
+    names = ["../../etc/a.png", "/abs/b.png", "s.tar/../c.png", "x/c.png", "x/c.png"]
+    targets = list(attention._targets(tmp_path, names))
+    assert all(target.is_relative_to(tmp_path) and ".." not in target.parts for target in targets)
+    assert len(set(targets)) == 5
+
+
+def test_dino_eval_knn_gives_the_same_from_folders_and_files(capsys, tmp_path, photos, weights):
+    out = tmp_path / "feats.npy"
+    outcome(capsys, embed.main, photos, "-o", out, "--weights", weights)
+    args = ("--k", 1, 5, "--weights", weights)
+    results = [
+        outcome(capsys, evaluation.main, "knn", "--train", train, "--val", val, *args)
+        for train, val in ((out, out), (photos, photos), (out, photos))
+    ]
+    assert results[0] == (
+        0,
+        "    k   top-1   top-5\n    1  100.00  100.00\n    5  100.00  100.00\n",
+        "",
+    )
+    assert results[1] == results[2] == results[0]
+
+
+def test_dino_eval_knn_leaves_one_out(capsys, tmp_path, photos, weights):
+    code, stdout, stderr = outcome(
+        capsys, evaluation.main, "knn", "--train", photos, "--leave-one-out", "--k", 3, 50,
+        "--weights", weights,
+    )  # fmt: skip
+    assert code == 0
+    assert stderr == "warning: k = 50 is more than the 15 training rows; using all\n"
+    rows = [line.split() for line in stdout.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["3", "50"]
+    assert float(rows[0][1]) > 60  # two photos, an untrained backbone: chance is 50
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--train", "{photos}"], 2, "pass either --val or --leave-one-out"),
+        (["--train", "{photos}", "--val", "x", "--leave-one-out"], 2, "pass either --val or"),
+        (["--train", "{photos}", "--leave-one-out", "--k", "0"], 2, "--k must be at least 1"),
+        (["--train", "{photos}", "--leave-one-out", "--k", "3", "--temperature", "0"], 2,
+         "--temperature must be above 0, got 0"),
+        (["--train", "{photos}/cat", "--leave-one-out"], 1, "has no labels; put the images into"),
+        (["--train", "none.npy", "--leave-one-out"], 1, "'none.npy' is missing"),
+        (["--train", "{photos}", "--val", "{others}"], 1, "share no class; the first are 'dog'"),
+    ],
+)  # fmt: skip
+def test_dino_eval_knn_names_what_is_wrong(capsys, tmp_path, photos, weights, args, code, message):
+    others = tmp_path / "others" / "dog"
+    others.mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(others / "1.png")
+    args = [arg.format(photos=photos, others=others.parent) for arg in args]
+    got, stdout, stderr = outcome(capsys, evaluation.main, "knn", *args, "--weights", weights)
+    assert (got, stdout) == (code, "")
+    assert stderr.startswith("dino-eval: error: ") and message in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_features_made_differently_are_not_compared(capsys, tmp_path, photos, weights):
+    for size in (32, 48):
+        args = ("-o", tmp_path / f"{size}.npy", "--weights", weights, "--size", size)
+        outcome(capsys, embed.main, photos, *args)
+    code, _, stderr = outcome(
+        capsys, evaluation.main, "knn", "--train", tmp_path / "32.npy", "--val",
+        tmp_path / "48.npy",
+    )  # fmt: skip
+    assert code == 1
+    assert "cannot be compared: they differ in preprocess" in stderr
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DataError("two\nlines"), 1, "x: error: two lines\n"),
+        (run.UsageError("no"), 2, "x: error: no\n"),
+        (
+            OSError(28, "No space left on device", "f"),
+            1,
+            "x: error: No space left on device: 'f'\n",
+        ),
+        (KeyboardInterrupt(), 130, "x: error: interrupted\n"),
+        (SystemExit(2), 2, ""),
+    ],
+)
+def test_every_way_to_fail_has_its_exit_code(capsys, error, code, line):
+    assert run.exit_code(raising(error), prog="x") == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run.exit_code(lambda: 1 // 0, prog="x")
+
+
+@pytest.mark.parametrize(("total", "failed", "code"), [(5, 0, 0), (5, 1, 3), (5, 5, 4), (0, 0, 0)])
+def test_failed_inputs_decide_the_exit_code(total, failed, code):
+    assert run.inputs_code(total=total, failed=failed) == code
+
+
+def test_records_go_to_stderr_only_while_a_command_runs(capsys):
+    logger = logging.getLogger("dino_infer.test")
+
+    def command():
+        logger.info("seen %d", 1)
+        logging.getLogger("elsewhere").info("unseen")
+
+    assert run.exit_code(command, prog="x") == 0
+    logger.info("unseen")
+    assert capsys.readouterr().err == "seen 1\n"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("embed", "--help"), ("attention", "--help"), ("eval", "--help"), ("eval", "knn", "--help")],
+)
+def test_help_answers_in_under_a_second(args):
+    code = f"import sys; from dino_infer.cli.{args[0]} import main; sys.exit(main({args[1:]!r}))"
+    seconds = []
+    for _ in range(2):  # of processor time: other work on the machine is not the command's
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert done.stdout.startswith("usage: dino-")
+    assert min(seconds) < 1

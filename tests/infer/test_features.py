@@ -1,0 +1,152 @@
+"""Feature sets on disk: round trip, order, and refusal of what does not belong together."""
+
+import json
+import os
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from dino_infer.embed import Embedding
+from dino_infer.errors import DataError
+from dino_infer.features import check_writable, feature_paths, read_features, write_features
+from dino_infer.images import ImageFailure
+from dino_infer.listing import list_images
+
+DESCRIPTION = {"arch": "vit_micro", "feature": "cls", "weights_sha256": "ab", "preprocess": {}}
+
+
+@pytest.fixture
+def images(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(path)
+    return list_images([tmp_path / "images"])
+
+
+def embedding(ok=(True, False, True, True)):
+    rows = sum(ok)
+    return Embedding(
+        features=np.arange(rows * 5, dtype=np.float32).reshape(rows, 5),
+        ok=np.array(ok),
+        failures=tuple(ImageFailure("a/2.png", "corrupt", "cut") for kept in ok if not kept),
+        sizes=np.tile([3, 4], (rows, 1)),
+        sha256=tuple(f"{i:064x}" for i in range(rows)),
+    )
+
+
+def test_what_is_written_is_read(tmp_path, images):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    features = read_features(tmp_path / "feats.npy", verify=True)
+    assert np.array_equal(features.matrix, embedding().features)
+    assert isinstance(features.matrix, np.memmap)
+    assert features.paths == ("a/1.png", "b/1.png", "b/2.png")
+    assert list(features.labels) == ["a", "b", "b"]
+    assert features.manifest["rows"] == 3 and features.manifest["failed"] == 1
+    assert features.manifest["weights_sha256"] == "ab"
+    failures = (tmp_path / "feats.failed.jsonl").read_text().splitlines()
+    assert json.loads(failures[0]) == {"path": "a/2.png", "kind": "corrupt", "reason": "cut"}
+
+
+def test_the_table_has_the_documented_columns(tmp_path, images):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    table = pyarrow.parquet.read_table(tmp_path / "feats.parquet")
+    names = ["row", "path", "width", "height", "sha256", "status", "label"]
+    assert table.column_names == names
+    assert table.to_pylist()[1] == {
+        "row": 1,
+        "path": "b/1.png",
+        "width": 4,
+        "height": 3,
+        "sha256": f"{1:064x}",
+        "status": "ok",
+        "label": "b",
+    }
+
+
+def test_images_without_classes_have_no_labels(tmp_path, images):
+    Image.new("RGB", (4, 3)).save(tmp_path / "images" / "loose.png")
+    listed = list_images([tmp_path / "images"])
+    write_features(
+        tmp_path / "feats.npy", embedding(ok=(True,) * 5), listed, description=DESCRIPTION
+    )
+    assert read_features(tmp_path / "feats.npy").labels is None
+
+
+def test_two_writes_give_the_same_bytes(tmp_path, images):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        write_features(tmp_path / name / "f.npy", embedding(), images, description=DESCRIPTION)
+    for file in feature_paths("f.npy"):
+        assert (tmp_path / "x" / file).read_bytes() == (tmp_path / "y" / file).read_bytes()
+
+
+def test_names_that_are_no_utf8_survive(tmp_path):
+    odd = os.fsencode(tmp_path) + b"/i/caf\xe9.png"
+    os.mkdir(tmp_path / "i")
+    Image.new("RGB", (4, 3)).save(tmp_path / "plain.png")
+    os.rename(tmp_path / "plain.png", odd)
+    images = list_images([tmp_path / "i"])
+    write_features(tmp_path / "f.npy", embedding(ok=(True,)), images, description=DESCRIPTION)
+    assert read_features(tmp_path / "f.npy").paths == (os.fsdecode(b"caf\xe9.png"),)
+    table = pyarrow.parquet.read_table(tmp_path / "f.parquet")
+    assert table["path"].to_pylist() == ["caf\\xe9.png"]
+
+
+@pytest.mark.parametrize("missing", ["feats.npy", "feats.parquet", "feats.json"])
+def test_a_missing_file_is_named(tmp_path, images, missing):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    (tmp_path / missing).unlink()
+    with pytest.raises(DataError, match=f"incomplete: '{missing}' is missing"):
+        read_features(tmp_path / "feats.npy")
+
+
+@pytest.mark.parametrize("name", ["feats.npy", "feats.parquet", "feats.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_file_cut_short_is_refused(tmp_path, images, name, share):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match="are damaged"):
+        read_features(tmp_path / "feats.npy")
+
+
+def test_files_of_two_sets_are_refused(tmp_path, images):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    np.save(tmp_path / "feats.npy", np.zeros((7, 5), dtype=np.float32))
+    with pytest.raises(DataError, match=r"says \(3, 5\), the matrix is \(7, 5\), the table has 3"):
+        read_features(tmp_path / "feats.npy")
+
+
+def test_a_changed_value_is_found_when_hashes_are_compared(tmp_path, images):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    np.save(tmp_path / "feats.npy", np.zeros((3, 5), dtype=np.float32))
+    with pytest.raises(DataError, match=r"feats.npy' has changed since it was written"):
+        read_features(tmp_path / "feats.npy", verify=True)
+
+
+def test_pickled_arrays_are_refused(tmp_path, images):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    np.save(tmp_path / "feats.npy", np.array([{}], dtype=object))
+    with pytest.raises(DataError, match="are damaged"):
+        read_features(tmp_path / "feats.npy")
+
+
+def test_a_failed_write_leaves_no_manifest_and_no_leftovers(tmp_path, images):
+    (tmp_path / "feats.parquet").mkdir()
+    with pytest.raises(DataError, match="cannot write features"):
+        write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    assert sorted(os.listdir(tmp_path)) == ["feats.npy", "feats.parquet", "images"]
+
+
+def test_the_output_is_checked_before_the_work(tmp_path):
+    with pytest.raises(DataError, match=r"ends in .npy, got 'feats.csv'"):
+        check_writable("feats.csv", overwrite=False)
+    with pytest.raises(DataError, match="folder .* does not exist"):
+        check_writable(tmp_path / "nowhere" / "feats.npy", overwrite=False)
+    (tmp_path / "feats.json").touch()
+    with pytest.raises(DataError, match="feats.json' exists; pass --overwrite"):
+        check_writable(tmp_path / "feats.npy", overwrite=False)
+    assert check_writable(tmp_path / "feats.npy", overwrite=True).matrix == tmp_path / "feats.npy"

@@ -1,0 +1,105 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dino_train import recipes
+from dino_train.config import (
+    OptimConfig,
+    TeacherConfig,
+    TrainConfig,
+    as_dict,
+    differences,
+    from_dict,
+)
+
+ALL_RECIPES = {**recipes.RECIPES, "auto": lambda: recipes.auto(num_images=5000)}
+
+
+@pytest.mark.parametrize("name", ALL_RECIPES)
+def test_every_recipe_survives_json(name: str):
+    config = ALL_RECIPES[name]()
+    assert config.recipe == name
+    assert from_dict(json.loads(json.dumps(as_dict(config)))) == config
+
+
+def test_an_unknown_setting_in_a_file_is_refused():
+    values = as_dict(TrainConfig())
+    values["optim"]["learning_rate"] = 1.0
+    with pytest.raises(ValueError, match="OptimConfig has no setting 'learning_rate'"):
+        from_dict(values)
+
+
+def test_differences_name_each_setting_with_both_values():
+    old, new = as_dict(TrainConfig()), as_dict(TrainConfig(seed=3))
+    new["optim"]["lr"] = 1.0
+    assert differences(old, new) == {"optim.lr": "0.0005 -> 1.0", "seed": "0 -> 3"}
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: TeacherConfig(teacher_temp=0.0), r"teacher.teacher_temp must lie in \(0"),
+        (lambda: TeacherConfig(momentum=1.5), r"teacher.momentum must lie in \[0, 1\], got 1.5"),
+        (lambda: OptimConfig(batch_size=0), "optim.batch_size must lie in"),
+        (lambda: OptimConfig(epochs=5, warmup_epochs=5.0), "optim.warmup_epochs must be below"),
+        (
+            lambda: dataclasses.replace(
+                TrainConfig(),
+                crops=dataclasses.replace(TrainConfig().crops, local_crops_size=8),
+            ),
+            "crops.local_crops_size must hold at least one patch of 16 px, got 8",
+        ),
+        (
+            lambda: dataclasses.replace(TrainConfig().crops, global_crops_scale=(0.5, 1.5)),
+            "global_crops_scale",
+        ),
+    ],
+)
+def test_settings_out_of_range_are_named_with_their_value(build, message: str):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_local_crops_may_be_smaller_than_a_patch_when_there_are_none():
+    crops = dataclasses.replace(TrainConfig().crops, local_crops_number=0, local_crops_size=8)
+    assert TrainConfig(crops=crops).crops.local_crops_number == 0
+
+
+@pytest.mark.parametrize("num_images", [10, 500, 5_000, 50_000, 1_300_000])
+@pytest.mark.parametrize("arch", ["vit_small", "resnet50"])
+def test_auto_gives_a_run_that_can_start_for_any_amount_of_images(num_images, arch):
+    config = recipes.auto(num_images=num_images, arch=arch)
+    assert config.optim.batch_size <= num_images
+    assert 256 <= config.head.out_dim <= 65536
+    assert len(recipes.explain_auto(config, num_images=num_images)) >= 5
+
+
+def test_auto_wants_fewer_prototypes_and_a_faster_teacher_for_less_data():
+    small, large = (recipes.auto(num_images=n) for n in (2_000, 1_300_000))
+    assert small.head.out_dim < large.head.out_dim == 65536
+    assert small.teacher.momentum < large.teacher.momentum
+
+
+def test_continued_training_is_slow_and_warms_the_head_up():
+    fresh = recipes.auto(num_images=20_000)
+    config = recipes.continued(fresh, arch="vit_base", patch_size=8, image_size=224)
+    assert config.model.arch == "vit_base" and config.model.patch_size == 8
+    assert config.optim.lr < fresh.optim.lr
+    assert config.teacher.momentum > fresh.teacher.momentum
+    assert config.optim.freeze_backbone_epochs == 1
+
+
+def test_an_unknown_recipe_is_told_the_nearest_names():
+    message = recipes.unknown_recipe("imagenet_vits")
+    assert "did you mean imagenet_vits16" in message and "tiny_cpu" in message
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from dino_train.cli import main; main(['--help']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)

@@ -1,0 +1,231 @@
+import functools
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as tv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
+
+from dino_train import device_crops, worker_crops
+from dino_train.crops import CropParams, CropSpec, draw_crops, stack_params
+from dino_train.device_crops import make_device_crops, pad_images
+from dino_train.worker_crops import make_worker_crops, stack_crops
+from tests.train.photos import PHOTOS, as_picture, as_tensor, neutral_params, photo
+
+CPU = torch.device("cpu")
+
+# Pillow rounds to bytes after each axis, the products only at the end of the whole pipeline.
+CROP_MEAN, CROP_MAX = 0.5, 2.0
+# Pillow drops fractions after every colour operation: up to half a level each, made larger by the
+# factors of the operations that follow; a dark saturated pixel can turn its hue by more.
+PIPELINE_MEAN, PIPELINE_WORST_CROP = 1.5, 4.0
+# The executors differ by two roundings: after the resize and at the end.
+EXECUTORS_MEAN, EXECUTORS_MAX = 0.6, 5.0
+
+
+@functools.cache
+def pixels(name: str) -> np.ndarray:
+    return np.array(photo(name))
+
+
+def drawn(spec: CropSpec, name: str, *, epoch: int = 0) -> CropParams:
+    height, width = pixels(name).shape[:2]
+    index = PHOTOS.index(name)
+    return draw_crops(spec, seed=0, epoch=epoch, index=index, height=height, width=width)
+
+
+def cut_by_pillow(picture: Image.Image, params: CropParams, size: int) -> Image.Image:
+    left, top = int(params.left), int(params.top)
+    box = (left, top, left + int(params.width), top + int(params.height))
+    cut = picture.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+    return tv.hflip(cut) if params.flip else cut
+
+
+def made_by_pillow(picture: Image.Image, params: CropParams, size: int, threshold: int) -> Tensor:
+    """One crop as the original makes it: Pillow and bytes throughout."""
+    picture = cut_by_pillow(picture, params, size)
+    adjusts = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+    if params.jitter:
+        for kind in params.jitter_order:
+            picture = adjusts[kind](picture, float(params.jitter_factors[kind]))
+    if params.grayscale:
+        picture = tv.rgb_to_grayscale(picture, 3)
+    if params.blur_sigma > 0:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(params.blur_sigma)))
+    if params.solarize:
+        picture = ImageOps.solarize(picture, threshold)
+    return as_tensor(picture)
+
+
+def cut_by(executor: str, image: np.ndarray, params: CropParams, size: int, **options) -> Tensor:
+    """(crops, 3, size, size) float levels, colours unchanged."""
+    if executor == "worker":
+        return worker_crops.resized_crops(image, params, size=size).float()
+    batch = torch.from_numpy(image)[None]
+    return device_crops.resized_crops(batch, stack_params([params]), size=size, **options)[:, 0]
+
+
+def assert_cut_as_by_pillow(
+    made: Tensor, image: np.ndarray, params: CropParams, size: int, *, mean: float = CROP_MEAN
+) -> None:
+    picture = Image.fromarray(image)
+    for crop, levels in enumerate(made):
+        expected = as_tensor(cut_by_pillow(picture, params[crop], size))
+        difference = (levels.round() - expected).abs()
+        assert difference.mean() <= mean, (crop, difference.mean())
+        assert difference.max() <= CROP_MAX, (crop, difference.max())
+
+
+@pytest.mark.parametrize("name", [*PHOTOS, "text.png"])
+@pytest.mark.parametrize("size", [224, 96, 17])
+@pytest.mark.parametrize("executor", ["worker", "device"])
+def test_cut_and_resize_equal_pillow(executor, name, size):
+    image = np.array(photo(name))
+    height, width = image.shape[:2]
+    params = draw_crops(CropSpec(), seed=0, epoch=0, index=0, height=height, width=width)
+    assert_cut_as_by_pillow(cut_by(executor, image, params, size), image, params, size)
+
+
+def test_half_precision_products_stay_within_pillows_rounding():
+    image, params = pixels("chelsea.png"), drawn(CropSpec(), "chelsea.png")
+    made = cut_by("device", image, params, 96, dtype=torch.float16)
+    assert_cut_as_by_pillow(made, image, params, 96)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    size=st.integers(1, 48),
+    seed=st.integers(0, 999),
+)
+def test_any_picture_and_crop_size_equal_pillow_in_both(height, width, size, seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    params = draw_crops(CropSpec(), seed=seed, epoch=0, index=0, height=height, width=width)
+    for executor in ("worker", "device"):
+        made = cut_by(executor, noise, params, size)
+        # A mean over a handful of pixels says nothing that their maximum does not.
+        assert_cut_as_by_pillow(made, noise, params, size, mean=CROP_MAX)
+
+
+@pytest.mark.parametrize("executor", ["worker", "device"])
+def test_a_box_of_the_crops_own_size_is_copied_exactly(executor):
+    image = pixels("coffee.png")
+    spans = {"height": np.int32([32, 32]), "width": np.int32([32, 32])}
+    place = {"top": np.int32([7, 7]), "left": np.int32([9, 9])}
+    params = neutral_params(2, flip=np.array([False, True]), **spans, **place)
+    made = cut_by(executor, image, params, 32)
+    expected = as_tensor(Image.fromarray(image[7:39, 9:41]))
+    torch.testing.assert_close(made[0], expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(made[1], expected.flip(-1), atol=1e-3, rtol=0)
+
+
+@functools.cache
+def both_made(spec: CropSpec, epoch: int) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """All crops of the photos by the worker and by the device executor, as [photo][crop]."""
+    params = [drawn(spec, name, epoch=epoch) for name in PHOTOS]
+    images = [pixels(name) for name in PHOTOS]
+    by_worker = stack_crops(
+        [make_worker_crops(image, own, spec) for image, own in zip(images, params, strict=True)]
+    )
+    global_crops, local_crops = make_device_crops(pad_images(images, params), spec, CPU)
+    assert local_crops is not None and by_worker.local_crops is not None
+    workers = [
+        [*by_worker.global_crops[:, row].float(), *by_worker.local_crops[:, row].float()]
+        for row in range(len(PHOTOS))
+    ]
+    devices = [[*global_crops[:, row], *local_crops[:, row]] for row in range(len(PHOTOS))]
+    return workers, devices
+
+
+@pytest.mark.parametrize("epoch", range(3))
+def test_whole_pipelines_equal_the_originals_on_the_same_parameters(epoch):
+    spec = CropSpec(solarize_probability=0.5, solarize_threshold=128)
+    for made in both_made(spec, epoch):
+        means = []
+        for name, crops in zip(PHOTOS, made, strict=True):
+            params = drawn(spec, name, epoch=epoch)
+            for crop, levels in enumerate(crops):
+                expected = made_by_pillow(photo(name), params[crop], levels.shape[-1], 128)
+                means.append(float((levels - expected).abs().mean()))
+        assert np.mean(means) <= PIPELINE_MEAN
+        assert max(means) <= PIPELINE_WORST_CROP
+
+
+@pytest.mark.parametrize("epoch", range(3))
+def test_both_executors_make_the_same_crops(epoch):
+    spec = CropSpec(solarize_probability=0.5, solarize_threshold=128)
+    workers, devices = both_made(spec, epoch)
+    for by_worker, by_device in zip(workers, devices, strict=True):
+        for one, other in zip(by_worker, by_device, strict=True):
+            difference = (one - other).abs()
+            # A level that rounds to the other side of the threshold is inverted in one alone.
+            assert (difference > EXECUTORS_MAX).float().mean() <= 1e-4
+            assert difference.mean() <= EXECUTORS_MEAN
+
+
+def test_tiny_pictures_give_tiny_crops_in_both():
+    spec = CropSpec(global_crops_size=32, local_crops_size=16, local_crops_number=4)
+    images = [np.array(as_picture(as_tensor(photo(name))).resize((32, 32))) for name in PHOTOS]
+    params = [
+        draw_crops(spec, seed=0, epoch=0, index=index, height=32, width=32)
+        for index in range(len(images))
+    ]
+    global_crops, local_crops = make_device_crops(pad_images(images, params), spec, CPU)
+    worker = stack_crops(
+        [make_worker_crops(image, own, spec) for image, own in zip(images, params, strict=True)]
+    )
+    assert global_crops.shape == (2, 4, 3, 32, 32)
+    assert local_crops.shape == (4, 4, 3, 16, 16)
+    assert (worker.global_crops - global_crops).abs().mean() <= EXECUTORS_MEAN
+    assert (worker.local_crops - local_crops).abs().mean() <= EXECUTORS_MEAN
+
+
+def test_without_local_crops_there_is_no_tensor_of_them():
+    spec = CropSpec(local_crops_number=0, global_crops_size=20)
+    image, params = pixels("coffee.png"), drawn(spec, "coffee.png")
+    worker = stack_crops([make_worker_crops(image, params, spec)])
+    global_crops, local_crops = make_device_crops(pad_images([image], [params]), spec, CPU)
+    assert worker.global_crops.shape == global_crops.shape == (2, 1, 3, 20, 20)
+    assert worker.local_crops is None and local_crops is None
+
+
+def test_neighbours_and_padding_do_not_change_a_crop():
+    spec = CropSpec(global_crops_size=48, local_crops_size=24, local_crops_number=2)
+    params = [drawn(spec, name) for name in PHOTOS]
+    batch = pad_images([pixels(name) for name in PHOTOS], params)
+    together, _ = make_device_crops(batch, spec, CPU)
+    for row, name in enumerate(PHOTOS):
+        height, width = batch.sizes[row]
+        assert (height, width) == pixels(name).shape[:2]
+        batch.images[row, height:] = 255
+        batch.images[row, :, width:] = 255
+        alone, _ = make_device_crops(pad_images([pixels(name)], params[row : row + 1]), spec, CPU)
+        torch.testing.assert_close(together[:, row], alone[:, 0], atol=0.01, rtol=0)
+    in_white, _ = make_device_crops(batch, spec, CPU)
+    torch.testing.assert_close(together, in_white, atol=0.01, rtol=0)
+
+
+def test_less_memory_changes_nothing_but_the_number_of_products():
+    spec = CropSpec(local_crops_number=0)
+    params = [drawn(spec, name) for name in PHOTOS]
+    batch = pad_images([pixels(name) for name in PHOTOS], params)
+    whole, tight = (
+        device_crops.resized_crops(batch.images, batch.params, size=64, memory_mib=memory_mib)
+        for memory_mib in (1024, 1)
+    )
+    torch.testing.assert_close(whole, tight, atol=1e-3, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_makes_the_crops_of_the_cpu():
+    spec = CropSpec(solarize_probability=0.5)
+    batch = pad_images([pixels(name) for name in PHOTOS], [drawn(spec, name) for name in PHOTOS])
+    by_cpu = make_device_crops(batch, spec, CPU)
+    by_gpu = make_device_crops(batch.pin_memory(), spec, torch.device("cuda"))
+    for one, other in zip(by_cpu, by_gpu, strict=True):
+        assert (one - other.cpu()).abs().mean() <= 0.1

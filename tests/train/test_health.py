@@ -1,0 +1,81 @@
+import math
+import re
+
+import pytest
+import torch
+
+from dino_train.health import CollapseMonitor, rankme, step_health
+
+
+def health(teacher_probs: torch.Tensor, features: torch.Tensor, loss: float = 2.0) -> dict:
+    center = torch.zeros(teacher_probs.shape[-1])
+    center[:2] = torch.tensor([3.0, 4.0])
+    numbers = step_health(
+        loss=torch.tensor(loss),
+        teacher_probs=teacher_probs,
+        features=features,
+        center=center,
+    )
+    return {name: value.item() for name, value in numbers.items()}
+
+
+def test_uniform_and_one_hot_teachers_have_extreme_entropies():
+    features = torch.randn(8, 16)
+    uniform = health(torch.full((2, 8, 32), 1 / 32), features)
+    assert uniform["teacher_entropy_nats"] == pytest.approx(math.log(32), abs=1e-5)
+    assert uniform["kl_nats"] == pytest.approx(2.0 - math.log(32), abs=1e-5)
+    assert uniform["loss_over_ln_k"] == pytest.approx(2.0 / math.log(32))
+    assert uniform["center_norm"] == pytest.approx(5.0)
+    one_hot = health(torch.eye(32)[:8].expand(2, 8, 32), features)
+    assert one_hot["teacher_entropy_nats"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_feature_std_is_zero_for_equal_and_near_one_for_scattered_features():
+    probs = torch.full((2, 512, 4), 1 / 4)
+    assert health(probs, torch.ones(512, 64))["feature_std"] == pytest.approx(0, abs=1e-3)
+    assert health(probs, torch.randn(512, 64))["feature_std"] == pytest.approx(1, abs=0.01)
+
+
+def test_rankme_counts_the_directions_that_features_use():
+    assert rankme(torch.eye(16)) == pytest.approx(16, rel=0.01)
+    line = torch.randn(50, 1) @ torch.randn(1, 16)
+    assert rankme(line) == pytest.approx(1, abs=0.01)
+    half = torch.cat([torch.eye(8), torch.zeros(8, 8)], dim=1)
+    assert rankme(half) == pytest.approx(8, rel=0.01)
+
+
+def row(step: int, *, loss_share: float, entropy_share: float, feature_std: float = 0.5) -> dict:
+    ln_k = math.log(1024)
+    return {
+        "step": step,
+        "loss_nats": loss_share * ln_k,
+        "loss_over_ln_k": loss_share,
+        "teacher_entropy_nats": entropy_share * ln_k,
+        "feature_std": feature_std,
+    }
+
+
+@pytest.mark.parametrize(
+    ("sign", "words"),
+    [
+        ({"loss_share": 0.9999, "entropy_share": 0.9999}, "uniform collapse.*warmup_teacher_temp"),
+        ({"loss_share": 0.001, "entropy_share": 0.0005}, "one-hot collapse.*teacher_temp"),
+        (
+            {"loss_share": 0.8, "entropy_share": 0.5, "feature_std": 1e-4},
+            r"same vector.*optim\.lr",
+        ),
+    ],
+)
+def test_a_lasting_collapse_is_named_once_with_its_remedy(sign: dict, words: str):
+    monitor = CollapseMonitor(window=3, patience_steps=100)
+    warnings = [monitor.warning(row(step, **sign)) for step in range(0, 200, 20)]
+    given = [(i * 20, w) for i, w in enumerate(warnings) if w]
+    assert len(given) == 1
+    assert given[0][0] == 140 and re.search(words, given[0][1])
+
+
+def test_a_healthy_or_passing_sign_gives_no_warning():
+    monitor = CollapseMonitor(window=3, patience_steps=0)
+    for step in range(20):
+        share = 0.9999 if step % 3 else 0.7
+        assert monitor.warning(row(step, loss_share=share, entropy_share=share)) is None
