@@ -34,6 +34,7 @@ def attention_maps(
     preprocess: Preprocess,
     mass: float = MASS,
     layer: int = -1,
+    path: str = "image",
 ) -> AttentionMaps:
     """Attention of the [CLS] token to the patches of one image.
 
@@ -43,14 +44,16 @@ def attention_maps(
         preprocess: Decides the size; ``crop="none"`` shows all of the image.
         mass: Share of the attention that the masks keep, in (0, 1].
         layer: Block to look at; negative counts from the last.
+        path: What an error calls the image.
 
     Raises:
+        ImageError: The image is too elongated to be resized whole.
         CheckpointError: The backbone has no [CLS] attention.
         ValueError: ``mass`` or ``layer`` is out of range.
     """
     check_has_attention(backbone)
     device = next(backbone.parameters()).device
-    pixels = preprocess(image)
+    pixels = preprocess(image, path=path)
     maps = cls_attention_maps(backbone, pixels[None].to(device), layer=layer)[0].float().cpu()
     masks = mass_mask(maps.flatten(1), mass=mass).reshape(maps.shape)
     return AttentionMaps(shown(pixels, preprocess), maps.numpy(), masks.numpy())

@@ -104,14 +104,15 @@ class _Decoded(Dataset[_Outcome]):
         return len(self._images)
 
     def __getitem__(self, index: int) -> _Outcome:
+        name = self._images.name(index)
         try:
             data = self._images.read(index)
-            image = read_image(data, path=self._images.name(index))
+            image = read_image(data, path=name)
+            pixels = self._preprocess(image, path=name)
         except ImageError as error:
-            return _Outcome(index, failure=ImageFailure(error.path, error.kind, error.reason))
+            return _Outcome(index, failure=ImageFailure.of(error))
         height, width = image.shape[:2]
-        digest = hashlib.sha256(data).hexdigest()
-        return _Outcome(index, self._preprocess(image), (height, width), digest)
+        return _Outcome(index, pixels, (height, width), hashlib.sha256(data).hexdigest())
 
 
 def _collated(outcomes: list[_Outcome]) -> DecodedBatch:

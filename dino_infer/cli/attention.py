@@ -53,12 +53,14 @@ def attention(
     from tqdm import tqdm
 
     from dino_infer.attention import attention_maps, check_has_attention, whole_image
-    from dino_infer.errors import ImageError
+    from dino_infer.errors import DataError, ImageError
     from dino_infer.images import ImageFailure, read_image, write_failures
     from dino_infer.listing import list_images
     from dino_infer.progress import Progress
     from dino_infer.render import write_attention
 
+    if out.exists() and not out.is_dir():
+        raise DataError(f"maps go to a folder, but {printable(out)!r} is a file; pass another -o")
     listed = list_images(images)
     embedder = load_embedder(weights, ComputeOptions(device=device), size=size)
     backbone = embedder.backbone
@@ -71,16 +73,17 @@ def attention(
     names = [listed.name(i) for i in range(len(listed))]
     with Progress("attention", total=len(listed)) as progress:
         for i, target in enumerate(_targets(out, names)):
+            progress.advance(1)
             try:
-                maps = look(read_image(listed.read(i), path=names[i]))
-                write_attention(target, maps, mass=mass)
-                tqdm.write(printable(target))
+                maps = look(read_image(listed.read(i), path=names[i]), path=names[i])
             except ImageError as error:
                 failures.append(ImageFailure.of(error))
                 logger.warning("left out %s", error)
-            except ValueError as error:
+                continue
+            except ValueError as error:  # a layer that this backbone does not have
                 raise UsageError(str(error)) from error
-            progress.advance(1)
+            write_attention(target, maps, mass=mass)
+            tqdm.write(printable(target))
     out.mkdir(parents=True, exist_ok=True)
     write_failures(out / "failed.jsonl", failures)
     return inputs_code(total=len(listed), failed=len(failures))

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 from pathlib import Path
@@ -118,6 +119,8 @@ def test_tensors_in_the_file_carry_the_original_names(tmp_path, backbone):
     with safe_open(tmp_path / "b.safetensors", framework="pt") as file:
         names = set(file.keys())
         assert list(file.metadata()) == ["dino"]
+        metadata = json.loads(file.metadata()["dino"])
+    assert list(metadata) == sorted(metadata)
     assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "norm.bias"} <= names
     assert "blocks.5.attn.qkv.weight" in names
 

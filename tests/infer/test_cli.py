@@ -211,6 +211,20 @@ def test_dino_attention_names_what_is_wrong(capsys, tmp_path, photos, weights, a
     assert not (tmp_path / "maps").exists()
 
 
+def test_dino_attention_will_not_write_into_a_file(capsys, photos, weights):
+    code, _, stderr = outcome(
+        capsys, attention.main, photos, "-o", photos / "cat" / "0.png", "--weights", weights
+    )
+    assert code == 1 and stderr.endswith("0.png' is a file; pass another -o\n")
+
+
+def test_a_strip_too_long_to_be_resized_is_left_out(capsys, tmp_path, photos, weights):
+    Image.new("RGB", (30_000, 1)).save(photos / "cat" / "strip.png")
+    args = ("-o", tmp_path / "maps", "--weights", weights, "--size", 480)
+    code, _, stderr = outcome(capsys, attention.main, photos / "cat" / "strip.png", *args)
+    assert code == 4 and "warning: left out 'strip.png': 30000 x 1 pixels would be" in stderr
+
+
 def test_names_from_a_tar_cannot_leave_the_folder(tmp_path):
     names = ["../../etc/a.png", "/abs/b.png", "s.tar/../c.png", "x/c.png", "x/c.png"]
     targets = list(attention._targets(tmp_path, names))

@@ -135,10 +135,17 @@ def test_pickled_arrays_are_refused(tmp_path, images):
 
 
 def test_a_failed_write_leaves_no_manifest_and_no_leftovers(tmp_path, images):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    (tmp_path / "feats.parquet").unlink()
     (tmp_path / "feats.parquet").mkdir()
     with pytest.raises(DataError, match="cannot write features"):
         write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
-    assert sorted(os.listdir(tmp_path)) == ["feats.npy", "feats.parquet", "images"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "feats.failed.jsonl",
+        "feats.npy",
+        "feats.parquet",
+        "images",
+    ]
 
 
 def test_the_output_is_checked_before_the_work(tmp_path):

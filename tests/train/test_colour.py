@@ -1,3 +1,5 @@
+"""Each colour operation against torchvision in floats and against Pillow in bytes."""
+
 from collections.abc import Callable
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The parameters of crops: their ranges, their distribution, their independence."""
+
 import functools
 import itertools
 import math
@@ -6,7 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torchvision.transforms import ColorJitter, RandomResizedCrop
@@ -122,6 +124,7 @@ def test_boxes_equal_a_scalar_loop_over_the_same_numbers(size):
     np.testing.assert_array_equal(np.stack(boxes, axis=1), expected)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     height=st.integers(1, 300),
     width=st.integers(1, 300),
@@ -249,6 +252,7 @@ def test_scaled_boxes_cover_the_same_part_of_a_smaller_copy():
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(old=st.integers(1, 50), new=st.integers(1, 50), data=st.data())
 def test_a_scaled_box_never_vanishes_or_leaves_the_picture(old, new, data):
     start = data.draw(st.integers(0, old - 1))

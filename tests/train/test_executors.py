@@ -1,3 +1,5 @@
+"""Both executors against Pillow and against each other, on the same parameters."""
+
 import functools
 
 import numpy as np

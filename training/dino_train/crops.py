@@ -129,6 +129,8 @@ class CropParams:
 
     def scaled(self, *, from_size: tuple[int, int], to_size: tuple[int, int]) -> "CropParams":
         """The same crops on a copy of the picture that has another (height, width)."""
+        if from_size == to_size:
+            return self
         top, height = _scaled_span(self.top, self.height, from_size[0], to_size[0])
         left, width = _scaled_span(self.left, self.width, from_size[1], to_size[1])
         return replace(self, top=top, left=left, height=height, width=width)

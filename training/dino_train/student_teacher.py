@@ -17,6 +17,8 @@ class MultiCropNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        if not backbone.has_attention:
+            backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
         self, *crops: Float[Tensor, "_crops batch 3 _height _width"]
@@ -29,10 +31,15 @@ class MultiCropNetwork(nn.Module):
         Returns:
             Head logits and backbone features.
         """
-        features = torch.cat([self.backbone(group.flatten(0, 1)).float() for group in crops])
+        features = torch.cat([self._features(group.flatten(0, 1)) for group in crops])
         batch = crops[0].shape[1]
         logits = self.head(features)
         return logits.unflatten(0, (-1, batch)), features.unflatten(0, (-1, batch))  # type: ignore[no-untyped-call]
+
+    def _features(self, images: Tensor) -> Tensor:
+        if not self.backbone.has_attention:  # convolutions are faster with channels last
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.backbone(images).float()  # type: ignore[no-any-return]
 
 
 def teacher_of(student: MultiCropNetwork, teacher: MultiCropNetwork) -> MultiCropNetwork:

@@ -165,11 +165,13 @@ def _loop(
     )
     monitor = CollapseMonitor(patience_steps=max(200, run.steps_per_epoch))
     progress = Progress(total_steps=run.total_steps, start_step=run.step, visible=process.is_main)
-    if metrics and report and run.step == 0:
-        numbers = evaluation.measure(run.learner.teacher.backbone)
-        metrics.append({"step": 0, "epoch": 0.0, **numbers})
-        report.update(run.learner.teacher.backbone, step=0)
-        logger.info("untrained: %s", _in_words(numbers))
+    if metrics and report:
+        if run.step == 0:
+            numbers = evaluation.measure(run.learner.teacher.backbone)
+            metrics.append({"step": 0, "epoch": 0.0, **numbers})
+            logger.info("untrained: %s", _in_words(numbers))
+        # A run that was killed after its snapshot has not drawn this step yet.
+        report.update(run.learner.teacher.backbone, step=run.step)
     nonfinite_in_a_row = 0
     clock = _Clock(c.optim.batch_size)
     batches = _batches(run, executor=executor, workers=workers)
