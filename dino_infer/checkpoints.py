@@ -99,7 +99,8 @@ def save_checkpoint(path: str | Path, backbone: Backbone, info: CheckpointInfo) 
 
     tensors = {name: t.detach().cpu().contiguous() for name, t in _state(backbone).items()}
     # safetensors orders tensors by itself, but several metadata keys it would write in any order.
-    metadata = {METADATA_KEY: json.dumps(info.as_metadata(), sort_keys=True)}
+    described = info.as_metadata() | {"weights_sha256": weights_sha256(backbone)}
+    metadata = {METADATA_KEY: json.dumps(described, sort_keys=True)}
     try:
         with whole_file(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
@@ -138,6 +139,12 @@ def load_backbone(
         small_stem=info.small_stem,
     )
     load_weights(backbone, file.backbone, source=str(file.path))
+    expected = (file.metadata or {}).get("weights_sha256")
+    if expected not in (None, weights_sha256(backbone)):
+        raise CheckpointError(
+            f"{str(file.path)!r} is damaged: its weights are not those that were saved; "
+            "copy it again"
+        )
     return backbone.eval(), dataclasses.replace(info, patch_size=backbone.patch_size)
 
 

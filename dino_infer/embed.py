@@ -128,10 +128,11 @@ class Embedder:
         )
 
     def description(self) -> dict[str, Any]:
-        """What features depend on: two sets may be compared when these are equal."""
+        """How features were made: the part of a feature set's manifest that is the embedder's."""
         return {
             "arch": self.backbone.arch,
             "feature": "cls" if self.backbone.has_attention else "pooled",
+            "precision": self.precision,
             "preprocess": self.preprocess.as_metadata(),
             "weights_sha256": weights_sha256(self.backbone),
         }

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-
 # Networks this small gain nothing from threads, and spinning threads lose much on a busy machine.
 torch.set_num_threads(1)
 

@@ -73,17 +73,17 @@ def attention(
     names = [listed.name(i) for i in range(len(listed))]
     with Progress("attention", total=len(listed)) as progress:
         for i, target in enumerate(_targets(out, names)):
-            progress.advance(1)
             try:
                 maps = look(read_image(listed.read(i), path=names[i]), path=names[i])
             except ImageError as error:
                 failures.append(ImageFailure.of(error))
                 logger.warning("left out %s", error)
-                continue
             except ValueError as error:  # a layer that this backbone does not have
                 raise UsageError(str(error)) from error
-            write_attention(target, maps, mass=mass)
-            tqdm.write(printable(target))
+            else:
+                write_attention(target, maps, mass=mass)
+                tqdm.write(printable(target))
+            progress.advance(1)
     out.mkdir(parents=True, exist_ok=True)
     write_failures(out / "failed.jsonl", failures)
     return inputs_code(total=len(listed), failed=len(failures))

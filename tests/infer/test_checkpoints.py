@@ -112,6 +112,15 @@ def test_two_saves_give_the_same_bytes(tmp_path, backbone):
     assert len(digests) == 1
 
 
+def test_one_flipped_bit_in_the_weights_is_found(tmp_path, backbone):
+    save_checkpoint(tmp_path / "b.safetensors", backbone, INFO)
+    data = bytearray((tmp_path / "b.safetensors").read_bytes())
+    data[-1000] ^= 1
+    (tmp_path / "b.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged: its weights are not those that were"):
+        load_backbone(tmp_path / "b.safetensors")
+
+
 def test_tensors_in_the_file_carry_the_original_names(tmp_path, backbone):
     from safetensors import safe_open
 

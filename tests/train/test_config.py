@@ -70,17 +70,25 @@ def test_local_crops_may_be_smaller_than_a_patch_when_there_are_none():
 
 @pytest.mark.parametrize("num_images", [10, 500, 5_000, 50_000, 1_300_000])
 @pytest.mark.parametrize("arch", ["vit_small", "resnet50"])
-def test_auto_gives_a_run_that_can_start_for_any_amount_of_images(num_images, arch):
-    config = recipes.auto(num_images=num_images, arch=arch)
+@pytest.mark.parametrize("image_side", [1, 28, 64, 65, 500])
+def test_auto_gives_a_run_that_can_start_for_any_images(num_images, arch, image_side):
+    config = recipes.auto(num_images=num_images, arch=arch, image_side=image_side)
     assert config.optim.batch_size <= num_images
     assert 256 <= config.head.out_dim <= 65536
-    assert len(recipes.explain_auto(config, num_images=num_images)) >= 5
+    assert len(recipes.explain_auto(config, num_images=num_images)) == 7
 
 
 def test_auto_wants_fewer_prototypes_and_a_faster_teacher_for_less_data():
     small, large = (recipes.auto(num_images=n) for n in (2_000, 1_300_000))
     assert small.head.out_dim < large.head.out_dim == 65536
     assert small.teacher.momentum < large.teacher.momentum
+
+
+def test_auto_crops_tiny_images_at_their_own_size():
+    config = recipes.auto(num_images=50_000, image_side=32, arch="resnet_micro")
+    assert config.crops.global_crops_size == 32 and config.crops.local_crops_number == 0
+    assert config.model.small_stem and config.optim.batch_size == 64
+    assert config.teacher.momentum < 0.999
 
 
 def test_continued_training_is_slow_and_warms_the_head_up():

@@ -21,9 +21,9 @@ from dino_train.metrics import read_rows
 SMALL = (
     "tiny_cpu --model.arch vit_micro --model.drop-path-rate 0.2 --crops.global-crops-size 32 "
     "--crops.local-crops-size 16 --crops.local-crops-number 2 --head.out-dim 64 "
-    "--head.hidden-dim 32 --head.bottleneck-dim 16 --optim.batch-size 4 --optim.epochs 6 "
-    "--optim.precision fp32 --run.snapshot-epochs 3 --run.log-every 1 --run.eval-epochs 3 "
-    "--device cpu --no-tensorboard"
+    "--head.hidden-dim 32 --head.bottleneck-dim 16 --head.no-use-bn --optim.batch-size 4 "
+    "--optim.epochs 6 --optim.freeze-last-layer-epochs 1 --optim.precision fp32 "
+    "--run.snapshot-epochs 3 --run.log-every 1 --run.eval-epochs 3 --device cpu --no-tensorboard"
 ).split()
 # Speed differs from run to run; everything else must not.
 TIMINGS = {"step_time_s", "images_per_s", "data_wait_share"}

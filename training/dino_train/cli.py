@@ -12,13 +12,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from dino_infer.cli.run import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_train import recipes
 from dino_train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dino_infer.listing import ImageList
 
 HELP = f"""\
 usage: dino-train [RECIPE] --data PATH [PATH ...] --out RUN [options]
@@ -105,9 +108,14 @@ def _auto(
     """Settings for this data; what the user gave on the command line stays."""
     from dino_infer.listing import list_images
 
-    num_images = len(list_images(options.data))
+    images = list_images(options.data)
+    num_images = len(images)
+    own_batch = config.optim.batch_size != recipes.auto(num_images=10_000).optim.batch_size
     defaults = recipes.auto(
-        num_images=num_images, batch_size=config.optim.batch_size, arch=config.model.arch
+        num_images=num_images,
+        image_side=_usual_side(images),
+        batch_size=config.optim.batch_size if own_batch else None,
+        arch=config.model.arch,
     )
     if options.init_from:
         from dino_infer.checkpoints import load_backbone
@@ -125,6 +133,22 @@ def _auto(
         for line in recipes.explain_auto(config, num_images=num_images):
             print(f"  {line}", file=sys.stderr)
     return options, config
+
+
+def _usual_side(images: "ImageList") -> int:
+    """Median shorter side, in pixels, of a few images spread over the listing."""
+    from statistics import median_low
+
+    from dino_infer.errors import ImageError
+    from dino_infer.images import image_size
+
+    sides = []
+    for index in range(0, len(images), max(1, len(images) // 32)):
+        try:
+            sides.append(min(image_size(images.read(index), images.name(index))))
+        except ImageError:
+            continue  # training lists it
+    return median_low(sides) if sides else 256
 
 
 def _train(options: RunOptions, config: TrainConfig) -> int:

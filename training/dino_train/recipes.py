@@ -19,6 +19,9 @@ from dino_train.config import (
 )
 from dino_train.crops import CropSpec
 
+TINY_SIDE = 64  # up to this side in pixels, images are tiny
+FEW_IMAGES = 100_000
+
 
 def imagenet_vits16() -> TrainConfig:
     """ViT-S/16, 100 epochs of ImageNet-1k, 2x224 + 8x96 crops: the authors' default run.
@@ -102,63 +105,110 @@ def small() -> TrainConfig:
 
 
 def tiny_cpu() -> TrainConfig:
-    """A small ViT on 64-px images in minutes on two CPU cores: the quick start."""
+    """A small ViT on 32-px crops in minutes on two CPU cores: the quick start.
+
+    What made it learn in hundreds of steps (benchmarks/reports/quick_start.md): batch norm in the
+    head, a fast teacher, global crops alone, and colours left nearly as they are.
+    """
     return TrainConfig(
         recipe="tiny_cpu",
         model=ModelConfig(arch="vit_micro", patch_size=8, drop_path_rate=0.0),
-        head=HeadConfig(out_dim=1024, hidden_dim=512, bottleneck_dim=128),
+        head=HeadConfig(out_dim=1024, hidden_dim=512, bottleneck_dim=64, use_bn=True),
         crops=CropSpec(
-            global_crops_size=64,
-            global_crops_scale=(0.3, 1.0),
-            local_crops_number=4,
-            local_crops_size=32,
-            local_crops_scale=(0.05, 0.3),
+            global_crops_size=32,
+            global_crops_scale=(0.25, 1.0),
+            local_crops_number=0,
+            local_crops_size=16,
+            jitter_probability=0.5,
+            hue=0.02,
+            grayscale_probability=0.0,
+            blur_probability_global1=0.0,
+            blur_probability_global2=0.0,
+            solarize_probability=0.0,
         ),
-        teacher=TeacherConfig(
-            momentum=0.98, warmup_teacher_temp=0.03, teacher_temp=0.05, warmup_teacher_temp_epochs=5
-        ),
+        teacher=TeacherConfig(momentum=0.97),
         optim=OptimConfig(
-            epochs=12, batch_size=64, lr=2e-3, min_lr=1e-5, warmup_epochs=1, weight_decay_end=0.1
+            epochs=16,
+            batch_size=64,
+            lr=4e-3,
+            min_lr=1e-6,
+            warmup_epochs=1,
+            weight_decay_end=0.04,
+            freeze_last_layer_epochs=0,
         ),
-        run=RunConfig(snapshot_epochs=2.0, eval_epochs=2),
+        run=RunConfig(snapshot_epochs=4.0, eval_epochs=4),
     )
 
 
-def auto(*, num_images: int, batch_size: int = 256, arch: str = "vit_small") -> TrainConfig:
-    """Settings derived from the number of images and the batch; ``explain_auto`` says why.
+def auto(
+    *,
+    num_images: int,
+    image_side: int = 256,
+    batch_size: int | None = None,
+    arch: str = "vit_small",
+) -> TrainConfig:
+    """Settings derived from the images; ``explain_auto`` says why.
+
+    The rules for images up to 64 px were measured (benchmarks/reports/cifar10_cpu.md); those for
+    larger images on small data are what users and the authors of the original report to work.
 
     Args:
         num_images: Images in the training data.
-        batch_size: Images in one optimizer step; lowered when there are fewer images.
-        arch: Backbone; convnets get batch norm in the head.
+        image_side: Their usual shorter side in pixels.
+        batch_size: Images in one optimizer step; lowered when there are too few images.
+        arch: Backbone.
     """
-    batch_size = min(batch_size, 2 ** int(math.log2(max(num_images // 4, 2))))
+    tiny = image_side <= TINY_SIDE
+    few = num_images < FEW_IMAGES
+    batch_size = min(
+        batch_size or (64 if tiny else 256), 2 ** int(math.log2(max(num_images // 4, 2)))
+    )
     steps_per_epoch = max(num_images // batch_size, 1)
-    epochs = _clamp(round(100_000 / steps_per_epoch), 100 if num_images >= 500_000 else 50, 800)
-    out_dim = 2 ** round(math.log2(_clamp(num_images // 10, 1024, 65536)))
-    total_steps = epochs * steps_per_epoch
-    # The teacher's memory, 1 / (1 - momentum) steps, should be well below the run's length.
-    momentum = 1 - _clamp(200 / total_steps, 0.0005 if batch_size <= 256 else 0.004, 0.02)
-    if num_images < 500_000:
-        momentum = min(momentum, 0.996)
+    epochs = _clamp(round(100_000 / steps_per_epoch), 50 if few else 100, 800)
+    # The teacher's memory, 1 / (1 - momentum) steps, must be short beside the run.
+    slowest = 0.004 if few or batch_size > 256 else 0.0005
+    momentum = 1 - max(slowest, min(80 / (epochs * steps_per_epoch), 0.03))
     is_vit = arch.startswith("vit_")
-    warmup_epochs = max(1, min(10, epochs // 10))
+    crops = CropSpec(global_crops_scale=(0.25, 1.0), local_crops_scale=(0.05, 0.25))
+    if tiny:
+        crops = replace(
+            crops,
+            global_crops_size=image_side,
+            local_crops_number=0,
+            local_crops_size=image_side,
+            blur_probability_global1=0.0,
+            blur_probability_global2=0.0,
+            solarize_probability=0.0,
+        )
     return TrainConfig(
         recipe="auto",
-        model=ModelConfig(arch=arch, drop_path_rate=0.1 if is_vit else 0.0),
-        head=HeadConfig(out_dim=out_dim, use_bn=not is_vit),
-        crops=CropSpec(global_crops_scale=(0.25, 1.0), local_crops_scale=(0.05, 0.25)),
+        model=ModelConfig(
+            arch=arch,
+            patch_size=max(1, image_side // 8) if tiny else 16,
+            drop_path_rate=0.1 if is_vit and not tiny else 0.0,
+            small_stem=tiny and arch.startswith("resnet"),
+        ),
+        head=HeadConfig(
+            out_dim=2 ** round(math.log2(_clamp(num_images // 10, 1024, 65536))),
+            hidden_dim=512 if tiny else 2048,
+            bottleneck_dim=64 if tiny else 256,
+            use_bn=few,
+        ),
+        crops=crops,
         teacher=TeacherConfig(
             momentum=round(momentum, 4),
-            warmup_teacher_temp=0.04 if num_images >= 100_000 else 0.02,
-            teacher_temp=0.07 if num_images >= 100_000 else 0.04,
-            warmup_teacher_temp_epochs=min(30, max(1, epochs // 5)),
+            warmup_teacher_temp=0.02 if few and not tiny else 0.04,
+            teacher_temp=0.04 if few else 0.07,
+            warmup_teacher_temp_epochs=0 if tiny else min(30, max(1, epochs // 5)),
         ),
         optim=OptimConfig(
             epochs=epochs,
             batch_size=batch_size,
-            lr=5e-4 if num_images >= 500_000 else 1e-3,
-            warmup_epochs=warmup_epochs,
+            lr=4e-3 if tiny else 1e-3 if few else 5e-4,
+            min_lr=1e-5,
+            warmup_epochs=max(1, min(10, epochs // 10)),
+            weight_decay_end=0.04 if tiny else 0.4,
+            freeze_last_layer_epochs=0 if tiny else 1,
         ),
     )
 
@@ -186,20 +236,22 @@ def continued(config: TrainConfig, *, arch: str, patch_size: int, image_size: in
 
 def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:
     """What ``auto`` chose and why, one line a setting."""
-    steps = num_images // config.optim.batch_size * config.optim.epochs
-    memory = 1 / max(1 - config.teacher.momentum, 1e-9)
+    c, t, o = config.crops, config.teacher, config.optim
+    steps = num_images // o.batch_size * o.epochs
+    memory = 1 / max(1 - t.momentum, 1e-9)
     return [
-        f"epochs {config.optim.epochs}: about {steps:,} steps of {config.optim.batch_size} images",
+        f"crops 2 x {c.global_crops_size} px + {c.local_crops_number} local: from the usual size "
+        "of the images",
+        f"epochs {o.epochs}: {steps:,} steps of {o.batch_size} images",
         f"out_dim {config.head.out_dim}: about one prototype for ten of {num_images:,} images; "
         "many more stay unused on small data and the loss sticks at ln(out_dim)",
-        f"momentum {config.teacher.momentum}: the teacher averages about {memory:,.0f} steps, "
-        "which must be short beside the run",
-        f"teacher temperature {config.teacher.warmup_teacher_temp} -> "
-        f"{config.teacher.teacher_temp} over {config.teacher.warmup_teacher_temp_epochs} epochs: "
-        "a cool start keeps small data from the uniform collapse",
-        f"lr {config.optim.lr:g} for a batch of 256, after {config.optim.warmup_epochs:g} epochs "
-        "of warm-up"
-        + (", low because training continues from weights" if config.optim.lr <= 1e-4 else ""),
+        f"batch norm in the head {config.head.use_bn}: on small data it starts learning sooner",
+        f"momentum {t.momentum}: the teacher averages about {memory:,.0f} steps, which must be "
+        "short beside the run",
+        f"teacher temperature {t.warmup_teacher_temp} -> {t.teacher_temp} over "
+        f"{t.warmup_teacher_temp_epochs} epochs: a cool start keeps small data from the uniform "
+        "collapse",
+        f"lr {o.lr:g} for a batch of 256, after {o.warmup_epochs:g} epochs of warm-up",
     ]
 
 
