@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-TRAIN_SETTINGS: tuple[str, ...] = ()
 PIXEL_SIDE = 16
 
 
 def main() -> int:
+    """Run every step and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"))
     out: Path = parser.parse_args().out

@@ -106,7 +106,7 @@ class Learner:
                 with self._autocast():
                     student_logits, _ = self._parallel_student(*crops)
                 loss = dino_loss(student_logits, targets, student_temp=self._student_temp)
-                self._scaler.scale(loss / len(parts)).backward()
+                self._scaler.scale(loss / len(parts)).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             mean_logits += teacher_logits.float().mean(dim=(0, 1)) / len(parts)
         mean_loss = torch.stack(losses).mean()

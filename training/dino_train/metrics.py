@@ -70,15 +70,15 @@ class _TensorBoard:
     def __init__(self, folder: Path, start_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=start_step)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=start_step)
 
     def append(self, row: Row) -> None:
         for name, value in row.items():
             if name not in ("step", "epoch"):
-                self._writer.add_scalar(name, value, int(row["step"]))  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, int(row["step"]))
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class _WandB:

@@ -15,7 +15,8 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 
     Tokens, position embeddings and the last layer count as weights, as in the original.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             is_plain = name.endswith(".bias") or parameter.ndim == 1

@@ -277,5 +277,5 @@ def unknown_recipe(name: str) -> str:
     return f"no recipe named {name!r}; choose one of {', '.join(names)}{hint}"
 
 
-def _clamp(value: float, low: float, high: float) -> float:
-    return type(value)(max(low, min(high, value)))
+def _clamp(value: int, low: int, high: int) -> int:
+    return max(low, min(high, value))

@@ -82,10 +82,10 @@ class Run:
             CheckpointError: The weights do not fit the backbone.
         """
         parts = read_training_weights(weights)
-        head = parts.get("head")
+        head = parts.get("head", {})
         for network in (self.learner.student, self.learner.teacher):
             load_weights(network.backbone, parts["backbone"], source=str(weights))
-        with_head = bool(head) and _same_shapes(head, self.learner.student.head)
+        with_head = _same_shapes(head, self.learner.student.head)
         if with_head:
             for network in (self.learner.student, self.learner.teacher):
                 network.head.load_state_dict(head)
@@ -221,4 +221,4 @@ def _sync_batch_norm(network: MultiCropNetwork, process: Process) -> MultiCropNe
     if process.device.type != "cuda":
         logger.warning("batch norm is not shared between processes on a CPU: PyTorch cannot")
         return network
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return]
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return, no-untyped-call]

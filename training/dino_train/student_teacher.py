@@ -18,7 +18,7 @@ class MultiCropNetwork(nn.Module):
         self.backbone = backbone
         self.head = head
         if not backbone.has_attention:
-            backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            backbone.to(memory_format=torch.channels_last)
 
     def forward(
         self, *crops: Float[Tensor, "_crops batch 3 _height _width"]
