@@ -167,7 +167,7 @@ def image_size(data: bytes, path: str) -> tuple[int, int]:
     with _typed_errors(data, path=path, max_pixels=DEFAULT_MAX_PIXELS):
         image = _opened(data, max_pixels=DEFAULT_MAX_PIXELS)
         if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
-            image.load()  # the orientation may follow the pixels
+            image.load()  # it follows the pixels
         width, height = image.size
         # Pillow announces a TIFF upright, and only a TIFF.
         sideways = image.format != "TIFF" and _orientation(image) in _SIDEWAYS
@@ -250,7 +250,8 @@ def _draft(image: Image.Image, min_scale_size: tuple[int, int]) -> None:
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # Not image.getexif(): that of a PNG decodes all pixels to look behind them.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         return value if value in _TURN_UPRIGHT else 1
     except Exception:
         return 1  # metadata of any other program: no reason to lose the picture

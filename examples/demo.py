@@ -51,7 +51,7 @@ def main() -> int:
     command(
         dino_infer.cli.attention.main,
         "dino-attention",
-        [*shown, "-o", f"{out}/attention", "--weights", str(run), "--size", "256", "--overwrite"],
+        [*shown, "-o", f"{out}/attention", "--weights", str(run), "--size", "256"],
     )
     untrained, trained = knn_of_run(run)
     print(f"""

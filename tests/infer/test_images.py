@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dino_infer.errors import ImageError
 from dino_infer.images import (
@@ -164,6 +164,11 @@ def test_big_endian_and_dark_sixteen_bit_images_keep_the_same_scale():
     assert read_image(encoded(dark, "PNG"), path="x").max() == 1
 
 
+def test_dark_deep_ppm_images_keep_the_same_scale():
+    deep = b"P5 2 1 65535\n" + struct.pack(">2H", 0, 255)
+    assert read_image(deep, path="x")[0, :, 0].tolist() == [0, 1]
+
+
 def test_twelve_bit_tiffs_reach_white():
     packed = bytes([0x00, 0x0F, 0xFF])  # samples 0x000 and 0xFFF
     got = read_image(grey_tiff(packed, width=2, bits=12), path="x")
@@ -288,6 +293,17 @@ def test_an_orientation_after_the_pixels_of_a_png_counts():
     np.testing.assert_array_equal(read_image(data, path="x"), QUARTERS)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "JPEG2000"])
+def test_the_size_needs_only_the_header(kind, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: decoded.append(image))
+    noise = np.random.default_rng(0).integers(0, 255, (80, 90, 3), dtype=np.uint8)
+    data = encoded(noise, kind)
+    half = data if kind == "WEBP" else data[: len(data) // 2]  # WebP checks its length first
+    assert image_size(half, "x") == (80, 90)
+    assert not decoded
+
+
 @pytest.mark.parametrize(
     "exif",
     [
@@ -339,6 +355,7 @@ def test_a_jpeg_whose_end_was_zeroed_is_corrupt():
         (b"just some text, named photo.jpg", "unsupported", "expected an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unsupported", "%!PS-Adobe"),
         (bytes(100), "unsupported", "begins with"),
+        (b"P", "unsupported", "begins with"),
         (b"\0\0\0\x18ftypheic" + bytes(50), "unsupported", "HEIC"),
         (b"\xff\xd8\xff\xd9 and no more", "corrupt", "a damaged JPEG header"),
     ],

@@ -295,8 +295,16 @@ def test_every_image_of_a_sample_has_its_class(tmp_path):
 
 @pytest.mark.parametrize("cls", [None, b"", b"  ", b"x" * 5000])
 def test_a_shard_without_a_class_for_each_image_has_no_labels(tmp_path, cls):
-    members = {"1.jpg": b"1", "1.cls": b"3", "2.jpg": b"2"} | ({"2.cls": cls} if cls else {})
+    members = {"1.jpg": b"1", "1.cls": b"3", "2.jpg": b"2"} | (
+        {"2.cls": cls} if cls is not None else {}
+    )
     assert list_images([shard(tmp_path / "s.tar", members)]).labels() is None
+
+
+def test_a_shard_without_classes_beside_one_with_them_has_no_labels(tmp_path):
+    first = shard(tmp_path / "1.tar", {"1.jpg": b"1", "1.cls": b"3"})
+    second = shard(tmp_path / "2.tar", {"2.jpg": b"2"})
+    assert list_images([first, second]).labels() is None
 
 
 def test_shards_and_folders_mix(tmp_path):

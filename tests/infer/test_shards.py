@@ -101,6 +101,35 @@ def test_a_shard_packed_by_the_tar_command_is_read(tmp_path):
     assert len(contents(path)) == 2
 
 
+def test_a_size_in_the_header_of_a_link_is_no_data(tmp_path):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname, link.size = tarfile.LNKTYPE, "a.jpg", 600
+        tar.addfile(link)
+        header = tarfile.TarInfo("a.jpg")
+        header.size = 3
+        tar.addfile(header, io.BytesIO(b"abc"))
+    assert contents(written(tmp_path, file.getvalue())) == {"a.jpg": b"abc"}
+
+
+def test_times_in_a_gnu_header_are_no_part_of_the_name(tmp_path):
+    data = bytearray(tar_bytes({"a.jpg": b"abc"}, tarfile.GNU_FORMAT))
+    data[345:357] = b"14537124607\0"  # where ustar keeps the front of a long name
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    assert contents(written(tmp_path, bytes(data))) == {"a.jpg": b"abc"}
+
+
+def test_an_extended_header_that_never_ends_is_refused(tmp_path):
+    data = bytearray(tar_bytes({LONG * 2: b"abc"}, tarfile.PAX_FORMAT))
+    start = data.index(b" path=")
+    first_digit = data.rindex(b"\0", 0, start) + 1
+    data[first_digit:start] = b"0" * (start - first_digit)
+    with pytest.raises(DataError, match="unreadable extended header"):
+        scan_shard(written(tmp_path, bytes(data)))
+
+
 def test_sizes_in_binary_and_checksums_of_signed_bytes_are_understood(tmp_path):
     data = bytearray(tar_bytes({"\u00e9.jpg": b"abc"}, tarfile.GNU_FORMAT))
     data[124:136] = b"\x80" + (3).to_bytes(11, "big")

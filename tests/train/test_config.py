@@ -78,6 +78,11 @@ def test_auto_gives_a_run_that_can_start_for_any_images(num_images, arch, image_
     assert len(recipes.explain_auto(config, num_images=num_images)) == 7
 
 
+def test_auto_takes_the_epochs_that_are_given():
+    config = recipes.auto(num_images=50_000, image_side=32, epochs=1)
+    assert config.optim.epochs == 1 and config.optim.warmup_epochs == 0.1
+
+
 def test_auto_wants_fewer_prototypes_and_a_faster_teacher_for_less_data():
     small, large = (recipes.auto(num_images=n) for n in (2_000, 1_300_000))
     assert small.head.out_dim < large.head.out_dim == 65536

@@ -29,6 +29,10 @@ usage: dino-train [RECIPE] --data PATH [PATH ...] --out RUN [options]
 RECIPE is one of: auto (the default, derives settings from your data), {", ".join(recipes.RECIPES)}
 "dino-train RECIPE --help" lists every option with the recipe's values.
 """
+_TEN_THOUSAND = recipes.auto(num_images=10_000)
+# What --help shows for auto, and what stands in until the data has been seen. It has no warm-up,
+# so that any number of epochs fits it.
+PLACEHOLDER = replace(_TEN_THOUSAND, optim=replace(_TEN_THOUSAND.optim, warmup_epochs=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def _main(arguments: list[str]) -> int:
         name, arguments = "auto", ["--help"]
     if name != "auto" and name not in recipes.RECIPES:
         raise UsageError(recipes.unknown_recipe(name))
-    defaults = recipes.RECIPES[name]() if name != "auto" else recipes.auto(num_images=10_000)
+    defaults = PLACEHOLDER if name == "auto" else recipes.RECIPES[name]()
     options, config = _parsed(name, arguments, defaults)
     if name == "auto":
         options, config = _auto(arguments, options, config)
@@ -110,11 +114,11 @@ def _auto(
 
     images = list_images(options.data)
     num_images = len(images)
-    own_batch = config.optim.batch_size != recipes.auto(num_images=10_000).optim.batch_size
     defaults = recipes.auto(
         num_images=num_images,
         image_side=_usual_side(images),
-        batch_size=config.optim.batch_size if own_batch else None,
+        batch_size=_if_given(config.optim.batch_size, PLACEHOLDER.optim.batch_size),
+        epochs=_if_given(config.optim.epochs, PLACEHOLDER.optim.epochs),
         arch=config.model.arch,
     )
     if options.init_from:
@@ -133,6 +137,10 @@ def _auto(
         for line in recipes.explain_auto(config, num_images=num_images):
             print(f"  {line}", file=sys.stderr)
     return options, config
+
+
+def _if_given(value: int, placeholder: int) -> int | None:
+    return None if value == placeholder else value
 
 
 def _usual_side(images: "ImageList") -> int:

@@ -128,7 +128,7 @@ def tiny_cpu() -> TrainConfig:
         ),
         teacher=TeacherConfig(momentum=0.97),
         optim=OptimConfig(
-            epochs=16,
+            epochs=12,
             batch_size=64,
             lr=4e-3,
             min_lr=1e-6,
@@ -145,6 +145,7 @@ def auto(
     num_images: int,
     image_side: int = 256,
     batch_size: int | None = None,
+    epochs: int | None = None,
     arch: str = "vit_small",
 ) -> TrainConfig:
     """Settings derived from the images; ``explain_auto`` says why.
@@ -155,7 +156,9 @@ def auto(
     Args:
         num_images: Images in the training data.
         image_side: Their usual shorter side in pixels.
-        batch_size: Images in one optimizer step; lowered when there are too few images.
+        batch_size: Images in one optimizer step, where that is given; lowered when there are too
+            few images.
+        epochs: Passes over the images, where that is given.
         arch: Backbone.
     """
     tiny = image_side <= TINY_SIDE
@@ -164,7 +167,7 @@ def auto(
         batch_size or (64 if tiny else 256), 2 ** int(math.log2(max(num_images // 4, 2)))
     )
     steps_per_epoch = max(num_images // batch_size, 1)
-    epochs = _clamp(round(100_000 / steps_per_epoch), 50 if few else 100, 800)
+    epochs = epochs or _clamp(round(100_000 / steps_per_epoch), 50 if few else 100, 800)
     # The teacher's memory, 1 / (1 - momentum) steps, must be short beside the run.
     slowest = 0.004 if few or batch_size > 256 else 0.0005
     momentum = 1 - max(slowest, min(80 / (epochs * steps_per_epoch), 0.03))
@@ -206,7 +209,7 @@ def auto(
             batch_size=batch_size,
             lr=4e-3 if tiny else 1e-3 if few else 5e-4,
             min_lr=1e-5,
-            warmup_epochs=max(1, min(10, epochs // 10)),
+            warmup_epochs=min(10, epochs / 10),
             weight_decay_end=0.04 if tiny else 0.4,
             freeze_last_layer_epochs=0 if tiny else 1,
         ),
