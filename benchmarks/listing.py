@@ -18,10 +18,23 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 FILES_PER_FOLDER = 1000
 CASES = ("folder", "flat folder", "list file", "tar shards")
+HEADINGS = (
+    "import s",
+    "list s",
+    "peak MB",
+    "kept MB",
+    "labels s",
+    "select s",
+    "pickle s",
+    "pickle MB",
+    "name us",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,19 +57,6 @@ def main(arguments: list[str] | None = None) -> None:
             result = subprocess.run(command, check=True, capture_output=True, text=True)
             row = json.loads(result.stdout)
         print(f"{case:12}" + "".join(f"{row[heading]:15.2f}" for heading in HEADINGS), flush=True)
-
-
-HEADINGS = (
-    "import s",
-    "list s",
-    "peak MB",
-    "kept MB",
-    "labels s",
-    "select s",
-    "pickle s",
-    "pickle MB",
-    "name us",
-)
 
 
 def make(case: str, folder: Path, files: int) -> list[Path]:
@@ -108,7 +108,7 @@ def measured(sources: list[str]) -> dict[str, float]:
     return row
 
 
-def timed(work):  # type: ignore[no-untyped-def]
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     """What ``work`` returns, and its seconds."""
     start = time.perf_counter()
     result = work()

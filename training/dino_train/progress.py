@@ -59,18 +59,12 @@ class Progress:
             done,
             self._total,
             numbers,
-            _clock(left_s),
+            self._bar.format_interval(left_s),
         )
 
     def close(self) -> None:
         """Leave the terminal tidy."""
         self._bar.close()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 class StopRequest:

@@ -164,7 +164,6 @@ def _loop(
         max_bad_share=c.run.max_bad_share,
     )
     monitor = CollapseMonitor(patience_steps=max(200, run.steps_per_epoch))
-    progress = Progress(total_steps=run.total_steps, start_step=run.step, visible=process.is_main)
     if metrics and report:
         if run.step == 0:
             numbers = evaluation.measure(run.learner.teacher.backbone)
@@ -172,6 +171,7 @@ def _loop(
             logger.info("untrained: %s", _in_words(numbers))
         # A run that was killed after its snapshot has not drawn this step yet.
         report.update(run.learner.teacher.backbone, step=run.step)
+    progress = Progress(total_steps=run.total_steps, start_step=run.step, visible=process.is_main)
     nonfinite_in_a_row = 0
     clock = _Clock(c.optim.batch_size)
     batches = _batches(run, executor=executor, workers=workers)
