@@ -6,7 +6,7 @@ import torch
 
 from dino_infer.errors import RunError
 from dino_train import snapshots
-from dino_train.run_folder import open_run_folder
+from dino_train.run_folder import config_record, enter_run_folder
 
 
 def save(run: Path, step: int) -> Path:
@@ -15,7 +15,7 @@ def save(run: Path, step: int) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    snapshots.prepare_run_folder(tmp_path / "run")
+    enter_run_folder(tmp_path / "run", None)
     return tmp_path / "run"
 
 
@@ -87,7 +87,7 @@ def test_what_a_killed_process_left_half_written_is_swept(run: Path):
     save(run, 5)
     for leftover in (run / ".config.99.tmp.json", run / "snapshots" / ".step-00000009.99.tmp.pt"):
         leftover.write_bytes(b"half")
-    snapshots.prepare_run_folder(run)
+    enter_run_folder(run, None)
     assert not list(run.rglob(".*"))
     assert snapshots.latest_snapshot(run)[0]["step"] == 5
 
@@ -95,7 +95,7 @@ def test_what_a_killed_process_left_half_written_is_swept(run: Path):
 def test_out_that_is_a_file_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="--out must be a folder"):
-        snapshots.prepare_run_folder(tmp_path / "file")
+        enter(tmp_path / "file")
 
 
 DATA = {"sources": ["x"], "images": 3, "fingerprint": "abc"}
@@ -103,7 +103,8 @@ DATA = {"sources": ["x"], "images": 3, "fingerprint": "abc"}
 
 def enter(run: Path, *, epochs=5, lr=1.0, data=DATA, init_from=None, extend=False) -> None:
     config = {"seed": 0, "optim": {"epochs": epochs, "lr": lr}}
-    open_run_folder(run, config, data=data, init_from=init_from, extend=extend)
+    record = config_record(run, config, data=data, init_from=init_from, extend=extend)
+    enter_run_folder(run, record)
 
 
 def test_the_same_run_may_enter_again(run: Path):

@@ -1,10 +1,12 @@
 """Rows of numbers about a run: metrics.jsonl, and TensorBoard and W&B that read the rows."""
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dino_infer.errors import MissingExtraError
 from dino_infer.files import write_bytes
 
 Row = Mapping[str, float]
@@ -81,16 +83,20 @@ class _TensorBoard:
         self._writer.close()
 
 
+def check_wandb() -> None:
+    """Whether Weights & Biases can be used.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise MissingExtraError("--wandb needs the wandb extra: pip install 'dino-toolkit[wandb]'")
+
+
 class _WandB:
     def __init__(self, run: Path, project: str) -> None:
-        from dino_infer.errors import MissingExtraError
+        import wandb
 
-        try:
-            import wandb
-        except ImportError as error:
-            raise MissingExtraError(
-                "--wandb needs the wandb extra: pip install 'dino-toolkit[wandb]'"
-            ) from error
         # The run folder's name is the id, so that a resumed run goes on in the same W&B run.
         self._run = wandb.init(project=project, id=run.name, dir=str(run), resume="allow")
 

@@ -21,27 +21,29 @@ def code_version() -> str:
         return "unknown"
 
 
-def open_run_folder(
+def config_record(
     run: Path,
     config: dict[str, Any],
     *,
     data: dict[str, Any],
     init_from: str | None,
     extend: bool,
-) -> None:
-    """Create ``config.json``, or check that an existing run is the same run.
+) -> dict[str, Any] | None:
+    """What ``config.json`` must become, or None when it is there and right; writes nothing.
 
     Args:
-        run: The run folder; ``prepare_run_folder`` made it.
+        run: The run folder, which need not exist.
         config: The resolved settings.
         data: ``sources``, ``images`` and ``fingerprint`` of the training data.
         init_from: The weights that the run starts from.
         extend: Let ``optim.epochs`` grow.
 
     Raises:
-        RunError: The folder holds another run; the message prints the difference.
+        RunError: The folder cannot be a run folder, or holds another run; the message gives the
+            difference.
     """
-    path = run / "config.json"
+    if run.exists() and not run.is_dir():
+        raise RunError(f"--out must be a folder, but {str(run)!r} is a file; choose another")
     record = {
         "format_version": FORMAT_VERSION,
         "config": config,
@@ -49,11 +51,11 @@ def open_run_folder(
         "init_from": init_from,
         "versions": _versions(),
     }
+    path = run / "config.json"
     if not path.exists():
         if (run / "snapshots").exists():
             raise RunError(f"{str(run)!r} has snapshots but no config.json; choose another --out")
-        write_json(path, record)
-        return
+        return record
     before = _read(path)
     if before["data"]["fingerprint"] != data["fingerprint"]:
         raise RunError(
@@ -64,11 +66,9 @@ def open_run_folder(
     changed = differences(before["config"], config)
     if before["init_from"] != init_from:
         changed["--init-from"] = f"{before['init_from']!r} -> {init_from!r}"
-    if extend and set(changed) == {"optim.epochs"}:
-        epochs = (before["config"]["optim"]["epochs"], config["optim"]["epochs"])
-        if epochs[1] > epochs[0]:
-            write_json(path, record)
-            return
+    longer = config["optim"]["epochs"] > before["config"]["optim"]["epochs"]
+    if extend and longer and set(changed) == {"optim.epochs"}:
+        return record
     if changed:
         listed = ", ".join(f"{name}: {change}" for name, change in changed.items())
         raise RunError(
@@ -76,6 +76,23 @@ def open_run_folder(
             "on, choose another --out to start anew, or give --extend to train for more epochs "
             "and change nothing else"
         )
+    return None
+
+
+def enter_run_folder(run: Path, record: dict[str, Any] | None) -> None:
+    """Make the folder, sweep what a killed process left half-written, write ``config.json``.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        for leftover in run.rglob(".*.tmp*"):
+            leftover.unlink()
+        if record:
+            write_json(run / "config.json", record)
+    except OSError as error:
+        raise RunError(f"cannot use run folder {str(run)!r}: {error.strerror}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -68,22 +68,6 @@ def prune_snapshots(run: Path, *, keep: int, keep_every_steps: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def prepare_run_folder(run: Path) -> None:
-    """Create the run folder and sweep what a killed process left half-written.
-
-    Raises:
-        RunError: ``run`` is a file or cannot be written.
-    """
-    if run.exists() and not run.is_dir():
-        raise RunError(f"--out must be a folder, but {str(run)!r} is a file; choose another")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        for leftover in run.rglob(".*.tmp*"):
-            leftover.unlink()
-    except OSError as error:
-        raise RunError(f"cannot use run folder {str(run)!r}: {error.strerror}") from error
-
-
 def _snapshots(run: Path) -> list[Path]:
     return [
         path

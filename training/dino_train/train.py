@@ -23,17 +23,17 @@ from dino_infer.errors import ImageError, TrainingError
 from dino_infer.images import read_image
 from dino_infer.listing import list_images
 from dino_infer.preprocess import Preprocess
-from dino_train import distributed, snapshots
+from dino_train import distributed
 from dino_train.config import TrainConfig, as_dict
 from dino_train.data import Batch, FailureLog, StepSampler, build_loader, make_crops
 from dino_train.evaluation import Evaluation
 from dino_train.health import CollapseMonitor
 from dino_train.learner import StepOutcome
-from dino_train.metrics import MetricsLog
+from dino_train.metrics import MetricsLog, check_wandb
 from dino_train.progress import Progress, StopRequest
 from dino_train.report import Report
 from dino_train.run import Run, check_amounts
-from dino_train.run_folder import open_run_folder
+from dino_train.run_folder import config_record, enter_run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -94,22 +94,21 @@ def train(
     out = Path(out)
     process = distributed.start(device)
     try:
+        if wandb_project:
+            check_wandb()
         images = list_images(data)
         check_amounts(config, len(images), process.world_size)
-        if process.is_main:
-            snapshots.prepare_run_folder(out)
-            open_run_folder(
-                out,
-                as_dict(config),
-                data={
-                    "sources": [str(source) for source in data],
-                    "images": len(images),
-                    "fingerprint": images.fingerprint(),
-                },
-                init_from=str(init_from) if init_from else None,
-                extend=extend,
-            )
-        distributed.barrier()
+        record = config_record(
+            out,
+            as_dict(config),
+            data={
+                "sources": [str(source) for source in data],
+                "images": len(images),
+                "fingerprint": images.fingerprint(),
+            },
+            init_from=str(init_from) if init_from else None,
+            extend=extend,
+        )
         run = Run(config, images, out, process)
         evaluation = Evaluation(
             images,
@@ -121,6 +120,10 @@ def train(
         )
         if not run.resume() and init_from:
             run.start_from(init_from)
+        distributed.barrier()  # every process has read the folder before one changes it
+        if process.is_main:
+            enter_run_folder(out, record)
+        distributed.barrier()
         executor = _executor(crops, config, process.device)
         with StopRequest() as stop:
             return _loop(
