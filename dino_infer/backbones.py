@@ -255,7 +255,7 @@ def vision_transformer(
         raise ValueError(f"num_heads must divide embed_dim={embed_dim}, got {num_heads}")
     if not 1 <= patch_size <= image_size:
         raise ValueError(f"patch_size must lie in [1, image_size={image_size}], got {patch_size}")
-    network = _timm().models.vision_transformer.VisionTransformer(
+    network = imported_timm().models.vision_transformer.VisionTransformer(
         img_size=image_size,
         patch_size=patch_size,
         embed_dim=embed_dim,
@@ -306,7 +306,7 @@ def build_backbone(
             drop_path_rate=drop_path_rate,
             arch=arch,
         )
-    timm = _timm()
+    timm = imported_timm()
     if arch == "resnet_micro":
         network = timm.create_model(
             "resnet10t", num_classes=0, drop_path_rate=drop_path_rate, **RESNET_MICRO
@@ -363,7 +363,7 @@ def _unknown_arch(arch: str, timm_names: list[str]) -> str:
     return f"no arch named {arch!r}; choose one of {', '.join(ours)} or a timm model ({hint})"
 
 
-def _timm() -> Any:
+def imported_timm() -> Any:
     """timm, imported on first use: it costs seconds, and a mixed torch install breaks it."""
     try:
         import timm

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_infer.backbones import ARCHS, Backbone, build_backbone
+from dino_infer.backbones import ARCHS, Backbone, build_backbone, imported_timm
 from dino_infer.errors import CheckpointError
 from dino_infer.files import whole_file
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -272,7 +272,7 @@ def _blocks(state: Mapping[str, Tensor], stage: str) -> int:
 
 def _load_timm(name: str) -> tuple[Backbone, CheckpointInfo]:
     """Pretrained weights from timm's hub, through its cache."""
-    import timm
+    timm = imported_timm()
 
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)

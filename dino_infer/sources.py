@@ -173,7 +173,7 @@ def _in_shard(path: bytes) -> Found:
     labels = {
         _key(member.name): _label(shard, member)
         for member in visible
-        if member.name == _key(member.name) + b".cls"
+        if member.name.endswith(b".cls") and member.name == _key(member.name) + b".cls"
     }
     names = [os.path.basename(path) + b"/" + member.name for member in images]
     return Found(
