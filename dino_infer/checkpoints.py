@@ -273,7 +273,6 @@ def _blocks(state: Mapping[str, Tensor], stage: str) -> int:
 def _load_timm(name: str) -> tuple[Backbone, CheckpointInfo]:
     """Pretrained weights from timm's hub, through its cache."""
     timm = imported_timm()
-
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # a download can fail in as many ways as there are networks
