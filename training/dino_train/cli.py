@@ -18,7 +18,7 @@ import tyro
 
 from dino_infer.cli.run import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_train import recipes
-from dino_train.config import TrainConfig
+from dino_train.config import SettingsError, TrainConfig
 
 if TYPE_CHECKING:
     from dino_infer.listing import ImageList
@@ -100,9 +100,12 @@ def _parsed(
     ) -> tuple[RunOptions, TrainConfig]:
         return options, config
 
-    options, config = tyro.cli(
-        command, args=arguments, prog=f"dino-train {name}", description=__doc__
-    )
+    try:
+        options, config = tyro.cli(
+            command, args=arguments, prog=f"dino-train {name}", description=__doc__
+        )
+    except ValueError as error:  # the settings check each other when they meet
+        raise UsageError(str(error)) from error
     return options, replace(config, recipe=defaults.recipe)
 
 
@@ -162,19 +165,22 @@ def _usual_side(images: "ImageList") -> int:
 def _train(options: RunOptions, config: TrainConfig) -> int:
     from dino_train.train import train
 
-    result = train(
-        config,
-        data=options.data,
-        out=options.out,
-        eval_data=options.eval_data,
-        init_from=options.init_from,
-        device=options.device,
-        workers=options.workers,
-        crops=options.crops_on,
-        extend=options.extend,
-        tensorboard=options.tensorboard,
-        wandb_project=options.wandb,
-    )
+    try:
+        result = train(
+            config,
+            data=options.data,
+            out=options.out,
+            eval_data=options.eval_data,
+            init_from=options.init_from,
+            device=options.device,
+            workers=options.workers,
+            crops=options.crops_on,
+            extend=options.extend,
+            tensorboard=options.tensorboard,
+            wandb_project=options.wandb,
+        )
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{options.out}: step {result.steps} of {result.total_steps}")
         for name, value in result.numbers.items():

@@ -23,6 +23,10 @@ def _require(name: str, value: float, low: float, high: float, *, open_low: bool
 _INF = float("inf")
 
 
+class SettingsError(ValueError):
+    """Settings that do not fit each other, the data or the processes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The backbone."""

@@ -61,6 +61,12 @@ class MetricsLog:
         for reader in self._readers:
             reader.append(row)
 
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Flush and close every file."""
         self._file.close()

@@ -17,7 +17,7 @@ from dino_infer.errors import DataError
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from dino_train import distributed, optim, schedules, snapshots
-from dino_train.config import TrainConfig, as_dict
+from dino_train.config import SettingsError, TrainConfig, as_dict
 from dino_train.distributed import Process
 from dino_train.head import DINOHead
 from dino_train.learner import Learner, Rates
@@ -136,7 +136,7 @@ def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
 
     Raises:
         DataError: There are fewer images than one batch.
-        ValueError: The batch cannot be split evenly.
+        SettingsError: The batch cannot be split evenly.
     """
     batch = config.optim.batch_size
     if images < batch:
@@ -146,7 +146,7 @@ def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
         )
     parts = world_size * config.optim.accumulation_steps
     if batch % parts:
-        raise ValueError(
+        raise SettingsError(
             f"optim.batch_size must be a multiple of processes x accumulation steps = "
             f"{world_size} x {config.optim.accumulation_steps}, got {batch}"
         )
@@ -188,13 +188,16 @@ def _rates(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], Rates]:
 
 def _network(config: TrainConfig, *, drop_path_rate: float) -> MultiCropNetwork:
     m, h = config.model, config.head
-    backbone = build_backbone(
-        m.arch,
-        patch_size=m.patch_size,
-        image_size=m.image_size or config.crops.global_crops_size,
-        drop_path_rate=drop_path_rate,
-        small_stem=m.small_stem,
-    )
+    try:
+        backbone = build_backbone(
+            m.arch,
+            patch_size=m.patch_size,
+            image_size=m.image_size or config.crops.global_crops_size,
+            drop_path_rate=drop_path_rate,
+            small_stem=m.small_stem,
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     head = DINOHead(
         backbone.embed_dim,
         h.out_dim,

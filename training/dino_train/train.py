@@ -11,7 +11,7 @@ Running the same call again goes on from the newest snapshot.
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -89,7 +89,7 @@ def train(
 
     Raises:
         DinoError: Data, weights or run folder cannot be used, or training cannot go on.
-        ValueError: Settings that do not fit each other.
+        SettingsError: Settings do not fit each other, the data or the processes.
     """
     out = Path(out)
     process = distributed.start(device)
@@ -124,16 +124,24 @@ def train(
         if process.is_main:
             enter_run_folder(out, record)
         distributed.barrier()
-        executor = _executor(crops, config, process.device)
-        with StopRequest() as stop:
+        with ExitStack() as opened:
+            metrics = None
+            if process.is_main:
+                metrics = opened.enter_context(
+                    MetricsLog(
+                        out,
+                        start_step=run.step,
+                        tensorboard=tensorboard,
+                        wandb_project=wandb_project,
+                    )
+                )
             return _loop(
                 run,
                 evaluation=evaluation,
-                stop=stop,
-                executor=executor,
+                metrics=metrics,
+                stop=opened.enter_context(StopRequest()),
+                executor=_executor(crops, config, process.device),
                 workers=workers,
-                tensorboard=tensorboard,
-                wandb_project=wandb_project,
             )
     finally:
         distributed.stop()
@@ -143,24 +151,15 @@ def _loop(
     run: Run,
     *,
     evaluation: Evaluation,
+    metrics: MetricsLog | None,
     stop: StopRequest,
     executor: Literal["worker", "device"],
     workers: int,
-    tensorboard: bool,
-    wandb_project: str | None,
 ) -> TrainResult:
     """Steps from where the run stands to its end, or until somebody stops it."""
     c, process, device = run.config, run.process, run.process.device
     numbers: dict[str, float] = {}
-    metrics = report = None
-    if process.is_main:
-        metrics = MetricsLog(
-            run.out,
-            start_step=run.step,
-            tensorboard=tensorboard,
-            wandb_project=wandb_project,
-        )
-        report = _report(run)
+    report = _report(run) if process.is_main else None
     failures = FailureLog(
         run.out / "failures.jsonl",
         num_images=len(run.images),
@@ -233,8 +232,6 @@ def _loop(
         if stopping:
             break
     progress.close()
-    if metrics:
-        metrics.close()
     return TrainResult(steps=run.step, total_steps=run.total_steps, numbers=numbers)
 
 
