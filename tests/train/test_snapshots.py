@@ -1,4 +1,6 @@
 import json
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -68,17 +70,19 @@ def test_pruning_keeps_the_newest_and_every_nth(run: Path):
     assert kept == [f"step-{step:08d}.pt" for step in (40, 80, 90, 100)]
 
 
-def test_a_full_disk_leaves_the_last_good_snapshot(run: Path, monkeypatch):
+def test_a_full_disk_leaves_the_last_good_snapshot(run: Path):
     good = save(run, 5)
     before = good.read_bytes()
-
-    def full_disk(state, path):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(RunError, match="No space left on device.*last good one is .*00000005"):
-        save(run, 9)
+    # A limit on the size of files fails in the middle of writing, as a full disk does.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match="cannot write snapshot .*last good one is .*00000005"):
+            snapshots.save_snapshot(run, {"step": 9, "t": torch.ones(1_000_000)}, step=9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert [p.name for p in (run / "snapshots").iterdir()] == ["step-00000005.pt"]
     assert good.read_bytes() == before
 

@@ -107,8 +107,8 @@ def small() -> TrainConfig:
 def tiny_cpu() -> TrainConfig:
     """A small ViT on 32-px crops in minutes on two CPU cores: the quick start.
 
-    What made it learn in hundreds of steps (benchmarks/reports/quick_start_2026-11.md): batch norm in the
-    head, a fast teacher, global crops alone, and colours left nearly as they are.
+    What made it learn in hundreds of steps: batch norm in the head, a fast teacher, global crops
+    alone, colours left nearly as they are; see benchmarks/reports/quick_start_2026-11.md.
     """
     return TrainConfig(
         recipe="tiny_cpu",
@@ -150,8 +150,8 @@ def auto(
 ) -> TrainConfig:
     """Settings derived from the images; ``explain_auto`` says why.
 
-    The rules for images up to 64 px were measured (benchmarks/reports/cifar10_cpu_2026-11.md); those for
-    larger images on small data are what users and the authors of the original report to work.
+    The rules for images up to 64 px were measured, see benchmarks/reports/cifar10_cpu_2026-11.md;
+    those for larger images on small data are what users and authors of the original report.
 
     Args:
         num_images: Images in the training data.
