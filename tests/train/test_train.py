@@ -17,6 +17,7 @@ from PIL import Image
 from dino_infer.backbones import build_backbone
 from dino_infer.checkpoints import CheckpointInfo, load_backbone, save_checkpoint
 from dino_train.cli import main
+from dino_train.config import differences
 from dino_train.metrics import read_rows
 
 SMALL = (
@@ -177,6 +178,21 @@ def test_a_finished_run_can_be_extended(image_folder, tmp_path: Path, capsys):
     assert "optim.epochs: 2 -> 4" in capsys.readouterr().err
     assert main(arguments(data, run, *flags, "--optim.epochs", "4", "--extend")) == 0
     assert last_state(run)["step"] == 12
+
+
+def test_auto_keeps_the_settings_of_a_run_and_extends_it(image_folder, tmp_path: Path, capsys):
+    run = tmp_path / "run"
+    command = ["--data", str(image_folder(count=24)), "--out", str(run), "--workers", "0",
+               "--model.arch", "vit_micro", "--head.out-dim", "64", "--no-tensorboard",
+               "--device", "cpu"]  # fmt: skip
+    assert main([*command, "--optim.epochs", "2"]) == 0
+    assert "auto settings for 24 images" in capsys.readouterr().err
+    begun = json.loads((run / "config.json").read_text())["config"]
+    assert begun["crops"]["global_crops_size"] == 40 and begun["model"]["patch_size"] == 5
+    assert main([*command, "--optim.epochs", "3", "--extend"]) == 0
+    extended = json.loads((run / "config.json").read_text())["config"]
+    assert differences(begun, extended) == {"optim.epochs": "2 -> 3"}
+    assert last_state(run)["step"] == 3 * (24 // begun["optim"]["batch_size"])
 
 
 def test_training_starts_from_given_weights(image_folder, tmp_path: Path, capsys):

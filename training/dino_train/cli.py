@@ -18,7 +18,7 @@ import tyro
 
 from dino_infer.cli.run import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_train import recipes
-from dino_train.config import SettingsError, TrainConfig
+from dino_train.config import SettingsError, TrainConfig, from_dict
 
 if TYPE_CHECKING:
     from dino_infer.listing import ImageList
@@ -112,9 +112,19 @@ def _parsed(
 def _auto(
     arguments: list[str], options: RunOptions, config: TrainConfig
 ) -> tuple[RunOptions, TrainConfig]:
-    """Settings for this data; what the user gave on the command line stays."""
+    """Settings for this data, or of the run that is there; flags on the command line win."""
     from dino_infer.listing import list_images
+    from dino_train.run_folder import saved_settings
 
+    if saved := saved_settings(options.out):
+        try:
+            defaults = from_dict(saved)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"this version cannot read the settings of {str(options.out)!r} ({error}); "
+                "choose another --out"
+            ) from error
+        return _parsed("auto", arguments, defaults)
     images = list_images(options.data)
     num_images = len(images)
     defaults = recipes.auto(

@@ -79,6 +79,16 @@ def config_record(
     return None
 
 
+def saved_settings(run: Path) -> dict[str, Any] | None:
+    """The settings that a run was begun with, or None where there is no run yet.
+
+    Raises:
+        RunError: Its ``config.json`` cannot be read.
+    """
+    path = run / "config.json"
+    return _read(path)["config"] if path.is_file() else None
+
+
 def enter_run_folder(run: Path, record: dict[str, Any] | None) -> None:
     """Make the folder, sweep what a killed process left half-written, write ``config.json``.
 
