@@ -218,9 +218,10 @@ def test_non_finite_steps_in_a_row_stop_with_a_usable_snapshot(image_folder, tmp
     assert last_state(run)["skipped_steps"] == 3
 
 
-def test_too_many_bad_files_stop_the_run(image_folder, tmp_path: Path, capsys):
+@pytest.mark.parametrize("bad", [6, 12])
+def test_too_many_bad_files_stop_the_run(image_folder, tmp_path: Path, capsys, bad: int):
     data = image_folder(count=12)
-    for path in sorted(data.rglob("*.png"))[:6]:
+    for path in sorted(data.rglob("*.png"))[:bad]:
         path.write_bytes(b"")
     assert main(arguments(data, tmp_path / "run", "--workers", "0")) == 1
     assert "cannot be read, more than the 5.0% allowed" in capsys.readouterr().err

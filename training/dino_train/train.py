@@ -166,12 +166,11 @@ def _loop(
         max_bad_share=c.run.max_bad_share,
     )
     monitor = CollapseMonitor(patience_steps=max(200, run.steps_per_epoch))
-    if metrics and report:
-        if run.step == 0:
-            numbers = evaluation.measure(run.learner.teacher.backbone)
-            metrics.append({"step": 0, "epoch": 0.0, **numbers})
-            logger.info("untrained: %s", _in_words(numbers))
-        # A run that was killed after its snapshot has not drawn this step yet.
+    if metrics and run.step == 0:
+        numbers = evaluation.measure(run.learner.teacher.backbone)
+        metrics.append({"step": 0, "epoch": 0.0, **numbers})
+        logger.info("untrained: %s", _in_words(numbers))
+    if report:  # a run that was killed after its snapshot has not drawn this step yet
         report.update(run.learner.teacher.backbone, step=run.step)
     progress = Progress(total_steps=run.total_steps, start_step=run.step, visible=process.is_main)
     nonfinite_in_a_row = 0
@@ -324,8 +323,8 @@ class _Clock:
         return numbers
 
 
-def _report(run: Run) -> Report:
-    """The report, with a few readable images spread evenly over the data."""
+def _report(run: Run) -> Report | None:
+    """The report, with a few readable images spread evenly over the data; None without any."""
     size = 2 * run.config.crops.global_crops_size
     preprocess = Preprocess(size=size)
     shown = []
@@ -335,6 +334,8 @@ def _report(run: Run) -> Report:
             shown.append(preprocess(read_image(run.images.read(int(index)), path=name)))
         except ImageError:
             continue  # training lists it; four spare pictures are enough
+    if not shown:
+        return None
     images = torch.stack(shown[:: max(1, len(shown) // REPORT_IMAGES)][:REPORT_IMAGES])
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
     levels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
