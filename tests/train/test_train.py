@@ -203,6 +203,11 @@ def test_training_starts_from_given_weights(image_folder, tmp_path: Path, capsys
     before, after = (load_backbone(run)[0].state_dict() for run in (first, second))
     for name, value in before.items():
         torch.testing.assert_close(value, after[name], rtol=0, atol=1e-6)
+    assert "with a new head" in capsys.readouterr().err
+    (snapshot,) = sorted((first / "snapshots").iterdir())[-1:]
+    again = arguments(data, tmp_path / "again", "--workers", "0", "--init-from", str(snapshot))
+    assert main([*again, "--optim.epochs", "2"]) == 0
+    assert "with its head" in capsys.readouterr().err
     wrong = (*frozen, "--model.arch", "vit_tiny", "--init-from", str(first))
     assert main(arguments(data, tmp_path / "third", "--workers", "0", *wrong)) == 1
     assert "does not fit 'vit_tiny'" in capsys.readouterr().err
