@@ -83,6 +83,7 @@ def test_a_run_writes_what_the_formats_promise(image_folder, tmp_path: Path, cap
                           "--run.max-bad-share", "0.2")) == 0  # fmt: skip
     output = capsys.readouterr().out
     assert "step 18 of 18" in output and "knn_top1_percent" in output
+    assert f"unreadable images: 1, listed in {run / 'failures.jsonl'}" in output
 
     config = json.loads((run / "config.json").read_text())
     assert config["config"]["head"]["out_dim"] == 64 and config["data"]["images"] == 15
@@ -271,8 +272,10 @@ def test_wrong_input_gets_one_clear_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_recipe_is_a_usage_error(tmp_path: Path, capsys):
-    assert main(["tiny", "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+@pytest.mark.parametrize("launcher", [[], ["--local-rank=1"], ["--local_rank", "1"]])
+def test_an_unknown_recipe_is_a_usage_error(tmp_path: Path, capsys, launcher: list[str]):
+    rest = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main([*launcher, "tiny", *rest]) == 2
     assert "no recipe named 'tiny'" in capsys.readouterr().err
 
 

@@ -59,8 +59,6 @@ class RunOptions:
     """Write RUN/tensorboard."""
     wandb: str | None = None
     """Also log to this Weights & Biases project."""
-    local_rank: Annotated[int, tyro.conf.arg(help_behavior_hint="ignored")] = 0
-    """Accepted because older launchers pass it; the environment decides."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -69,7 +67,7 @@ class RunOptions:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dino-train; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _without_local_rank(sys.argv[1:] if argv is None else argv)
     return exit_code(lambda: _main(arguments), prog="dino-train")
 
 
@@ -89,6 +87,19 @@ def _main(arguments: list[str]) -> int:
     if name == "auto":
         options, config = _auto(arguments, options, config)
     return _train(options, config)
+
+
+def _without_local_rank(arguments: Sequence[str]) -> list[str]:
+    """Drop what older launchers put in front of everything; the environment has the rank."""
+    kept: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        name, has_value, _ = argument.partition("=")
+        if name not in ("--local-rank", "--local_rank"):
+            kept.append(argument)
+        elif not has_value:
+            next(left, None)
+    return kept
 
 
 def _parsed(
@@ -195,6 +206,10 @@ def _train(options: RunOptions, config: TrainConfig) -> int:
         print(f"{options.out}: step {result.steps} of {result.total_steps}")
         for name, value in result.numbers.items():
             print(f"{name}: {value:.2f}")
+        failures = options.out / "failures.jsonl"
+        if failures.exists():
+            count = len(failures.read_bytes().splitlines())
+            print(f"unreadable images: {count}, listed in {failures}")
         print(f"weights: {options.out / 'checkpoint.safetensors'}")
         print(f"report: {options.out / 'report' / 'index.html'}")
     return 0 if result.finished else INTERRUPTED
