@@ -31,11 +31,20 @@ logger = logging.getLogger(__name__)
 class Run:
     """A config made concrete: networks, schedules and lengths in steps."""
 
-    def __init__(self, config: TrainConfig, images: ImageList, out: Path, process: Process) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        images: ImageList,
+        out: Path,
+        process: Process,
+        *,
+        data_fingerprint: str,
+    ) -> None:
         self.config = config
         self.images = images
         self.out = out
         self.process = process
+        self._data_fingerprint = data_fingerprint
         c, o = config, config.optim
         self.steps_per_epoch = len(images) // o.batch_size
         self.total_steps = self.steps_per_epoch * o.epochs
@@ -126,7 +135,7 @@ class Run:
             recipe=self.config.recipe,
             step=self.step,
             epoch=self.step / self.steps_per_epoch,
-            data_fingerprint=self.images.fingerprint(),
+            data_fingerprint=self._data_fingerprint,
             code_version=code_version(),
         )
 

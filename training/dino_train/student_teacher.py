@@ -1,7 +1,5 @@
 """The student, and the teacher that follows it as a moving average."""
 
-import copy
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -47,7 +45,7 @@ def teacher_of(student: MultiCropNetwork, teacher: MultiCropNetwork) -> MultiCro
 
     The two are built apart because the student alone has stochastic depth.
     """
-    teacher.load_state_dict(copy.deepcopy(student.state_dict()))
+    teacher.load_state_dict(student.state_dict())
     return teacher.requires_grad_(False)
 
 

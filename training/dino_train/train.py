@@ -98,18 +98,19 @@ def train(
             check_wandb()
         images = list_images(data)
         check_amounts(config, len(images), process.world_size)
+        fingerprint = images.fingerprint()
         record = config_record(
             out,
             as_dict(config),
             data={
                 "sources": [str(source) for source in data],
                 "images": len(images),
-                "fingerprint": images.fingerprint(),
+                "fingerprint": fingerprint,
             },
             init_from=str(init_from) if init_from else None,
             extend=extend,
         )
-        run = Run(config, images, out, process)
+        run = Run(config, images, out, process, data_fingerprint=fingerprint)
         evaluation = Evaluation(
             images,
             eval_data=Path(eval_data) if eval_data else None,
