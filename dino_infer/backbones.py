@@ -1,21 +1,25 @@
 """Backbones by arch name: timm's modules, DINO's position embeddings and initialisation.
 
 ``build_backbone("vit_small", patch_size=8)`` gives a ViT whose weights carry the original key
-names; any other arch is a timm model name (``resnet50``, ``xcit_small_12_p16_224`` ...).
+names; any other arch is a timm model name (``resnet50``, ``xcit_small_12_p16_224`` ...). A
+``ViTShape`` describes Vision Transformers that have no name, with the parts DINOv2 and DINOv3 add.
 """
 
 import difflib
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from dino_infer.errors import MissingExtraError
-from dino_infer.networks import Backbone, Tokens, ViTBackbone, resampled_positions
+from dino_infer.networks import Backbone, Tokens
+from dino_infer.vision_transformers import RotaryViTBackbone, ViTBackbone, resampled_positions
 
 __all__ = [
     "ARCHS",
     "Backbone",
+    "RotaryViTBackbone",
     "Tokens",
     "ViTBackbone",
     "ViTShape",
@@ -25,16 +29,33 @@ __all__ = [
     "vision_transformer",
 ]
 
-NORM_EPS = 1e-6  # of every LayerNorm in a DINO ViT; PyTorch's default would be 1e-5
+NORM_EPS = 1e-6  # of every LayerNorm in a DINO or DINOv2 ViT; PyTorch's default would be 1e-5
+ROTARY_NORM_EPS = 1e-5  # in DINOv3
+LAYER_SCALE_START = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViTShape:
-    """Width, depth and heads of a Vision Transformer."""
+    """What a Vision Transformer is made of, but for the sizes of patches and images."""
 
     embed_dim: int
+    """Width of the tokens."""
     depth: int
+    """Number of blocks."""
     num_heads: int
+    """Attention heads; must divide ``embed_dim``."""
+    hidden_dim: int | None = None
+    """Width inside the MLP; 4 x ``embed_dim`` by default."""
+    gated: bool = False
+    """The MLP is a SwiGLU, as in the largest DINOv2."""
+    registers: int = 0
+    """Tokens beside [CLS] that stand for no patch. With them, [CLS] has no position."""
+    layer_scale: bool = False
+    """Each block learns how much it adds, channel by channel: DINOv2 and later."""
+    qkv_bias: bool = True
+    """Queries, keys and values have a bias."""
+    rotary: bool = False
+    """Positions turn queries and keys, as in DINOv3, whose keys have no bias."""
 
 
 ARCHS = {
@@ -72,25 +93,82 @@ def vision_transformer(
     Raises:
         ValueError: The sizes do not fit each other.
     """
-    if embed_dim % num_heads:
-        raise ValueError(f"num_heads must divide embed_dim={embed_dim}, got {num_heads}")
+    shape = ViTShape(embed_dim=embed_dim, depth=depth, num_heads=num_heads)
+    return _vit_of_shape(
+        shape,
+        patch_size=patch_size,
+        image_size=image_size,
+        drop_path_rate=drop_path_rate,
+        arch=arch,
+    )
+
+
+def _vit_of_shape(
+    shape: ViTShape, *, patch_size: int, image_size: int, drop_path_rate: float, arch: str
+) -> ViTBackbone:
+    if shape.embed_dim % shape.num_heads:
+        raise ValueError(
+            f"num_heads must divide embed_dim={shape.embed_dim}, got {shape.num_heads}"
+        )
     if not 1 <= patch_size <= image_size:
         raise ValueError(f"patch_size must lie in [1, image_size={image_size}], got {patch_size}")
-    network = imported_timm().models.vision_transformer.VisionTransformer(
-        img_size=image_size,
-        patch_size=patch_size,
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads,
-        num_classes=0,
-        drop_path_rate=drop_path_rate,
-        norm_layer=lambda width, **kwargs: nn.LayerNorm(width, eps=NORM_EPS, **kwargs),
-        weight_init="skip",
-    )
+    options = {
+        "img_size": image_size,
+        "patch_size": patch_size,
+        "embed_dim": shape.embed_dim,
+        "depth": shape.depth,
+        "num_heads": shape.num_heads,
+        "qkv_bias": shape.qkv_bias,
+        "num_classes": 0,
+        "drop_path_rate": drop_path_rate,
+        "init_values": LAYER_SCALE_START if shape.layer_scale else None,
+    }
+    network = _rotary_network(shape, options) if shape.rotary else _network(shape, options)
     network.apply(_initialise)
-    nn.init.trunc_normal_(network.cls_token, std=0.02)
-    nn.init.trunc_normal_(network.pos_embed, std=0.02)
-    return ViTBackbone(network, arch=arch, patch_size=patch_size, image_size=image_size)
+    for token in (network.cls_token, network.pos_embed, network.reg_token):
+        if token is not None:
+            nn.init.trunc_normal_(token, std=0.02)
+    kind = RotaryViTBackbone if shape.rotary else ViTBackbone
+    return kind(network, arch=arch, patch_size=patch_size, image_size=image_size)
+
+
+def _network(shape: ViTShape, options: dict[str, Any]) -> Any:
+    timm = imported_timm()
+    hidden_dim = shape.hidden_dim or 4 * shape.embed_dim
+    if shape.gated:
+        options |= {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU}
+    return timm.models.vision_transformer.VisionTransformer(
+        mlp_ratio=_ratio(2 * hidden_dim if shape.gated else hidden_dim, shape.embed_dim),
+        reg_tokens=shape.registers,
+        no_embed_class=shape.registers > 0,
+        norm_layer=partial(nn.LayerNorm, eps=NORM_EPS),
+        weight_init="skip",
+        **options,
+    )
+
+
+def _rotary_network(shape: ViTShape, options: dict[str, Any]) -> Any:
+    hidden_dim = shape.hidden_dim or 4 * shape.embed_dim
+    return imported_timm().models.eva.Eva(
+        mlp_ratio=_ratio(hidden_dim, shape.embed_dim),
+        swiglu_mlp=shape.gated,
+        swiglu_align_to=1,  # keeps gate and value apart, as the published weights do
+        num_reg_tokens=shape.registers,
+        norm_layer=partial(nn.LayerNorm, eps=ROTARY_NORM_EPS),
+        use_fc_norm=False,
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        rope_type="dinov3",
+        rope_temperature=100,
+        rope_rotate_half=True,
+        dynamic_img_size=True,
+        **options,
+    )
+
+
+def _ratio(hidden_dim: int, embed_dim: int) -> float:
+    """What timm multiplies by ``embed_dim`` and truncates; the half keeps rounding harmless."""
+    return (hidden_dim + 0.5) / embed_dim
 
 
 def build_backbone(
@@ -100,6 +178,7 @@ def build_backbone(
     image_size: int = 224,
     drop_path_rate: float = 0.0,
     small_stem: bool = False,
+    shape: ViTShape | None = None,
 ) -> Backbone:
     """An untrained backbone by name.
 
@@ -110,18 +189,17 @@ def build_backbone(
         drop_path_rate: Stochastic depth, where the network knows it.
         small_stem: For images below 64 px: a ResNet without its max-pool, and with a 3x3
             convolution of stride 1 where the stem is one 7x7 convolution.
+        shape: A Vision Transformer of this shape; ``arch`` is then only what it is called.
 
     Raises:
         ValueError: Unknown arch (the nearest names are given), or sizes that do not fit.
     """
-    if arch in ARCHS:
+    shape = shape or ARCHS.get(arch)
+    if shape is not None:
         if small_stem:
             raise ValueError(f"small_stem is for ResNets, got arch {arch!r}")
-        shape = ARCHS[arch]
-        return vision_transformer(
-            embed_dim=shape.embed_dim,
-            depth=shape.depth,
-            num_heads=shape.num_heads,
+        return _vit_of_shape(
+            shape,
             patch_size=patch_size,
             image_size=image_size,
             drop_path_rate=drop_path_rate,
@@ -136,15 +214,25 @@ def build_backbone(
         network = _timm_network(timm, arch, image_size=image_size, drop_path_rate=drop_path_rate)
     else:
         raise ValueError(_unknown_arch(arch, timm.list_models()))
-    if isinstance(network, timm.models.vision_transformer.VisionTransformer):
+    if kind := _vit_kind(timm, network):
         patch = network.patch_embed.patch_size[0]
-        return ViTBackbone(network, arch=arch, patch_size=patch, image_size=image_size)
+        return kind(network, arch=arch, patch_size=patch, image_size=image_size)
     if small_stem:
         _shrink_stem(network, arch)
     stride = max((info["reduction"] for info in network.feature_info), default=1)
     backbone = Backbone(network, arch=arch, patch_size=stride, image_size=image_size)
     backbone.small_stem = small_stem
     return backbone
+
+
+def _vit_kind(timm: Any, network: Any) -> type[ViTBackbone] | None:
+    """The class for a timm network with a [CLS] token over a grid of patches."""
+    if isinstance(network, timm.models.vision_transformer.VisionTransformer):
+        return ViTBackbone
+    if not isinstance(network, timm.models.eva.Eva) or not hasattr(network.rope, "periods"):
+        return None
+    like_dinov3 = network.blocks[0].attn.qkv is not None  # some later models share keys
+    return RotaryViTBackbone if like_dinov3 else None
 
 
 def _timm_network(timm: Any, arch: str, *, image_size: int, drop_path_rate: float) -> nn.Module:
@@ -188,6 +276,7 @@ def imported_timm() -> Any:
     """timm, imported on first use: it costs seconds, and a mixed torch install breaks it."""
     try:
         import timm
+        import timm.models.eva
         import timm.models.vision_transformer
     except RuntimeError as error:
         if "torchvision::" not in str(error):

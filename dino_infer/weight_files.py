@@ -4,14 +4,17 @@ Known layouts:
 
 - our ``.safetensors``: tensors under the original names, metadata JSON under the key "dino";
 - our snapshots: ``{"teacher": ..., "student": ..., "checkpoint_info": ...}``;
-- published DINO files: the backbone alone, or a full training state
+- published DINO, DINOv2 and DINOv3 files: the backbone alone, or a full training state
   ``{"student": ..., "teacher": ..., "args": Namespace, ...}`` with ``module.`` prefixes;
+- Hugging Face repositories (``hf:ORG/NAME``) and folders: ``config.json`` beside the weights;
 - any other plain state dict, also under ``state_dict`` or ``model``.
+
+What is not ours is renamed on the way, see ``weight_layouts``.
 """
 
 import argparse
+import hashlib
 import json
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dino_infer import hub
 from dino_infer.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
+from dino_infer.weight_layouts import in_timm_names
 
 METADATA_KEY = "dino"
 CHECKPOINT_KEYS = ("teacher", "student")
@@ -37,10 +40,17 @@ SAFE_TYPES: list[Any] = [
 ]
 WRAPPERS = ("module.", "_orig_mod.")
 BACKBONE_PREFIXES = (*WRAPPERS, "backbone.", "network.")
+HEAD_PREFIXES = ("head.", "dino_head.")
+OTHER_HEADS = "ibot_head."  # DINOv2's second loss has its own
 CLASSIFIER = {"head.weight", "head.bias", "fc.weight", "fc.bias"}
 HEAD_NAMES = {
     "last_layer.parametrizations.weight.original0": "last_layer.weight_g",
     "last_layer.parametrizations.weight.original1": "last_layer.weight_v",
+}
+NO_WEIGHTS = {  # how files begin that people mistake for weights
+    b"version https://": "is a Git LFS pointer, the real file was not fetched: run `git lfs pull`",
+    b"<!doctype html": "is a web page, what a failed download leaves: download the weights again",
+    b"<html": "is a web page, what a failed download leaves: download the weights again",
 }
 
 
@@ -50,22 +60,26 @@ class WeightFile:
 
     Attributes:
         path: Where it was read; the file inside when a run folder was given.
-        backbone: Tensors under the original names, prefixes removed.
+        backbone: Tensors under timm's names, which are the original ones; prefixes removed.
         head: Tensors of the projection head (``mlp.*``, ``last_layer.*``), or empty.
         metadata: What our own files say about themselves, or None.
+        hub_model: What the config beside a Hugging Face file says, or None.
+        left_out: Names of tensors that no feature depends on, such as a classifier's.
     """
 
     path: Path
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]
     metadata: dict[str, Any] | None
+    hub_model: hub.HubModel | None
+    left_out: tuple[str, ...]
 
 
 def read_weight_file(weights: str | Path, *, checkpoint_key: str = "teacher") -> WeightFile:
-    """Read a weights file or a run folder.
+    """Read a weights file, a run folder or a Hugging Face model.
 
     Args:
-        weights: A file, or a run folder of ours.
+        weights: A file, a run folder of ours, a Hugging Face folder, or ``hf:ORG/NAME``.
         checkpoint_key: Which network of a file that holds both: "teacher" or "student".
 
     Raises:
@@ -75,25 +89,68 @@ def read_weight_file(weights: str | Path, *, checkpoint_key: str = "teacher") ->
     """
     if checkpoint_key not in CHECKPOINT_KEYS:
         raise ValueError(f"checkpoint_key must be one of {CHECKPOINT_KEYS}, got {checkpoint_key!r}")
+    if str(weights).startswith(hub.PREFIX):
+        weights = hub.downloaded(str(weights).removeprefix(hub.PREFIX))
     path = _file_of(Path(weights), checkpoint_key)
+    content, metadata = _read(path)
+    backbone, head, left_out = _split(_network(content, checkpoint_key, path))
+    hub_model = None
+    if metadata is None:
+        hub_model = hub.described_model(path)
+        try:
+            backbone, unused = in_timm_names(backbone)
+        except CheckpointError as error:
+            raise CheckpointError(f"{str(path)!r}: {error}") from error
+        left_out += unused
+    return WeightFile(
+        path=path,
+        backbone=backbone,
+        head=head,
+        metadata=metadata,
+        hub_model=hub_model,
+        left_out=tuple(left_out),
+    )
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hex digest of tensors with their names: the same in whatever file they were stored."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    """All that a file holds, and what it says about itself if it is ours."""
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"{str(path)!r} is an .onnx file, which can only embed: pass it to dino-embed "
+            "--engine onnx, or to Embedder.load; here a .safetensors or .pth file is needed"
+        )
     try:
         with path.open("rb") as file:
             start = file.read(16)
     except OSError as error:
         raise CheckpointError(f"cannot read weights {str(path)!r}: {error.strerror}") from error
     if start[8:9] == b"{":
-        tensors, metadata = _read_safetensors(path)
-        content: Mapping[str, Any] = tensors
-    elif start.startswith((b"PK\x03\x04", b"\x80\x02")):
+        return _read_safetensors(path)
+    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
         content = _read_torch(path)
-        metadata = content.get("checkpoint_info")
-    else:
-        raise CheckpointError(
-            f"{str(path)!r} is no weights file: expected safetensors or a PyTorch .pth, "
-            f"but it starts with {start!r}"
-        )
-    backbone, head = _split(_network(content, checkpoint_key, path))
-    return WeightFile(path=path, backbone=backbone, head=head, metadata=metadata)
+        return content, content.get("checkpoint_info")
+    raise CheckpointError(f"{str(path)!r} {_mistaken(start)}")
+
+
+def _mistaken(start: bytes) -> str:
+    """What a file that starts like this is instead of weights."""
+    if not start:
+        return "is empty: copy or download it again"
+    for beginning, what in NO_WEIGHTS.items():
+        if start.lower().startswith(beginning):
+            return what
+    return (
+        f"is no weights file: expected safetensors or a PyTorch .pth, but it starts with {start!r}"
+    )
 
 
 def _file_of(path: Path, checkpoint_key: str) -> Path:
@@ -102,7 +159,7 @@ def _file_of(path: Path, checkpoint_key: str) -> Path:
         if not path.exists():
             raise CheckpointError(
                 f"no weights at {str(path)!r}; give a run folder, a .safetensors or .pth file, "
-                "or timm:NAME"
+                "a Hugging Face folder, timm:NAME or hf:ORG/NAME"
             )
         return path
     checkpoint = path / "checkpoint.safetensors"
@@ -111,8 +168,14 @@ def _file_of(path: Path, checkpoint_key: str) -> Path:
     snapshots = sorted((path / "snapshots").glob("step-*.pt"))
     if snapshots:
         return snapshots[-1]
-    wanted = checkpoint.name if checkpoint_key == "teacher" else "snapshots/step-*.pt"
-    raise CheckpointError(f"folder {str(path)!r} holds no {wanted}; is it the --out of a run?")
+    if checkpoint_key == "teacher" and (found := hub.weights_in(path)):
+        return found
+    wanted = (
+        f"{checkpoint.name} (the --out of a run) and no {' or '.join(hub.WEIGHTS)} (Hugging Face)"
+        if checkpoint_key == "teacher"
+        else "snapshots/step-*.pt, where runs keep their student"
+    )
+    raise CheckpointError(f"folder {str(path)!r} holds no {wanted}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -122,9 +185,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
             metadata = None if text is None else json.loads(text)
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(_damaged(path, error)) from error
+    expected = (metadata or {}).get("weights_sha256")
+    if expected not in (None, tensors_sha256(tensors)):
+        raise CheckpointError(
+            f"{str(path)!r} is damaged: its weights are not those that were saved; copy it again"
+        )
+    return tensors, metadata
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
@@ -162,33 +231,35 @@ def _network(content: Mapping[str, Any], checkpoint_key: str, path: Path) -> dic
     tensors = {k: v for k, v in (state or {}).items() if isinstance(v, Tensor)}
     if state is None or not tensors or len(tensors) < len(state):
         found = ", ".join(repr(key) for key in list(content)[:5]) or "nothing"
+        other = CHECKPOINT_KEYS[1 - CHECKPOINT_KEYS.index(checkpoint_key)]
+        there = other == "teacher" or isinstance(content.get(other), Mapping)
         raise CheckpointError(
             f"{str(path)!r} holds no {checkpoint_key} weights; it holds {found}"
             + (" ..." if len(content) > 5 else "")
+            + (f"; pass --checkpoint-key {other}" if there else "")
         )
     return tensors
 
 
-def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Backbone and head under their original names."""
+def _split(
+    state: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """Backbone and head under their original names, and the names of what is neither."""
     state = {_stripped(name, WRAPPERS): tensor for name, tensor in state.items()}
     if not any(name.startswith("backbone.") for name in state):
         dropped = sorted(CLASSIFIER & state.keys())
-        if dropped:
-            logger.info("left out the classifier: %s", ", ".join(dropped))
         plain = {_stripped(k, BACKBONE_PREFIXES): v for k, v in state.items() if k not in dropped}
-        return plain, {}
-    head = {
-        _stripped(name, (*WRAPPERS, "head.")): tensor
-        for name, tensor in state.items()
-        if name.startswith("head.")
-    }
-    backbone = {
-        _stripped(name, BACKBONE_PREFIXES): tensor
-        for name, tensor in state.items()
-        if not name.startswith("head.")
-    }
-    return backbone, {HEAD_NAMES.get(name, name): tensor for name, tensor in head.items()}
+        return plain, {}, dropped
+    head, backbone, others = {}, {}, []
+    for name, tensor in state.items():
+        if name.startswith(HEAD_PREFIXES):
+            plain_name = _stripped(name, (*WRAPPERS, *HEAD_PREFIXES))
+            head[HEAD_NAMES.get(plain_name, plain_name)] = tensor
+        elif name.startswith(OTHER_HEADS):
+            others.append(name)
+        else:
+            backbone[_stripped(name, BACKBONE_PREFIXES)] = tensor
+    return backbone, head, others
 
 
 def _stripped(name: str, prefixes: tuple[str, ...]) -> str:

@@ -2,7 +2,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dino_infer.backbones import build_backbone, resampled_positions, vision_transformer
+from dino_infer.backbones import (
+    RotaryViTBackbone,
+    ViTShape,
+    build_backbone,
+    resampled_positions,
+    vision_transformer,
+)
 
 
 def small_vit(**options):
@@ -33,9 +39,9 @@ def test_networks_without_a_grid_of_patches_say_so(arch: str):
     backbone = build_backbone(arch)
     assert not backbone.has_attention
     images = torch.randn(1, 3, 64, 64)
-    with pytest.raises(ValueError, match=f"needs a Vision Transformer; '{arch}'"):
+    with pytest.raises(ValueError, match=f"must come from a Vision Transformer; '{arch}'"):
         backbone.cls_attention(images)
-    with pytest.raises(ValueError, match="patch tokens need a Vision Transformer"):
+    with pytest.raises(ValueError, match="patch tokens must come from a Vision Tr"):
         backbone.tokens(images)
 
 
@@ -114,6 +120,37 @@ def test_the_learned_grid_is_used_as_it_is_for_square_images_only():
     backbone(square)  # both have a 4 x 4 grid
     cropped = wide[..., :16]
     assert not torch.equal(backbone(wide), backbone(cropped))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_a_shape_builds_the_parts_that_later_dinos_add(gated: bool, rotary: bool):
+    shape = ViTShape(
+        embed_dim=32, depth=2, num_heads=2, hidden_dim=40, gated=gated, registers=3,
+        layer_scale=True, qkv_bias=False, rotary=rotary,
+    )  # fmt: skip
+    backbone = build_backbone("mine", shape=shape, patch_size=4, image_size=16).eval()
+    images = torch.randn(2, 3, 12, 20)
+    with torch.no_grad():
+        tokens, attention = backbone.tokens(images), backbone.cls_attention(images)
+    assert backbone.arch == "mine"
+    assert tokens.registers.shape == (2, 3, 32) and tokens.patches.shape == (2, 15, 32)
+    assert attention.shape == (2, 2, 15) and (attention.sum(dim=-1) < 1).all()
+    parameters = dict(backbone.network.named_parameters())
+    assert parameters["blocks.1.mlp.fc2.weight"].shape == (32, 40)
+    scale = parameters["blocks.1.gamma_2" if rotary else "blocks.1.ls2.gamma"]
+    torch.testing.assert_close(scale, torch.full((32,), 1e-5))
+    assert ("pos_embed" in parameters) != rotary
+    assert not any(name.startswith("blocks.1.attn.q") and "bias" in name for name in parameters)
+
+
+def test_dinov3_by_its_timm_name_is_a_vit_and_other_networks_of_that_class_are_not():
+    with torch.device("meta"):
+        dinov3 = build_backbone("vit_small_patch16_dinov3")
+        eva02 = build_backbone("eva02_tiny_patch14_224")
+    assert isinstance(dinov3, RotaryViTBackbone) and dinov3.has_attention
+    assert (dinov3.patch_size, dinov3.num_prefix_tokens) == (16, 5)
+    assert not eva02.has_attention
 
 
 def test_small_stem_keeps_the_resolution_of_small_images():

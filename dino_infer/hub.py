@@ -1,0 +1,148 @@
+"""Models in Hugging Face's layout: downloads, and what the files beside the weights say."""
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dino_infer.errors import CheckpointError
+from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "hf:"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
+MODEL_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+ROPE_THETA = 100.0  # of every DINOv3 ViT
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubModel:
+    """What a repository says about its model besides the weights."""
+
+    num_heads: int | None = None
+    """Attention heads; None where the shapes have to tell."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted from RGB in [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Divides RGB after the mean is subtracted."""
+    input_size: int | None = None
+    """Side in pixels of the images to feed."""
+
+
+def downloaded(name: str) -> Path:
+    """The local folder of a repository, whose files are fetched unless they are in the cache.
+
+    Args:
+        name: ``ORG/NAME`` or ``ORG/NAME@REVISION``.
+
+    Raises:
+        CheckpointError: There is no such repository, no network, or no weights in it.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
+
+    repository, _, revision = name.partition("@")
+
+    def fetched(file: str) -> Path:
+        return Path(hf_hub_download(repository, file, revision=revision or None))
+
+    try:
+        folder = fetched(CONFIG).parent
+        with suppress(EntryNotFoundError):
+            fetched(PREPROCESSING)
+        try:
+            fetched(WEIGHTS[0])
+        except EntryNotFoundError:  # also when offline, and then the other may be in the cache
+            fetched(WEIGHTS[1])
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"'{PREFIX}{name}' is behind a form: accept its licence at "
+            f"https://huggingface.co/{repository}, then run `hf auth login`"
+        ) from error
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"cannot get '{PREFIX}{name}' ({reason}); offline, pass --weights with a folder that "
+            f"holds its {CONFIG} and {WEIGHTS[0]}, a run folder, or a .safetensors or .pth file"
+        ) from error
+    return folder
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The weights in a folder that holds a copy of a repository, or None if there are none."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def described_model(weights: Path) -> HubModel | None:
+    """What the files beside a repository's weights say, or None if they come from elsewhere.
+
+    Raises:
+        CheckpointError: The files are damaged, or the model is none that can be read.
+    """
+    config_file = weights.with_name(CONFIG)
+    if weights.name not in WEIGHTS or not config_file.is_file():
+        return None
+    config = _read_json(config_file)
+    if "pretrained_cfg" in config:  # a repository of timm
+        settings = config["pretrained_cfg"]
+        return HubModel(
+            mean=tuple(settings.get("mean", IMAGENET_MEAN)),
+            std=tuple(settings.get("std", IMAGENET_STD)),
+        )
+    if "model_type" not in config:
+        return None
+    _check(config, config_file)
+    preprocessing = weights.with_name(PREPROCESSING)
+    if not preprocessing.is_file():
+        logger.warning("no %s beside the weights: taking ImageNet's mean and std", PREPROCESSING)
+        return HubModel(num_heads=config["num_attention_heads"])
+    settings = _read_json(preprocessing)
+    return HubModel(
+        num_heads=config["num_attention_heads"],
+        mean=tuple(settings.get("image_mean", IMAGENET_MEAN)),
+        std=tuple(settings.get("image_std", IMAGENET_STD)),
+        input_size=_input_size(settings),
+    )
+
+
+def _check(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse what the weights alone would not show to be something else."""
+    expected = {
+        "model_type": MODEL_TYPES,
+        "hidden_act": ("silu",) if config.get("use_gated_mlp") else ("gelu",),
+        "rope_theta": (ROPE_THETA,),
+    }
+    wrong = [
+        f"{name} must be {' or '.join(map(repr, values))}, got {config.get(name)!r}"
+        for name, values in expected.items()
+        if config.get(name, values[0]) not in values
+    ]
+    if wrong:
+        raise CheckpointError(f"{str(path)!r}: {wrong[0]}; for other models give timm:NAME")
+    if "num_attention_heads" not in config:
+        raise CheckpointError(f"{str(path)!r} lacks num_attention_heads; download it again")
+
+
+def _input_size(settings: Mapping[str, Any]) -> int | None:
+    """The side of what comes out of preprocessing: of the crop if there is one."""
+    size = settings.get("size")
+    if settings.get("do_center_crop") and "crop_size" in settings:
+        size = settings["crop_size"]
+    if isinstance(size, Mapping):
+        size = size.get("height", size.get("shortest_edge"))
+    return size if isinstance(size, int) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(path)!r} must hold a JSON object; download it again")
+    return content
