@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from dino_infer import files, pixel_modes
+from dino_infer import files, limits, pixel_modes
 from dino_infer.errors import ImageError, ImageErrorKind
 
-DEFAULT_MAX_PIXELS = 178_956_970
-"""The bound at which Pillow itself refuses: 512 MiB of RGB."""
+DEFAULT_MAX_PIXELS = 120_000_000
+"""Photos of 100-megapixel cameras and 108-megapixel phones pass: 360 MB of RGB."""
 
 MAX_FILE_BYTES = 2 << 30
 """A larger file is refused unread, so that one whole-slide scan cannot fill the memory."""
@@ -34,17 +34,6 @@ IMAGE_SUFFIXES = (
     *(".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
 )
 """Lower-case endings of the file names that count as images."""
-
-_TURN_UPRIGHT = {  # by EXIF orientation; 1 is upright already
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = (5, 6, 7, 8)
 
 _PILLOW_MODULES = re.compile(r"PIL\.")
 
@@ -70,36 +59,64 @@ def write_failures(path: str | Path, failures: Iterable[ImageFailure]) -> None:
     files.write_bytes(path, "".join(lines).encode("ascii"))
 
 
-def file_bytes(path: str | bytes | Path, *, name: str | None = None) -> bytes:
+def file_bytes(
+    path: str | bytes | Path, *, name: str | None = None, max_file_bytes: int = MAX_FILE_BYTES
+) -> bytes:
     """The content of an image file.
 
     Args:
         path: The file.
         name: What an error calls the file; the path itself by default.
+        max_file_bytes: A larger file is refused unread.
 
     Raises:
-        ImageError: The file is missing, unreadable, empty, or larger than ``MAX_FILE_BYTES``.
+        ImageError: The file is missing, unreadable, empty, or larger than ``max_file_bytes``.
     """
-    location = os.fsdecode(path)
-    name = location if name is None else name
-    try:
+    name = os.fsdecode(path) if name is None else name
+    size, _ = file_status(path, name=name)
+    check_size(size, name=name, max_file_bytes=max_file_bytes)
+    with _typed_os_errors(path, name), open(path, "rb") as file:
+        data = file.read()
+    if not data:
+        raise ImageError(name, "empty", "the file has 0 bytes")
+    return data
+
+
+def file_status(path: str | bytes | Path, *, name: str) -> tuple[int, int]:
+    """Size in bytes and time of modification in nanoseconds of an image file, unopened.
+
+    Raises:
+        ImageError: The file is missing, unreadable, or not a regular file.
+    """
+    with _typed_os_errors(path, name):
         status = os.stat(path)
-        # Asked before opening, because opening a named pipe waits for a writer forever.
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(name, "missing", f"not a regular file: {location!r}")
-        if status.st_size > MAX_FILE_BYTES:
-            reason = f"expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}"
-            raise ImageError(name, "too_large", reason)
-        with open(path, "rb") as file:
-            data = file.read()
+    # Opening a named pipe would wait for a writer forever.
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(name, "missing", f"not a regular file: {os.fsdecode(path)!r}")
+    return status.st_size, status.st_mtime_ns
+
+
+def check_size(size: int, *, name: str, max_file_bytes: int) -> None:
+    """Refuse an encoded image of more bytes than wanted, before it is read.
+
+    Raises:
+        ImageError: It is too large.
+    """
+    if size > max_file_bytes:
+        reason = f"expected at most {max_file_bytes} bytes, got {size}"
+        raise ImageError(name, "too_large", reason)
+
+
+@contextmanager
+def _typed_os_errors(path: str | bytes | Path, name: str) -> Iterator[None]:
+    location = os.fsdecode(path)
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in it
         raise ImageError(name, "missing", f"no such file: {location!r}") from error
     except OSError as error:
         reason = f"cannot read {location!r}: {error.strerror or error}"
         raise ImageError(name, "unreadable", reason) from error
-    if not data:
-        raise ImageError(name, "empty", "the file has 0 bytes")
-    return data
 
 
 def load_image(
@@ -127,7 +144,8 @@ def read_image(
     Args:
         data: The content of the file.
         path: What errors call the image.
-        max_pixels: Larger images are refused before any pixel is decoded.
+        max_pixels: Larger images are refused before any pixel is decoded, and so are large ones
+            in so small a file that they are bombs; ``limits`` has the numbers.
         min_scale_size: Upright (height, width) that suffices. A JPEG may then be decoded, faster,
             at 1/2, 1/4 or 1/8 of its size, never below this. None decodes at full size.
 
@@ -135,48 +153,43 @@ def read_image(
         A contiguous, writable array.
 
     Raises:
-        ImageError: Not an image, damaged or truncated, or larger than ``max_pixels``.
+        ImageError: Not an image, damaged or truncated, or beyond a limit.
     """
     if min_scale_size is not None and min(min_scale_size) < 1:
         raise ValueError(f"min_scale_size must be at least (1, 1), got {min_scale_size!r}")
     with _typed_errors(data, path=path, max_pixels=max_pixels):
-        image = _opened(data, max_pixels=max_pixels)
-        width, height = image.size
-        if width * height > max_pixels:
-            reason = f"expected at most {max_pixels} pixels, its header says {width} x {height}"
-            raise ImageError(path, "too_large", reason)
+        image = _opened(data, path=path, max_pixels=max_pixels)
+        limits.check_cost(image, data, path=path, max_pixels=max_pixels)
         if image.format in ("JPEG", "MPO"):
             if _has_zeroed_end(data):
                 raise ImageError(path, "corrupt", "the end of the file is overwritten with zeros")
             if min_scale_size is not None:
                 _draft(image, min_scale_size)
         image.load()
-        orientation = _orientation(image)
-        rgb = pixel_modes.rgb(image)
-        if orientation != 1:
-            rgb = rgb.transpose(_TURN_UPRIGHT[orientation])
-        return np.array(rgb)
+        return pixel_modes.rgb(image, orientation=_orientation(image))
 
 
-def image_size(data: bytes, path: str) -> tuple[int, int]:
+def image_size(data: bytes, path: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
     """Upright (height, width) as the header says, without decoding pixels.
 
     Raises:
-        ImageError: Not an image, or its header is damaged.
+        ImageError: Not an image, its header is damaged, or it is beyond a limit.
     """
-    with _typed_errors(data, path=path, max_pixels=DEFAULT_MAX_PIXELS):
-        image = _opened(data, max_pixels=DEFAULT_MAX_PIXELS)
+    with _typed_errors(data, path=path, max_pixels=max_pixels):
+        image = _opened(data, path=path, max_pixels=max_pixels)
+        limits.check_cost(image, data, path=path, max_pixels=max_pixels)
         if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
             image.load()  # it follows the pixels
         width, height = image.size
         # Pillow announces a TIFF upright, and only a TIFF.
-        sideways = image.format != "TIFF" and _orientation(image) in _SIDEWAYS
+        sideways = image.format != "TIFF" and _orientation(image) in pixel_modes.SIDEWAYS
         return (width, height) if sideways else (height, width)
 
 
-def _opened(data: bytes, *, max_pixels: int) -> Image.Image:
+def _opened(data: bytes, *, path: str, max_pixels: int) -> Image.Image:
     """The image with its header read; ``max_pixels`` only lifts Pillow's own limit."""
     _ignore_pillow_warnings()
+    limits.check_metadata(data, path)
     limit = Image.MAX_IMAGE_PIXELS  # Pillow warns above it and refuses above its double
     if limit is not None and max_pixels > max(2 * limit, DEFAULT_MAX_PIXELS):
         Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
@@ -243,7 +256,7 @@ def _has_zeroed_end(jpeg: bytes) -> bool:
 
 def _draft(image: Image.Image, min_scale_size: tuple[int, int]) -> None:
     height, width = min_scale_size
-    sideways = _orientation(image) in _SIDEWAYS
+    sideways = _orientation(image) in pixel_modes.SIDEWAYS
     image.draft(None, (height, width) if sideways else (width, height))
 
 
@@ -252,6 +265,6 @@ def _orientation(image: Image.Image) -> int:
     try:
         # Not image.getexif(): that of a PNG decodes all pixels to look behind them.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-        return value if value in _TURN_UPRIGHT else 1
+        return value if value in range(1, 9) else 1
     except Exception:
         return 1  # metadata of any other program: no reason to lose the picture

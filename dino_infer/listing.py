@@ -1,4 +1,4 @@
-"""Find images in folders, list files and tar shards; a list compact enough for millions."""
+"""Find images in folders, list files, tar shards and tables; a list compact enough for millions."""
 
 import hashlib
 import os
@@ -10,10 +10,10 @@ from typing import SupportsIndex
 import numpy as np
 from jaxtyping import Int32, Integer
 
-from dino_infer import shards
 from dino_infer.errors import DataError
-from dino_infer.images import file_bytes
-from dino_infer.sources import Found, Source, found_in
+from dino_infer.images import MAX_FILE_BYTES
+from dino_infer.places import Found, Source
+from dino_infer.sources import found_at
 
 _ROWS_AT_ONCE = 65_536
 
@@ -22,9 +22,9 @@ _ROW = np.dtype(
         ("start", np.int64),  # of the name, in the block of names
         ("length", np.int32),
         ("source", np.int32),
-        ("offset", np.int64),  # of the member, in its shard
-        ("size", np.int64),
-        ("label", np.int32),  # of the member's .cls file; -1 without one
+        ("position", np.int64),  # of a member in its shard, in bytes; of a row in its table
+        ("size", np.int64),  # of a member; -1 of a row
+        ("label", np.int32),  # that a shard or table tells; -1 without one
     ]
 )
 
@@ -42,7 +42,7 @@ class ImageList:
         self._names = names
         self._rows = rows
         self._sources = sources
-        self._shard_labels = labels
+        self._row_labels = labels
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -54,30 +54,40 @@ class ImageList:
     def location(self, i: SupportsIndex) -> str:
         """Where the image is, for messages: an absolute path, or ``/path/shard.tar::member``."""
         row = self._row(i)
-        source = self._sources[row["source"]]
-        if source.shard is None:
-            return os.fsdecode(os.path.join(source.folder, self._name(row)))
-        return os.fsdecode(source.shard.path + b"::" + self._name(row).split(b"/", 1)[1])
+        return os.fsdecode(self._source(row).location(self._name(row), int(row["position"])))
 
-    def read(self, i: SupportsIndex) -> bytes:
+    def read(self, i: SupportsIndex, *, max_file_bytes: int = MAX_FILE_BYTES) -> bytes:
         """The encoded image.
 
         Raises:
-            ImageError: It is missing, unreadable, empty, or too large to be an image.
+            ImageError: It is missing, unreadable, empty, or larger than ``max_file_bytes``.
         """
         row = self._row(i)
-        source, name = self._sources[row["source"]], self._name(row)
-        if source.shard is None:
-            return file_bytes(os.path.join(source.folder, name), name=os.fsdecode(name))
-        offset, size = int(row["offset"]), int(row["size"])
-        return shards.read_member(source.shard, offset=offset, size=size, name=os.fsdecode(name))
+        return self._source(row).read(
+            self._name(row),
+            position=int(row["position"]),
+            size=int(row["size"]),
+            max_file_bytes=max_file_bytes,
+        )
+
+    def stat(self, i: SupportsIndex) -> tuple[int, int]:
+        """Bytes of the encoded image and its time of modification in nanoseconds, unread.
+
+        A member of a shard has the time of the shard. A row of a table has the time of the table,
+        and -1 bytes, because only reading it would tell.
+
+        Raises:
+            ImageError: The image file is missing or unreadable.
+        """
+        row = self._row(i)
+        return self._source(row).status(self._name(row), size=int(row["size"]))
 
     def labels(self) -> tuple[Int32[np.ndarray, " images"], tuple[str, ...]] | None:
         """The class of each image, and the names of the classes that the numbers index.
 
-        The class is the folder directly below the root, or the ``.cls`` member of a shard. Names
-        are sorted by their bytes; two lists number alike only if they hold the same classes, so
-        compare names across lists.
+        The class is the folder directly below the root, the ``.cls`` member of a shard, or the
+        column ``label`` of a table. Names are sorted by their bytes; two lists number alike only
+        if they hold the same classes, so compare names across lists.
 
         Returns:
             None unless every image has a class.
@@ -108,13 +118,16 @@ class ImageList:
         rows = self._rows[chosen]
         names = b"".join(self._slices(rows))
         _place_names(rows)
-        return ImageList(names, rows, self._sources, self._shard_labels)
+        return ImageList(names, rows, self._sources, self._row_labels)
 
     def _row(self, i: SupportsIndex) -> np.void:
         if not 0 <= index(i) < len(self):
             raise IndexError(f"expected a position from 0 to {len(self) - 1}, got {i}")
         row: np.void = self._rows[i]
         return row
+
+    def _source(self, row: np.void) -> Source:
+        return self._sources[int(row["source"])]
 
     def _name(self, row: np.void) -> bytes:
         return self._names[row["start"] : row["start"] + row["length"]]
@@ -127,15 +140,15 @@ class ImageList:
                 yield self._names[start:end]
 
     def _labels(self) -> Iterator[bytes | None]:
-        in_shard = np.array([source.shard is not None for source in self._sources])
-        for name, is_member, label in zip(
+        told = np.array([source.has_row_labels for source in self._sources])
+        for name, is_told, label in zip(
             self._slices(self._rows),
-            in_shard[self._rows["source"]].tolist(),
+            told[self._rows["source"]].tolist(),
             self._rows["label"].tolist(),
             strict=True,
         ):
-            if is_member:
-                yield self._shard_labels[label] if label >= 0 else None
+            if is_told:
+                yield self._row_labels[label] if label >= 0 else None
             else:
                 yield _top_folder(name)
 
@@ -147,27 +160,38 @@ def _top_folder(name: bytes) -> bytes | None:
 
 
 def list_images(sources: str | Path | Sequence[str | Path]) -> ImageList:
-    """Find the images of folders, list files, tar shards and single files.
+    """Find the images of folders, list files, tar shards, tables and single files.
 
     - A folder is searched with all its subfolders. Links are followed, each real folder counts
       once, hidden files and folders do not count. A broken link named like an image is listed,
       so that it is reported when it is read.
     - A ``.tar`` file is a WebDataset shard: its image members count, ``KEY.cls`` beside
       ``KEY.jpg`` is the class.
+    - A ``.parquet`` file is a table. Its column ``image`` holds encoded images, as bytes or as
+      ``{bytes, path}``; without one, the first of ``path``, ``image_path``, ``file_path``,
+      ``file_name`` and ``filename`` holds paths, absolute or relative to the table's own folder.
+      Encoded images are named after their path, or their row where paths are missing or repeat.
+      The column ``label``, if there is one, is the class.
     - A file with the suffix of an image is that image.
     - Any other file is a list: one path a line, absolute or relative to the list's own folder.
+    - What does not exist and holds ``*``, ``?``, ``[`` or braces is a pattern, as in a shell.
+      Image files that it matches are one source, below the folder before its first special
+      character; each folder, shard and table that it matches is a source of its own, after them.
+      ``**`` stands for any number of folders. Other files count only as lists, and only if the
+      pattern spells out their suffix.
 
     Args:
         sources: One or several, in the order wanted; each is sorted by the bytes of its names.
 
     Raises:
-        DataError: A source is missing, unreadable, damaged, or holds no image.
+        DataError: A source is missing, unreadable, damaged, or holds no image; a pattern matches
+            nothing.
     """
     if isinstance(sources, str | Path):
         sources = [sources]
     if not sources:
         raise DataError("expected at least one folder, list file or .tar of images, got none")
-    found = [found_in(source) for source in sources]
+    found = [part for source in sources for part in found_at(source)]
     counts = [len(part.lengths) for part in found]
     rows = np.zeros(sum(counts), dtype=_ROW)
     rows["length"] = np.concatenate([part.lengths for part in found])
@@ -183,14 +207,14 @@ def _place_names(rows: np.ndarray) -> None:
 
 
 def _fill_members(rows: np.ndarray, found: list[Found]) -> tuple[bytes, ...]:
-    """Fill in where the members of shards are and which label they have; return the labels."""
+    """Fill in where members and rows are and which label they have; return the labels."""
     codes: dict[bytes | None, int] = {None: -1}
     rows["label"] = -1
     end = 0
     for part in found:
         start, end = end, end + len(part.lengths)
         if part.spans is not None:
-            rows["offset"][start:end], rows["size"][start:end] = part.spans.T
+            rows["position"][start:end], rows["size"][start:end] = part.spans.T
         if part.labels is not None:
             rows["label"][start:end] = [
                 codes.setdefault(label, len(codes) - 1) for label in part.labels

@@ -1,19 +1,19 @@
-"""What one data source holds: a folder, a list file, a tar shard, or a single image."""
+"""What a data source holds: a folder, list file, tar shard, table, image, or a pattern of them."""
 
 import logging
 import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from dino_infer import shards
+from dino_infer import patterns, shards, tables
 from dino_infer.errors import DataError
 from dino_infer.images import IMAGE_SUFFIXES
+from dino_infer.places import Found, Source
 
 logger = logging.getLogger(__name__)
 
@@ -23,35 +23,41 @@ _ARCHIVES = (b".gz", b".tgz", b".bz2", b".xz", b".zst", b".zip", b".7z", b".rar"
 _LARGEST_LABEL = 1024
 
 
-@dataclass(frozen=True)
-class Source:
-    """A folder that names are relative to, or a shard whose members are read by position."""
-
-    folder: bytes
-    shard: shards.Shard | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """The images of one source, sorted by the bytes of their names."""
-
-    source: Source
-    names: bytes
-    """All names, one after the other."""
-    lengths: Int32[np.ndarray, " images"]
-    """Bytes of each name."""
-    spans: Int64[np.ndarray, "images 2"] | None = None
-    """Offset and size of each member of a shard."""
-    labels: list[bytes | None] | None = None
-    """What the ``.cls`` file of each member says, where a shard has such files."""
-
-
-def found_in(source: str | Path) -> Found:
-    """The images of one source; ``list_images`` says what counts.
+def found_at(source: str | Path) -> list[Found]:
+    """The images of one source, or of all that a pattern stands for; ``list_images`` has the rules.
 
     Raises:
-        DataError: The source is missing, unreadable, damaged, or holds no image.
+        DataError: A source is missing, unreadable, damaged, or holds no image.
     """
+    pattern = os.fsencode(source)
+    return _matched(pattern) if patterns.is_pattern(pattern) else [_found_in(source)]
+
+
+def _matched(pattern: bytes) -> list[Found]:
+    """All image files as one source, then every other match as one of its own."""
+    root, names = patterns.matches(pattern)
+    # Lists count only where the pattern asks for their suffix: "photos/*" also matches notes.txt.
+    wanted = {b".tar", b".parquet", os.path.splitext(pattern)[1].lower()} - {b"", *_SUFFIXES}
+    images, others = [], []
+    for name in names:
+        suffix = os.path.splitext(name)[1].lower()
+        if name.endswith(b"/") or suffix in wanted:
+            others.append(name)
+        elif suffix in _SUFFIXES:
+            images.append(name)
+    if not images and not others:
+        hint = f"; it matches {len(names)} files of other kinds" if names else ""
+        raise DataError(
+            f"no image, folder, .tar or .parquet matches {os.fsdecode(pattern)!r}{hint}"
+        )
+    left_out = len(names) - len(images) - len(others)
+    if left_out:
+        logger.info("%r: skipped %d files of other kinds", os.fsdecode(pattern), left_out)
+    found = [_files(os.path.abspath(root), images)] if images else []
+    return found + [_found_in(os.fsdecode(os.path.join(root, name))) for name in others]
+
+
+def _found_in(source: str | Path) -> Found:
     try:
         path = os.path.abspath(os.fsencode(source))
         mode = os.stat(os.fsencode(source)).st_mode
@@ -64,6 +70,8 @@ def found_in(source: str | Path) -> Found:
         raise DataError(f"expected a folder or a regular file of images, got {str(source)!r}")
     if suffix == b".tar":
         return _in_shard(path)
+    if suffix == b".parquet":
+        return _in_table(path)
     if suffix in _SUFFIXES:
         return _files(os.path.dirname(path), [os.path.basename(path)])
     if suffix in _ARCHIVES:
@@ -88,8 +96,9 @@ def _in_folder(root: bytes) -> Found:
     )
     if not names:
         hint = f"; it holds other files: {others}" if others else ""
-        if skipped[b".tar"]:
-            hint += "; give .tar shards by name, such as FOLDER/*.tar"
+        for suffix in (".tar", ".parquet"):
+            if skipped[suffix.encode()]:
+                hint += f"; give {suffix} files by name, such as FOLDER/*{suffix}"
         raise DataError(f"no image in {os.fsdecode(root)!r}{hint}")
     if others:
         level = logging.WARNING if any(s in skipped for s in _UNREAD_PICTURES) else logging.INFO
@@ -127,7 +136,7 @@ def _entries(folder: bytes, seen: set[tuple[int, int]], skipped: Counter[bytes])
         for entry in entries:
             if entry.name.startswith(b"."):
                 continue
-            if _is_folder(entry):
+            if patterns.is_folder(entry):
                 # The slash also sorts the folder as it will stand in the paths below it.
                 names.append(entry.name + b"/")
             elif not entry.name.lower().endswith(_SUFFIXES):
@@ -135,13 +144,6 @@ def _entries(folder: bytes, seen: set[tuple[int, int]], skipped: Counter[bytes])
             elif entry.is_symlink() or entry.is_file():
                 names.append(entry.name)
     return sorted(names, reverse=True)
-
-
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or into a folder that may not be entered
-        return False
 
 
 def _in_list_file(path: bytes) -> Found:
@@ -154,7 +156,7 @@ def _in_list_file(path: bytes) -> Found:
         raise DataError(f"cannot read {os.fsdecode(path)!r}: {_cause(error)}") from error
     if not is_text or b"\0" in data:
         raise DataError(
-            f"expected a folder, a .tar, or a UTF-8 text file with one path a line, "
+            f"expected a folder, a .tar, a .parquet or a UTF-8 text file with one path a line, "
             f"got other data in {os.fsdecode(path)!r}"
         )
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -177,12 +179,42 @@ def _in_shard(path: bytes) -> Found:
     }
     names = [os.path.basename(path) + b"/" + member.name for member in images]
     return Found(
-        Source(os.path.dirname(path), shard),
+        Source(os.path.dirname(path), shard=shard, has_row_labels=True),
         b"".join(names),
         _lengths(names),
         spans=np.array([member[1:] for member in images], dtype=np.int64),
         labels=[labels.get(_key(member.name)) for member in images] if labels else None,
     )
+
+
+def _in_table(path: bytes) -> Found:
+    table, rows = tables.scan_table(path)
+    if not rows.names:
+        raise DataError(f"the table {os.fsdecode(path)!r} has no rows")
+    order = sorted(range(len(rows.names)), key=rows.names.__getitem__)
+    before = os.path.basename(path) + b"/" if table.column else b""
+    names = [before + rows.names[row] for row in order]
+    spans = np.array([(row, -1) for row in order], dtype=np.int64)
+    labels = [rows.labels[row] for row in order] if rows.labels else None
+    if table.column:
+        _warn_of_jumps(table, spans[:, 0])
+        source = Source(os.path.dirname(path), table=table, has_row_labels=True)
+    else:
+        source = Source(os.path.dirname(path), has_row_labels=labels is not None)
+    return Found(source, b"".join(names), _lengths(names), spans=spans, labels=labels)
+
+
+def _warn_of_jumps(table: tables.Table, rows: Int64[np.ndarray, " images"]) -> None:
+    groups = np.searchsorted(table.group_ends, rows, side="right")
+    changes = int((np.diff(groups) != 0).sum())
+    if changes > 2 * len(table.group_ends):
+        logger.warning(
+            "%r: in the order of their paths the images change %d times between %d row groups, "
+            "which are decoded each time; sort the table by its paths to read it fast",
+            os.fsdecode(table.path),
+            changes,
+            len(table.group_ends),
+        )
 
 
 def _key(member: bytes) -> bytes:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
+from dino_infer import pixel_modes
 from dino_infer.errors import ImageError
 from dino_infer.images import (
     ImageFailure,
@@ -371,7 +372,7 @@ def test_what_is_no_image_is_named(data, kind, reason):
 def test_decompression_bombs_are_refused_before_decoding():
     for bomb in (png_with_size(60_000, 60_000), encoded(Image.new("1", (15_000, 15_000)))):
         assert len(bomb) < 40_000
-        with pytest.raises(ImageError, match="expected at most 178956970 pixels") as caught:
+        with pytest.raises(ImageError, match="expected at most 120000000 pixels") as caught:
             read_image(bomb, path="bomb")
         assert caught.value.kind == "too_large"
 
@@ -386,7 +387,9 @@ def test_the_pixel_limit_is_the_callers():
 def test_a_raised_limit_also_lifts_the_one_of_pillow(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     with pytest.raises(ImageError) as caught:
-        read_image(png_with_size(30_000, 30_000), path="x", max_pixels=10**9)
+        # The bytes behind its end are there because so small a file would be refused as a bomb.
+        png = png_with_size(14_000, 14_000) + bytes(2 << 20)
+        read_image(png, path="x", max_pixels=10**9)
     assert caught.value.kind == "corrupt"  # too few pixels in it, but not too large
 
 
@@ -408,6 +411,49 @@ def test_the_scale_of_a_turned_jpeg_is_chosen_upright():
     data = encoded(stored, "JPEG", exif=exif)
     assert read_image(data, path="x", min_scale_size=(200, 25)).shape == (200, 25, 3)
     assert read_image(data, path="x", min_scale_size=(100, 100)).shape == (800, 100, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_scaled_jpeg_comes_out_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(TURNED[orientation]))
+    data = encoded(stored.resize((stored.width * 12, stored.height * 12)), "JPEG", exif=exif)
+    got = read_image(data, path="x", min_scale_size=(90, 100))
+    assert got.shape == (96, 192, 3)  # a quarter of 384 x 768
+    assert got.flags.c_contiguous and got.flags.writeable
+    assert_close(corners(got), corners(QUARTERS), levels=LOSSY)
+
+
+def test_the_smallest_jpegs_survive_scaling():
+    for width, height in ((1, 1), (1, 9), (7, 1), (8, 8), (9, 17)):
+        data = encoded(Image.new("RGB", (width, height), RED), "JPEG")
+        for wanted in ((1, 1), (1, 5), (100, 100)):
+            got = read_image(data, path="x", min_scale_size=wanted)
+            assert got.shape[0] >= min(wanted[0], height) and got.shape[1] >= min(wanted[1], width)
+            assert_close(got[0, 0], np.array(RED), levels=LOSSY)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "F", "LAB"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_bands_join_into_the_whole_picture(mode, orientation, monkeypatch):
+    rng = np.random.default_rng(0)
+    if mode in ("I;16", "F"):
+        kind = np.uint16 if mode == "I;16" else np.float32
+        image = Image.fromarray(rng.integers(0, 60_000, (23, 17)).astype(kind))
+    elif mode == "LAB":
+        image = Image.frombytes("LAB", (17, 23), rng.bytes(17 * 23 * 3))
+    else:
+        image = Image.fromarray(rng.integers(0, 255, (23, 17, 3), dtype=np.uint8)).convert(mode)
+    stored = pixel_modes.rgb(image)
+    assert stored.shape == (23, 17, 3) and stored.std() > 10
+    monkeypatch.setattr(pixel_modes, "_BAND_PIXELS", 17 * 5)
+    upright = pixel_modes.rgb(image, orientation=orientation)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = Image.fromarray(stored)
+    turned.info["exif"] = exif.tobytes()
+    np.testing.assert_array_equal(upright, np.asarray(ImageOps.exif_transpose(turned)))
 
 
 def test_a_size_below_one_is_a_wrong_argument():
@@ -483,6 +529,15 @@ def test_a_huge_file_is_refused_unread(tmp_path):
     with pytest.raises(ImageError, match="at most 2147483648 bytes, got 3221225472") as caught:
         load_image(tmp_path / "scan.tif")
     assert caught.value.kind == "too_large"
+
+
+def test_the_bound_on_bytes_is_the_callers(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(bytes(100))
+    assert file_bytes(path, max_file_bytes=100) == bytes(100)
+    with pytest.raises(ImageError, match="expected at most 99 bytes, got 100") as caught:
+        file_bytes(path, name="a", max_file_bytes=99)
+    assert (caught.value.path, caught.value.kind) == ("a", "too_large")
 
 
 def test_an_image_file_is_loaded(tmp_path):

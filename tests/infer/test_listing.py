@@ -129,6 +129,33 @@ def test_files_that_vanish_or_are_empty_are_typed(tmp_path):
         assert (caught.value.kind, caught.value.path) == (kind, images.name(i))
 
 
+def test_size_and_time_are_told_unread(tmp_path):
+    grow(tmp_path / "photos", "a.jpg", content=b"12345")
+    os.utime(tmp_path / "photos" / "a.jpg", ns=(5, 1_700_000_000_123_456_789))
+    tar = shard(tmp_path / "s.tar", {"b.jpg": b"123"})
+    images = list_images([tmp_path / "photos", tar])
+    assert images.stat(0) == (len(b"12345 of a.jpg"), 1_700_000_000_123_456_789)
+    assert images.stat(1) == (3, tar.stat().st_mtime_ns)
+    (tmp_path / "photos" / "a.jpg").unlink()
+    with pytest.raises(ImageError) as caught:
+        images.stat(0)
+    assert (caught.value.path, caught.value.kind) == ("a.jpg", "missing")
+    (tmp_path / "photos" / "a.jpg").mkdir()
+    with pytest.raises(ImageError, match="not a regular file"):
+        images.stat(0)
+
+
+def test_images_larger_than_wanted_are_refused_unread(tmp_path):
+    folder = grow(tmp_path / "photos", "a.jpg", content=b"x" * 91)
+    tar = shard(tmp_path / "s.tar", {"b.jpg": b"x" * 100})
+    images = list_images([folder, tar])
+    for i in range(2):
+        assert len(images.read(i, max_file_bytes=100)) == 100
+        with pytest.raises(ImageError, match="expected at most 98 bytes, got") as caught:
+            images.read(i, max_file_bytes=98)
+        assert (caught.value.path, caught.value.kind) == (images.name(i), "too_large")
+
+
 def test_several_roots_keep_their_order(tmp_path):
     second, first = grow(tmp_path / "a", "2.jpg", "1.jpg"), grow(tmp_path / "b", "3.jpg")
     images = list_images([first, str(second)])

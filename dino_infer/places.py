@@ -1,0 +1,70 @@
+"""Where images lie: in a folder, a tar shard or a table; one way to read them all."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from dino_infer import images, shards, tables
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder that names are relative to, or a file that holds the images themselves."""
+
+    folder: bytes
+    shard: shards.Shard | None = None
+    table: tables.Table | None = None
+    has_row_labels: bool = False
+    """The class is told with each image, not by the folder it lies in."""
+
+    def location(self, name: bytes, position: int) -> bytes:
+        """Where an image is, for messages."""
+        if self.shard is not None:
+            return self.shard.path + b"::" + name.split(b"/", 1)[1]
+        if self.table is not None:
+            return self.table.path + b"::%d" % position
+        return os.path.join(self.folder, name)
+
+    def read(self, name: bytes, *, position: int, size: int, max_file_bytes: int) -> bytes:
+        """An encoded image.
+
+        Raises:
+            ImageError: It is missing, unreadable, empty, or too large.
+        """
+        shown = os.fsdecode(name)
+        if self.shard is not None:
+            images.check_size(size, name=shown, max_file_bytes=max_file_bytes)
+            return shards.read_member(self.shard, offset=position, size=size, name=shown)
+        if self.table is not None:
+            row = tables.read_row(self.table, position, name=shown, max_file_bytes=max_file_bytes)
+            return row
+        path = os.path.join(self.folder, name)
+        return images.file_bytes(path, name=shown, max_file_bytes=max_file_bytes)
+
+    def status(self, name: bytes, *, size: int) -> tuple[int, int]:
+        """Bytes and time of modification; what lies in a file has that file's time.
+
+        Raises:
+            ImageError: The image file is missing or unreadable.
+        """
+        holder = self.shard or self.table
+        if holder is not None:
+            return size, holder.modified_ns
+        return images.file_status(os.path.join(self.folder, name), name=os.fsdecode(name))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images of one source, sorted by the bytes of their names."""
+
+    source: Source
+    names: bytes
+    """All names, one after the other."""
+    lengths: Int32[np.ndarray, " images"]
+    """Bytes of each name."""
+    spans: Int64[np.ndarray, "images 2"] | None = None
+    """Offset and size of each member of a shard; row and -1 of each row of a table."""
+    labels: list[bytes | None] | None = None
+    """What is told of the class of each image, where ``source.has_row_labels``."""
