@@ -1,104 +1,237 @@
-"""dino-attention: what the [CLS] token attends to, as pictures and as arrays."""
+"""dino-attention: what a Vision Transformer attends to, as pictures, arrays, boxes and videos."""
 
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from dino_infer.cli.options import (
-    ComputeOptions,
-    Images,
-    WeightOptions,
-    check_images,
-    check_positive,
-    load_embedder,
-)
+from dino_infer.cli.attention_options import LookOptions, VideoOptions, WriteOptions
+from dino_infer.cli.options import WeightOptions, check_images
 from dino_infer.cli.run import UsageError, exit_code, inputs_code, printable
+
+if TYPE_CHECKING:
+    from dino_infer.cli.attention_files import Drawing, Looking
+    from dino_infer.images import ImageFailure
+    from dino_infer.listing import ImageList
+    from dino_infer.patches import PatchPCA
+    from dino_infer.videos import VideoPath
 
 logger = logging.getLogger(__name__)
 
 
 def attention(
-    images: Images,
+    images: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGES ...", help_behavior_hint="(required)"),
+    ],
     *,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
-    size: int = 480,
-    mass: float = 0.6,
-    layer: int = -1,
+    look: tyro.conf.OmitArgPrefixes[LookOptions] = LookOptions(),  # noqa: B008
+    files: tyro.conf.OmitArgPrefixes[WriteOptions] = WriteOptions(),  # noqa: B008
+    frames: tyro.conf.OmitArgPrefixes[VideoOptions] = VideoOptions(),  # noqa: B008
     device: str = "auto",
 ) -> int:
-    """Draw what each attention head of the [CLS] token looks at.
+    """Draw what each attention head of a Vision Transformer looks at.
 
     Writes for each image NAME.attention.png (heat maps of the mean and of every head, and below
     them the patches that hold most of the attention) and NAME.attention.npz (arrays `attention`
-    and `masks`, heads x rows x columns of patches), and MAPS/failed.jsonl.
+    and `masks`, heads x rows x columns of patches), or what --write, --boxes and --pca ask for;
+    for each video NAME.attention.mp4, the overlay; and MAPS/failed.jsonl.
 
     Args:
-        images: Folders, images, .txt files that list images, or WebDataset .tar files.
+        images: Folders of images and videos, images, videos (.mp4, .mov, .avi, .mkv, .webm, .m4v),
+            .txt files that list images, or WebDataset .tar files.
         out: Folder to write to; made if need be. Files of the same names are replaced.
         weights: Which weights to use; they must be of a Vision Transformer.
-        size: Pixels of the shorter side that the network sees; more shows finer detail.
-        mass: Share of a head's attention that its mask keeps.
-        layer: Block to look at, from 0; negative counts from the last.
+        look: What to look at.
+        files: What to write.
+        frames: Which frames of videos to use.
         device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.
     """
     check_images(images)
-    check_positive("--size", size)
-    if not 0 < mass <= 1:
-        raise UsageError(f"--mass must lie in (0, 1], got {mass}")
-    from tqdm import tqdm
-
-    from dino_infer.attention import attention_maps, check_has_attention, whole_image
-    from dino_infer.errors import DataError, ImageError
-    from dino_infer.images import ImageFailure, read_image, write_failures
+    from dino_infer.errors import DataError
+    from dino_infer.images import write_failures
     from dino_infer.listing import list_images
-    from dino_infer.progress import Progress
-    from dino_infer.render import write_attention
+    from dino_infer.videos import imported_av, split_videos
 
     if out.exists() and not out.is_dir():
         raise DataError(f"maps go to a folder, but {printable(out)!r} is a file; pass another -o")
-    listed = list_images(images)
-    embedder = load_embedder(weights, ComputeOptions(device=device), size=size)
-    backbone = embedder.backbone
-    check_has_attention(backbone)
-    preprocess = whole_image(embedder.preprocess, size=size, patch_size=backbone.patch_size)
-    look = functools.partial(
-        attention_maps, backbone=backbone, preprocess=preprocess, mass=mass, layer=layer
-    )
+    videos, others = split_videos(images)
+    listed = list_images(others) if others else None
+    if videos:
+        imported_av()  # before the first image, not after the last
+    looking = _looking(weights, look, device=device)
+    drawing = _drawing(look, files)
+    names = [] if listed is None else [listed.name(i) for i in range(len(listed))]
+    targets = _targets(out, [*names, *(video.name for video in videos)])
     failures = []
-    names = [listed.name(i) for i in range(len(listed))]
+    if listed is not None:
+        failures += _draw_images(listed, targets, looking, drawing, files)
+    failures += _draw_videos(videos, targets, looking, drawing, frames)
+    out.mkdir(parents=True, exist_ok=True)
+    write_failures(out / "failed.jsonl", failures)
+    return inputs_code(total=len(names) + len(videos), failed=len(failures))
+
+
+def _drawing(look: LookOptions, files: WriteOptions) -> "Drawing":
+    from dino_infer.cli.attention_files import Drawing
+    from dino_infer.overlays import check_colormap
+
+    try:
+        check_colormap(files.colormap)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return Drawing(
+        mass=look.mass,
+        head=files.head,
+        opacity=files.opacity,
+        colormap=files.colormap,
+        min_patches=files.min_patches,
+    )
+
+
+def _looking(weights: WeightOptions, look: LookOptions, *, device: str) -> "Looking":
+    from dino_infer.attention import (
+        attention_maps,
+        check_has_attention,
+        rollout_maps,
+        whole_image,
+    )
+    from dino_infer.checkpoints import load_backbone
+    from dino_infer.cli.attention_files import Looking
+    from dino_infer.embed import resolved_device
+    from dino_infer.preprocess import Preprocess
+
+    place = resolved_device(device)
+    try:
+        backbone, info = load_backbone(
+            weights.weights,
+            checkpoint_key=weights.checkpoint_key,
+            arch=weights.arch,
+            patch_size=weights.patch_size,
+        )
+    except ValueError as error:  # no such arch, or sizes that do not fit
+        raise UsageError(str(error)) from error
+    check_has_attention(backbone)
+    if look.size < backbone.patch_size:
+        patch = backbone.patch_size
+        raise UsageError(f"--size must be at least one patch of {patch} px, got {look.size}")
+    preprocess = whole_image(
+        Preprocess(mean=info.mean, std=info.std), size=look.size, patch_size=backbone.patch_size
+    )
+    backbone.to(place).eval()
+    shared: dict[str, Any] = {"backbone": backbone, "preprocess": preprocess, "mass": look.mass}
+    if look.rollout:
+        maps = functools.partial(rollout_maps, **shared)
+    else:
+        maps = functools.partial(attention_maps, **shared, layer=look.layer, query=look.pixel)
+    return Looking(look=maps, backbone=backbone, preprocess=preprocess)
+
+
+def _draw_images(
+    listed: "ImageList",
+    targets: Iterator[Path],
+    looking: "Looking",
+    drawing: "Drawing",
+    files: WriteOptions,
+) -> "list[ImageFailure]":
+    """Write the files of every image, and return which could not be read."""
+    from tqdm import tqdm
+
+    from dino_infer.cli.attention_files import pca_basis
+    from dino_infer.errors import ImageError
+    from dino_infer.images import ImageFailure
+    from dino_infer.progress import Progress
+
+    basis = pca_basis(listed, looking) if files.pca else None
+    failures = []
     with Progress("attention", total=len(listed)) as progress:
-        for i, target in enumerate(_targets(out, names)):
+        for i in range(len(listed)):
+            target = next(targets)
             try:
-                maps = look(read_image(listed.read(i), path=names[i]), path=names[i])
+                written = _draw_image(listed, i, target, looking, drawing, files, basis)
             except ImageError as error:
                 failures.append(ImageFailure.of(error))
                 logger.warning("left out %s", error)
-            except ValueError as error:  # a layer that this backbone does not have
-                raise UsageError(str(error)) from error
             else:
-                write_attention(target, maps, mass=mass)
-                tqdm.write(printable(target))
+                for path in written[:1]:
+                    tqdm.write(printable(path))
             progress.advance(1)
-    out.mkdir(parents=True, exist_ok=True)
-    write_failures(out / "failed.jsonl", failures)
-    return inputs_code(total=len(listed), failed=len(failures))
+    return failures
+
+
+def _draw_image(
+    listed: "ImageList",
+    i: int,
+    target: Path,
+    looking: "Looking",
+    drawing: "Drawing",
+    files: WriteOptions,
+    basis: "PatchPCA | None",
+) -> list[Path]:
+    from dino_infer.cli.attention_files import write_boxes, write_files, write_pca
+    from dino_infer.images import read_image
+
+    name = listed.name(i)
+    image = read_image(listed.read(i), path=name)
+    maps = looking.maps(image, name=name, head=drawing.head)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = write_files(target, maps, files.write, drawing)
+    if files.boxes:
+        written.append(write_boxes(target, image, maps, looking, drawing, name=name))
+    if basis is not None:
+        written.append(write_pca(target, image, basis, looking, name=name))
+    return written
+
+
+def _draw_videos(
+    videos: "Sequence[VideoPath]",
+    targets: Iterator[Path],
+    looking: "Looking",
+    drawing: "Drawing",
+    options: VideoOptions,
+) -> "list[ImageFailure]":
+    """Write the video of every video, and return which could not be read."""
+    from tqdm import tqdm
+
+    from dino_infer.cli.attention_files import write_video
+    from dino_infer.errors import ImageError
+    from dino_infer.images import ImageFailure
+    from dino_infer.videos import VideoFile
+
+    failures = []
+    for path, name in videos:
+        target = next(targets)
+        try:
+            with VideoFile(path, name=name) as video:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                written = write_video(
+                    target, video, looking, drawing,
+                    step=options.frame_step, max_frames=options.max_frames,
+                )  # fmt: skip
+        except ImageError as error:
+            failures.append(ImageFailure.of(error))
+            logger.warning("left out %s", error)
+        else:
+            tqdm.write(printable(written))
+    return failures
 
 
 def _targets(out: Path, names: Iterable[str]) -> Iterator[Path]:
-    """The picture to write for each image: the image's own path below ``out``, made unique."""
+    """What the files of each input begin with: its own path below ``out``, made unique."""
     taken: set[Path] = set()
     for name in names:
         # Names inside a tar are free text; nothing may lead out of the folder.
         parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
-        target = out.joinpath(*parts[:-1], f"{parts[-1]}.attention.png")
+        target = out.joinpath(*parts)
         number = 2
         while target in taken:
-            target = target.with_name(f"{parts[-1]}.{number}.attention.png")
+            target = target.with_name(f"{parts[-1]}.{number}")
             number += 1
         taken.add(target)
         yield target

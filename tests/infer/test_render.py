@@ -1,60 +1,45 @@
-"""Pictures of attention: right panels, right colours, whole files."""
+"""Sheets of attention: a panel for everything, and nothing global left behind."""
+
+import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dino_infer.attention import AttentionMaps
-from dino_infer.render import (
-    attention_picture,
-    heat_overlay,
-    heatmap,
-    mask_overlay,
-    write_attention,
-)
+from dino_infer.overlays import QUERY
+from dino_infer.render import attention_picture, marked_picture
+
+PANEL_PIXELS = 288
 
 
-def example(heads=3, rows=4, columns=6, patch=8):
+def example(heads=3, rows=4, columns=6, patch=8, query=None):
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, size=(rows * patch, columns * patch, 3), dtype=np.uint8)
     maps = rng.random((heads, rows, columns), dtype=np.float32) / (rows * columns)
-    return AttentionMaps(picture, maps, maps > np.median(maps))
-
-
-def test_a_heatmap_runs_from_dark_to_bright():
-    colors = heatmap(np.array([[0.0, 0.5, 1.0]])).astype(int).sum(axis=-1)[0]
-    assert colors[0] < colors[1] < colors[2]
-
-
-def test_a_constant_map_is_drawn_dark_and_without_a_warning():
-    assert heatmap(np.full((2, 2), 0.25)).max() < 16
-
-
-def test_a_mask_tints_inside_and_greys_outside():
-    picture = np.full((16, 16, 3), (0, 0, 200), dtype=np.uint8)
-    mask = np.array([[True, False], [False, False]])
-    mixed = mask_overlay(picture, mask)
-    red, green, blue = mixed[2, 2]
-    assert red > green and red > 100 and blue > 50
-    assert len(set(mixed[14, 14])) == 1
-    assert tuple(mixed[7, 3]) == (255, 255, 255)  # the outline, on the inner side
-    assert tuple(mixed[0, 0]) != (255, 255, 255)  # but not along the frame
-
-
-def test_a_heat_overlay_keeps_the_size_of_the_picture():
-    item = example()
-    mixed = heat_overlay(item.picture, item.heads[0], opacity=0.0)
-    assert np.array_equal(mixed, item.picture)
-    assert not np.array_equal(heat_overlay(item.picture, item.heads[0]), item.picture)
+    return AttentionMaps(picture, maps, maps > np.median(maps), query)
 
 
 def test_a_sheet_has_a_panel_for_the_image_the_mean_and_every_head():
     item = example(heads=3)
     with_masks, without = attention_picture([item]), attention_picture([item], masks=False)
     assert with_masks.mode == "RGB"
-    assert with_masks.width == without.width == 5 * 288
+    assert with_masks.width == without.width == 5 * PANEL_PIXELS
     assert with_masks.height > 1.7 * without.height
     assert attention_picture([item, item], masks=False).height > 1.8 * without.height
+
+
+def test_a_single_map_has_no_mean_beside_it():
+    assert attention_picture([example(heads=1)], masks=False).width == 2 * PANEL_PIXELS
+
+
+def test_the_colour_map_of_a_sheet_can_be_chosen():
+    inferno, gray = (
+        np.asarray(attention_picture([example()], masks=False, colormap=name))
+        for name in ("inferno", "gray")
+    )
+    panel = np.s_[-40:, -PANEL_PIXELS + 10 : -10]
+    assert np.ptp(inferno[panel].astype(int), axis=-1).max() > 100
+    assert np.ptp(gray[panel].astype(int), axis=-1).max() == 0
 
 
 def test_items_with_other_heads_do_not_share_a_sheet():
@@ -64,24 +49,18 @@ def test_items_with_other_heads_do_not_share_a_sheet():
         attention_picture([])
 
 
-def test_drawing_leaves_no_global_figures_behind():
-    import sys
+def test_the_patch_that_asks_is_framed():
+    item = example(query=(2, 3))
+    marked = marked_picture(item)
+    framed = (marked == np.array(QUERY)).all(axis=-1)
+    rows, columns = np.nonzero(framed)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (13, 26, 21, 34)
+    inside = np.s_[16:24, 24:32]
+    assert np.array_equal(marked[inside], item.picture[inside])
+    assert np.array_equal(marked_picture(example()), example().picture)
 
+
+def test_drawing_leaves_no_global_figures_behind():
     attention_picture([example()])
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
-
-
-def test_a_written_sheet_comes_with_its_arrays(tmp_path):
-    item = example()
-    path = tmp_path / "deep" / "cat.jpg.attention.png"
-    write_attention(path, item)
-    with Image.open(path) as picture:
-        picture.load()
-    with np.load(path.with_suffix(".npz")) as arrays:
-        assert np.array_equal(arrays["attention"], item.heads)
-        assert np.array_equal(arrays["masks"], item.masks)
-    assert sorted(file.name for file in path.parent.iterdir()) == [
-        "cat.jpg.attention.npz",
-        "cat.jpg.attention.png",
-    ]

@@ -1,0 +1,90 @@
+"""The flags of dino-attention, by what they are about."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from dino_infer.cli.options import check_positive
+from dino_infer.cli.run import UsageError
+
+Kind = Literal["sheet", "npz", "overlay", "mask", "heads", "colors"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookOptions:
+    """What to look at."""
+
+    size: int = 480
+    """Pixels of the shorter side that the network sees; more shows finer detail."""
+    layer: int = -1
+    """Block to look at, from 0; negative counts from the last."""
+    query: Annotated[str | None, tyro.conf.arg(metavar="X,Y")] = None
+    """A pixel of each image: the patch that shows it asks instead of [CLS]."""
+    rollout: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Follow the attention through all blocks (Abnar and Zuidema 2020); several times slower."""
+    mass: float = 0.6
+    """Share of a head's attention that its mask keeps."""
+
+    def __post_init__(self) -> None:
+        check_positive("--size", self.size)
+        if not 0 < self.mass <= 1:
+            raise UsageError(f"--mass must lie in (0, 1], got {self.mass}")
+        _ = self.pixel  # refuses what is no pixel
+        if self.rollout and (self.layer != -1 or self.query is not None):
+            raise UsageError("--rollout goes through all blocks to [CLS]: no --layer or --query")
+
+    @property
+    def pixel(self) -> tuple[float, float] | None:
+        """``query`` as x and y."""
+        if self.query is None:
+            return None
+        try:
+            x, y = (float(part) for part in self.query.split(","))
+        except ValueError as error:
+            raise UsageError(f"--query must be X,Y such as 120,80, got {self.query!r}") from error
+        return x, y
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions:
+    """What to write."""
+
+    write: tuple[Kind, ...] = ("sheet", "npz")
+    """Files for each image: a sheet of all heads, the arrays, the overlay and the mask of the map
+    that --head chooses, one heat map a head, all heads in colours over the darkened photo."""
+    boxes: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write NAME.boxes.json: boxes around the connected parts of the mask, in pixels of the
+    image."""
+    pca: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write NAME.pca.png: three principal components of the patches as colours that mean the same
+    in all the images given."""
+    head: int | Literal["mean", "max", "all"] = "mean"
+    """The map of overlays, masks, boxes and videos: over heads, all side by side, or one."""
+    min_patches: int = 1
+    """Connected parts of fewer patches get no box."""
+    opacity: float = 0.6
+    """Of the heat map in overlays and videos, from 0 to 1."""
+    colormap: str = "inferno"
+    """Name of a colour map of matplotlib."""
+
+    def __post_init__(self) -> None:
+        if not (self.write or self.boxes or self.pca):
+            raise UsageError("nothing to write; name files after --write, or pass --boxes or --pca")
+        check_positive("--min-patches", self.min_patches)
+        if not 0 <= self.opacity <= 1:
+            raise UsageError(f"--opacity must lie in [0, 1], got {self.opacity}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions:
+    """Which frames of videos to use."""
+
+    frame_step: int = 1
+    """Use every so many frames; the video keeps its length in time."""
+    max_frames: int | None = None
+    """Stop after so many used frames."""
+
+    def __post_init__(self) -> None:
+        check_positive("--frame-step", self.frame_step)
+        check_positive("--max-frames", self.max_frames)
