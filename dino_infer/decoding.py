@@ -1,8 +1,9 @@
-"""Lists of images as batches of tensors, read and decoded in worker processes."""
+"""Lists of images as batches of pixels, read and decoded wherever there is time."""
 
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from dino_infer import pixel_modes
 from dino_infer.errors import ImageError
-from dino_infer.images import ImageFailure, read_image
+from dino_infer.images import (
+    DEFAULT_MAX_PIXELS,
+    MAX_FILE_BYTES,
+    ImageFailure,
+    image_size,
+    read_image,
+)
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import Preprocess
 
@@ -22,48 +29,112 @@ MAX_AUTO_WORKERS = 16
 FEW_IMAGES = 64  # below this, starting processes takes longer than decoding
 
 
+class ImageFile(NamedTuple):
+    """What the table of rows says about an image that could be read."""
+
+    height: int
+    """Upright, in pixels, as the file has it."""
+    width: int
+    sha256: str
+    """Hex digest of the file."""
+    bytes: int
+    modified_ns: int
+
+
 class DecodedBatch(NamedTuple):
     """Consecutive images of a list: those that could be read, and why the others could not."""
 
+    places: range
+    """In the list."""
     indices: Int64[np.ndarray, " rows"]
-    """Places in the list of the images that could be read."""
-    stacks: list[tuple[Int64[np.ndarray, " _stack"], Tensor]]
-    """Their tensors, equal shapes together, each with its positions in ``indices``."""
-    sizes: list[tuple[int, int]]
-    """Upright (height, width) of the files' images in pixels."""
-    digests: list[str]
-    """SHA-256 of the files."""
-    failures: list[ImageFailure]
+    """Places of the images that could be read."""
+    stacks: list[tuple[Int64[np.ndarray, " _stack"], UInt8[Tensor, "_stack 3 _height _width"]]]
+    """Their pixels, equal shapes together, each with its positions in ``indices``."""
+    files: list[ImageFile]
+    failures: dict[int, ImageFailure]
+    """By place in the list."""
 
 
-def decoded_batches(
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How image files become pixels."""
+
+    preprocess: Preprocess
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Larger images fail, judged by their header."""
+    max_file_bytes: int = MAX_FILE_BYTES
+    """Larger files fail unread."""
+
+    def batch(self, images: ImageList, places: range) -> DecodedBatch:
+        """Read and decode some images of a list; those that fail are reported in the batch."""
+        kept, pixels, described, failures = [], [], [], {}
+        for place in places:
+            try:
+                tensor, file = self._image(images, place)
+            except ImageError as error:
+                failures[place] = ImageFailure.of(error)
+            else:
+                kept.append(place)
+                pixels.append(tensor)
+                described.append(file)
+        indices = np.array(kept, dtype=np.int64)
+        return DecodedBatch(places, indices, list(stacks(pixels)), described, failures)
+
+    def _image(self, images: ImageList, place: int) -> tuple[Tensor, ImageFile]:
+        name = images.name(place)
+        data = images.read(place, max_file_bytes=self.max_file_bytes)
+        least = self.preprocess.least_decoded
+        image = read_image(data, path=name, max_pixels=self.max_pixels, min_scale_size=least)
+        height, width = image.shape[:2]
+        if least is not None and data.startswith(b"\xff\xd8"):
+            height, width = image_size(
+                data, name, max_pixels=self.max_pixels
+            )  # it may have been decoded smaller
+        _, modified_ns = images.stat(place)
+        digest = hashlib.sha256(data).hexdigest()
+        file = ImageFile(height, width, digest, len(data), modified_ns)
+        return self.preprocess.pixels(image, path=name), file
+
+
+def decoded_in_processes(
+    decoding: Decoding,
     images: ImageList,
-    preprocess: Preprocess,
+    batches: Sequence[range],
     *,
-    batch_size: int,
     workers: int | None = None,
     pin_memory: bool = False,
 ) -> Iterable[DecodedBatch]:
-    """All images of a list, in order.
+    """Batches of a list, in order, decoded in worker processes ahead of their use.
 
     Args:
+        decoding: Files to pixels.
         images: What to read.
-        preprocess: Image to tensor.
-        batch_size: Images in a batch, readable or not.
-        workers: Processes that read and decode; None chooses by the number of images and cores.
-        pin_memory: Put tensors where a GPU can fetch them.
+        batches: Places in the list, batch by batch.
+        workers: Processes; None chooses by the number of images and cores.
+        pin_memory: Put pixels where a GPU can fetch them.
     """
     if workers is None:
-        workers = 0 if len(images) < FEW_IMAGES else min(_cores(), MAX_AUTO_WORKERS)
+        few = sum(map(len, batches)) < FEW_IMAGES
+        workers = 0 if few else min(cores(), MAX_AUTO_WORKERS)
     return DataLoader(
-        _Decoded(images, preprocess),
-        batch_size=batch_size,
+        _Batches(decoding, images, batches),
+        batch_size=None,
         num_workers=workers,
-        collate_fn=_collated,
         pin_memory=pin_memory,
         # Its own, so that embedding during training leaves the run's random numbers alone.
         generator=torch.Generator(),
     )
+
+
+class _Batches(Dataset[DecodedBatch]):
+    def __init__(self, decoding: Decoding, images: ImageList, batches: Sequence[range]) -> None:
+        self._decoding, self._images, self._batches = decoding, images, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> DecodedBatch:
+        return self._decoding.batch(self._images, self._batches[index])
 
 
 def rgb_array(picture: np.ndarray | Image.Image) -> UInt8[np.ndarray, "height width 3"]:
@@ -82,48 +153,7 @@ def rgb_array(picture: np.ndarray | Image.Image) -> UInt8[np.ndarray, "height wi
                 f"got {picture.dtype} of shape {picture.shape}"
             )
         return picture
-    return np.array(pixel_modes.rgb(ImageOps.exif_transpose(picture)))
-
-
-class _Outcome(NamedTuple):
-    """One image as a worker leaves it; ``pixels`` is None when it failed."""
-
-    place: int
-    pixels: Tensor | None = None
-    size: tuple[int, int] = (0, 0)
-    digest: str = ""
-    failure: ImageFailure | None = None
-
-
-class _Decoded(Dataset[_Outcome]):
-    def __init__(self, images: ImageList, preprocess: Preprocess) -> None:
-        self._images = images
-        self._preprocess = preprocess
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> _Outcome:
-        name = self._images.name(index)
-        try:
-            data = self._images.read(index)
-            image = read_image(data, path=name)
-            pixels = self._preprocess(image, path=name)
-        except ImageError as error:
-            return _Outcome(index, failure=ImageFailure.of(error))
-        height, width = image.shape[:2]
-        return _Outcome(index, pixels, (height, width), hashlib.sha256(data).hexdigest())
-
-
-def _collated(outcomes: list[_Outcome]) -> DecodedBatch:
-    kept = [outcome for outcome in outcomes if outcome.failure is None]
-    return DecodedBatch(
-        indices=np.array([outcome.place for outcome in kept], dtype=np.int64),
-        stacks=list(stacks([outcome.pixels for outcome in kept if outcome.pixels is not None])),
-        sizes=[outcome.size for outcome in kept],
-        digests=[outcome.digest for outcome in kept],
-        failures=[outcome.failure for outcome in outcomes if outcome.failure is not None],
-    )
+    return pixel_modes.rgb(ImageOps.exif_transpose(picture))
 
 
 def stacks(
@@ -137,7 +167,7 @@ def stacks(
         yield np.array(positions), torch.stack([pixels[position] for position in positions])
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

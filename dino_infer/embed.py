@@ -1,87 +1,136 @@
-"""Images to feature vectors: decoded in worker processes, embedded in batches."""
+"""Images to feature vectors: decoding, transfer, network and use of the rows overlap."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import functools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 
 from dino_infer.backbones import Backbone
-from dino_infer.checkpoints import load_backbone, weights_sha256
-from dino_infer.decoding import decoded_batches, rgb_array, stacks
+from dino_infer.checkpoints import load_backbone
+from dino_infer.decoding import (
+    DecodedBatch,
+    Decoding,
+    ImageFile,
+    cores,
+    decoded_in_processes,
+    rgb_array,
+    stacks,
+)
+from dino_infer.engines import Engine, OnnxEngine, Precision, TorchEngine
 from dino_infer.errors import CheckpointError, DinoError
-from dino_infer.images import ImageFailure
+from dino_infer.images import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, ImageFailure, load_image
 from dino_infer.listing import ImageList
-from dino_infer.preprocess import Preprocess
+from dino_infer.pooling import Feature
+from dino_infer.preprocess import Crop, Preprocess
 from dino_infer.progress import Progress
 
-Precision = Literal["fp32", "bf16", "fp16"]
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_BATCH, GPU_BATCH = 16, 256
+EngineName = Literal["auto", "torch", "onnx"]
+Picture = str | Path | np.ndarray | Image.Image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
     """Feature rows of the images that could be read, in the order of the list."""
 
-    features: Float32[np.ndarray, "rows dim"]
+    features: Float[np.ndarray, "rows ..."]
     ok: Bool[np.ndarray, " images"]
     """Which images of the list have a row."""
     failures: tuple[ImageFailure, ...]
     """The others, in order, and what is wrong with them."""
-    sizes: Int64[np.ndarray, "rows 2"]
-    """Upright (height, width) of each image in pixels."""
-    sha256: tuple[str, ...]
-    """Hex digest of each image file."""
+    files: tuple[ImageFile, ...]
+    """Size and hash of the image of each row."""
+
+
+class EmbeddedBatch(NamedTuple):
+    """Consecutive images of a list with their features."""
+
+    places: range
+    """In the list."""
+    indices: Int64[np.ndarray, " rows"]
+    """Places of the images that have a row."""
+    features: Float[np.ndarray, "rows ..."]
+    files: list[ImageFile]
+    failures: dict[int, ImageFailure]
+    """By place in the list."""
 
 
 class Embedder:
     """Turns images into feature vectors.
 
-        embedder = Embedder.load("runs/photos", batch_size=128)
-        embedding = embedder.embed(list_images(["photos/"]))
+        embedder = Embedder.load("runs/photos")
+        vectors = embedder(["a.jpg", Image.open("b.png"), array])      # in memory
+        embedding = embedder.embed(list_images(["photos/"]))           # many files
 
-    Rows do not depend on the batch size, on the images beside them or on the number of workers,
-    but for float rounding.
+    Rows do not depend on the batch size, on the images beside them, on their order or on the
+    number of workers, but for float rounding.
 
     Args:
-        backbone: Moved to the device and switched to evaluation mode.
+        network: A backbone, or an engine that runs one.
         preprocess: Image to tensor, as the weights need it.
-        device: "auto" takes a GPU if there is one.
-        batch_size: Images embedded at once.
-        workers: Processes that read and decode; None chooses by the number of cores.
-        precision: Of the network; features are float32 in any case.
+        device: "auto" takes a GPU if there is one. An engine brings its own.
+        batch_size: Images embedded at once; None takes 16 on a CPU and 256 on a GPU.
+        workers: On a CPU, threads that each decode and embed a batch; on a GPU, processes that
+            decode. None takes as many as there are cores.
+        precision: Of a backbone, see ``TorchEngine``; features are float32 in any case.
+        feature: What to take from a backbone: "cls", "mean", "cls+mean", "gem", "last4", "patches".
+        normalize: Scale each vector to length 1.
+        compiled: Run a backbone through torch.compile.
+        max_pixels: Larger images fail, judged by their header.
+        max_file_bytes: Larger files fail unread.
 
     Raises:
-        DinoError: The device is not there.
-        ValueError: A size, count or precision is out of range.
+        ValueError: A number is out of range, or the backbone has no such feature.
+        DinoError: The device cannot be used.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
+        network: Backbone | Engine,
         preprocess: Preprocess,
         *,
         device: str | torch.device = "auto",
-        batch_size: int = 64,
+        batch_size: int | None = None,
         workers: int | None = None,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
+        feature: Feature = "cls",
+        normalize: bool = False,
+        compiled: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_file_bytes: int = MAX_FILE_BYTES,
     ) -> None:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if workers is not None and workers < 0:
             raise ValueError(f"workers must not be negative, got {workers}")
-        self.device = resolved_device(device)
-        self.backbone = backbone.to(self.device).eval()
+        if isinstance(network, Backbone):
+            network = TorchEngine(
+                network,
+                feature=feature,
+                device=resolved_device(device),
+                precision=precision,
+                compiled=compiled,
+            )
+        self.engine: Engine = network
+        self.device = network.device
         self.preprocess = preprocess
-        self.batch_size = batch_size
+        self.batch_size = batch_size or (CPU_BATCH if self.device.type == "cpu" else GPU_BATCH)
         self.workers = workers
-        self.precision: Precision = precision
+        self.normalize = normalize
+        self._decoding = Decoding(
+            preprocess=preprocess, max_pixels=max_pixels, max_file_bytes=max_file_bytes
+        )
+        self._largest = self.batch_size  # that fitted into the memory of the device
 
     @classmethod
     def load(
@@ -91,51 +140,114 @@ class Embedder:
         checkpoint_key: str = "teacher",
         arch: str | None = None,
         patch_size: int | None = None,
+        engine: EngineName = "auto",
+        feature: Feature = "cls",
+        precision: Precision = "auto",
         size: int | None = None,
+        crop: Crop = "center",
+        exact_decode: bool = False,
         device: str | torch.device = "auto",
-        batch_size: int = 64,
-        workers: int | None = None,
-        precision: Precision = "fp32",
+        compiled: bool = False,
+        **options: Any,
     ) -> "Embedder":
         """An embedder from weights, with the preprocessing that they need.
 
         Args:
-            weights: Run folder, checkpoint file or ``timm:NAME``; see ``load_backbone``.
+            weights: Run folder, checkpoint file, ``timm:NAME`` or ``hf:ORG/NAME``, see
+                ``load_backbone``; or an exported ``.onnx``.
             checkpoint_key: "teacher" or "student", for files that hold both.
             arch: What the weights are for, where the file does not tell.
             patch_size: Likewise.
-            size: Side in pixels of the centre crop; None takes the size of the training crops.
+            engine: "auto" runs ``.onnx`` files in onnxruntime and all else in PyTorch.
+            feature: As in the constructor.
+            precision: As in the constructor; an exported file has its own.
+            size: Side of the crop, or with ``crop="none"`` the shorter side, in pixels; None takes
+                the size of the training crops.
+            crop: "center", or "none" to show the network all of each image.
+            exact_decode: See ``Preprocess``.
             device: As in the constructor.
-            batch_size: As in the constructor.
-            workers: As in the constructor.
-            precision: As in the constructor.
+            compiled: As in the constructor.
+            **options: ``batch_size``, ``workers``, ``normalize``, ``max_pixels`` and
+                ``max_file_bytes`` of the constructor.
 
         Raises:
             CheckpointError: The weights are missing, damaged or do not fit.
+            ValueError: A number is out of range, or the backbone has no such feature.
         """
         device = resolved_device(device)
-        backbone, info = load_backbone(
-            weights, checkpoint_key=checkpoint_key, arch=arch, patch_size=patch_size
+        exported = str(weights).endswith(".onnx")
+        if engine != "auto" and exported != (engine == "onnx"):
+            raise ValueError(
+                f"engine {engine!r} runs {'.onnx' if engine == 'onnx' else 'PyTorch'} weights, got "
+                f"{str(weights)!r}" + ("" if exported else "; export them with dino-export first")
+            )
+        network: Engine
+        if exported:
+            network = OnnxEngine(weights, feature=feature, device=device)
+            info = network.file.info
+        else:
+            backbone, info = load_backbone(
+                weights, checkpoint_key=checkpoint_key, arch=arch, patch_size=patch_size
+            )
+            network = TorchEngine(
+                backbone, feature=feature, device=device, precision=precision, compiled=compiled
+            )
+        if feature == "patches" and crop == "none":
+            raise ValueError("feature 'patches' needs images of one size: use crop 'center'")
+        preprocess = Preprocess(
+            size=size or info.input_size or info.image_size,
+            crop=crop,
+            patch_size=network.patch_size if crop == "none" else None,
+            mean=info.mean,
+            std=info.std,
+            exact_decode=exact_decode,
         )
-        preprocess = Preprocess(size=size or info.image_size, mean=info.mean, std=info.std)
-        return cls(
-            backbone,
-            preprocess,
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-            precision=precision,
-        )
+        return cls(network, preprocess, **options)
 
     def description(self) -> dict[str, Any]:
         """How features were made: the part of a feature set's manifest that is the embedder's."""
         return {
-            "arch": self.backbone.arch,
-            "feature": "cls" if self.backbone.has_attention else "pooled",
-            "precision": self.precision,
+            **self.engine.description(),
             "preprocess": self.preprocess.as_metadata(),
-            "weights_sha256": weights_sha256(self.backbone),
+            "normalized": self.normalize,
         }
+
+    @functools.cached_property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Of one image: (dim,), or (patches, dim)."""
+        size = self.preprocess.size
+        height, width = (size, size) if isinstance(size, int) else size
+        blank = torch.zeros(1, 3, height, width, device=self.device)
+        return tuple(self._features(blank).shape[1:])
+
+    def __call__(self, pictures: Sequence[Picture] | Tensor) -> Float[np.ndarray, "rows ..."]:
+        """Feature of each picture.
+
+        Args:
+            pictures: Paths, uint8 RGB arrays (height, width, 3) and Pillow images, also mixed; or
+                one tensor of normalised images (batch, 3, height, width).
+
+        Raises:
+            ImageError: A file cannot be read.
+            ValueError: An array or tensor is of another shape or type.
+        """
+        if isinstance(pictures, Tensor):
+            if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+                raise ValueError(
+                    "a tensor must hold normalised images, float of shape (batch, 3, height, "
+                    f"width), got {pictures.dtype} of shape {tuple(pictures.shape)}"
+                )
+            parts = pictures.split(self.batch_size)
+            return np.concatenate([self._rows(part.to(self.device)) for part in parts])
+        rows = []
+        for start in range(0, len(pictures), self.batch_size):
+            pixels = [
+                self._pixels(picture) for picture in pictures[start : start + self.batch_size]
+            ]
+            rows.append(self._placed(list(stacks(pixels)), len(pixels)))
+        if not rows:
+            raise ValueError("expected at least one picture, got none")
+        return np.concatenate(rows)
 
     def embed(self, images: ImageList) -> Embedding:
         """Feature of every image of a list that can be read; the others are reported.
@@ -143,62 +255,167 @@ class Embedder:
         Raises:
             CheckpointError: The network gives features that are not finite.
         """
-        features = np.empty((len(images), self.backbone.embed_dim), dtype=np.float32)
         ok = np.zeros(len(images), dtype=np.bool_)
-        sizes, digests, failures, rows = [], [], [], 0
+        features, files, failures = [], [], []
         with Progress("embed", total=len(images)) as progress:
-            for batch in decoded_batches(
-                images,
-                self.preprocess,
-                batch_size=self.batch_size,
-                workers=self.workers,
-                pin_memory=self.device.type == "cuda",
-            ):
-                stop = rows + len(batch.indices)
-                for positions, pixels in batch.stacks:
-                    features[rows + positions] = self._features(pixels)
-                _check_finite(features[rows:stop], images, batch.indices)
+            for batch in self.batches(images):
                 ok[batch.indices] = True
-                sizes += batch.sizes
-                digests += batch.digests
-                failures += batch.failures
-                rows = stop
-                progress.advance(len(batch.indices) + len(batch.failures))
+                features.append(batch.features)
+                files += batch.files
+                failures += [batch.failures[place] for place in sorted(batch.failures)]
+                progress.advance(len(batch.places))
         return Embedding(
-            features=features[:rows],
+            features=np.concatenate(features),
             ok=ok,
             failures=tuple(failures),
-            sizes=np.array(sizes, dtype=np.int64).reshape(rows, 2),
-            sha256=tuple(digests),
+            files=tuple(files),
         )
 
-    def embed_arrays(
-        self, pictures: Sequence[np.ndarray | Image.Image]
-    ) -> Float32[np.ndarray, "pictures dim"]:
-        """Feature of each picture in memory: uint8 RGB arrays or Pillow images of any mode.
+    def batches(self, images: ImageList, *, start: int = 0) -> Iterator[EmbeddedBatch]:
+        """Features of a list from place ``start`` on, batch by batch, in order.
 
-        Raises:
-            ValueError: An array is not uint8 of shape (height, width, 3).
+        Which images share a batch depends on the list alone as long as ``start`` is a multiple of
+        ``batch_size``, so rows are the same bit for bit wherever a job was interrupted.
         """
-        features = np.empty((len(pictures), self.backbone.embed_dim), dtype=np.float32)
-        for start in range(0, len(pictures), self.batch_size):
-            part = pictures[start : start + self.batch_size]
-            pixels = [self.preprocess(rgb_array(picture)) for picture in part]
-            for positions, stack in stacks(pixels):
-                features[start + positions] = self._features(stack)
+        starts = range(start, len(images), self.batch_size)
+        places = [range(at, min(at + self.batch_size, len(images))) for at in starts]
+        embedded = self._on_gpu if self.device.type != "cpu" else self._on_cpu
+        for batch in embedded(images, places):
+            _check_finite(batch, images)
+            yield batch
+
+    def _on_cpu(self, images: ImageList, places: list[range]) -> Iterator[EmbeddedBatch]:
+        """Each thread decodes and embeds whole batches alone.
+
+        No thread waits for another inside a batch, which on a CPU is faster than to split every
+        product among them, and decoding fills the gaps.
+        """
+
+        def work(part: range) -> EmbeddedBatch:
+            return self._embedded(self._decoding.batch(images, part))
+
+        threads = cpu_threads(self.workers)
+        if threads == 1:
+            yield from map(work, places)
+            return
+        with _one_thread_each(threads) as pool:
+            waiting: deque[Future[EmbeddedBatch]] = deque()
+            for part in places:
+                waiting.append(pool.submit(work, part))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _on_gpu(self, images: ImageList, places: list[range]) -> Iterator[EmbeddedBatch]:
+        """Processes decode, the GPU embeds one batch while the rows of the one before come back."""
+        decoded = decoded_in_processes(
+            self._decoding, images, places, workers=self.workers, pin_memory=True
+        )
+        before: tuple[DecodedBatch, list[_Coming]] | None = None
+        for batch in decoded:
+            coming = [_Coming(self._on_device(pixels)) for _, pixels in batch.stacks]
+            if before is not None:
+                yield self._arrived(*before)
+            before = batch, coming
+        if before is not None:
+            yield self._arrived(*before)
+
+    def _embedded(self, batch: DecodedBatch) -> EmbeddedBatch:
+        features = self._placed(batch.stacks, len(batch.indices))
+        return EmbeddedBatch(batch.places, batch.indices, features, batch.files, batch.failures)
+
+    def _arrived(self, batch: DecodedBatch, coming: list["_Coming"]) -> EmbeddedBatch:
+        stacks = zip(batch.stacks, coming, strict=True)
+        rows = [(positions, part.rows()) for (positions, _), part in stacks]
+        features = self._joined(rows, len(batch.indices))
+        return EmbeddedBatch(batch.places, batch.indices, features, batch.files, batch.failures)
+
+    def _placed(
+        self, stacks: Iterable[tuple[np.ndarray, Tensor]], count: int
+    ) -> Float[np.ndarray, "rows ..."]:
+        """Features of stacks of pixels, each row at its position."""
+        rows = [
+            (positions, _Coming(self._on_device(pixels)).rows()) for positions, pixels in stacks
+        ]
+        return self._joined(rows, count)
+
+    def _joined(
+        self, rows: list[tuple[np.ndarray, np.ndarray]], count: int
+    ) -> Float[np.ndarray, "rows ..."]:
+        """One array out of parts that know their positions."""
+        joined = np.empty((count, *self.feature_shape), dtype=np.float32)
+        for positions, part in rows:
+            joined[positions] = part
+        return joined
+
+    def _pixels(self, picture: Picture) -> Tensor:
+        if isinstance(picture, str | Path):
+            image = load_image(picture, max_pixels=self._decoding.max_pixels)
+            return self.preprocess.pixels(image, path=str(picture))
+        return self.preprocess.pixels(rgb_array(picture))
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        return self._features(self.preprocess.normalized(pixels.to(self.device, non_blocking=True)))
+
+    def _rows(self, images: Tensor) -> Float[np.ndarray, "batch ..."]:
+        return _Coming(self._features(images)).rows()
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Features of a batch; halves it as often as the memory of the device asks for."""
+        parts = images.split(self._largest)
+        try:
+            features = torch.cat([self.engine(part).float() for part in parts])
+        except torch.OutOfMemoryError:
+            size = min(len(images), self._largest)
+            if size == 1:
+                raise
+            torch.cuda.empty_cache()
+            self._largest = size // 2
+            return self._features(images)
+        if self.normalize:
+            features = torch.nn.functional.normalize(features, dim=-1)
         return features
 
-    @torch.inference_mode()
-    def _features(self, pixels: Tensor) -> Float32[np.ndarray, "batch dim"]:
-        with self._autocast():
-            features: Tensor = self.backbone(pixels.to(self.device, non_blocking=True))
-        rows: np.ndarray = features.float().cpu().numpy()
-        return rows
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
+class _Coming:
+    """Rows on their way from the device."""
+
+    def __init__(self, features: Tensor) -> None:
+        self._there = None
+        if features.device.type == "cuda":
+            self._rows = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+            self._rows.copy_(features, non_blocking=True)
+            self._there = torch.cuda.Event()
+            self._there.record()
+        else:
+            self._rows = features.cpu()
+
+    def rows(self) -> np.ndarray:
+        """Waits for them."""
+        if self._there is not None:
+            self._there.synchronize()
+        array: np.ndarray = self._rows.numpy()
+        return array
+
+
+def cpu_threads(workers: int | None) -> int:
+    """Batches that are worked on at once on a CPU: what was asked for, or one a core."""
+    if workers is not None:
+        return max(workers, 1)
+    return min(cores(), torch.get_num_threads())
+
+
+@contextmanager
+def _one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads compute on one core each; afterwards all is as before."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "embed", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def resolved_device(device: str | torch.device) -> torch.device:
@@ -219,14 +436,11 @@ def resolved_device(device: str | torch.device) -> torch.device:
         ) from error
 
 
-def _check_finite(
-    features: Float32[np.ndarray, "rows dim"],
-    images: ImageList,
-    indices: Int64[np.ndarray, " rows"],
-) -> None:
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+def _check_finite(batch: EmbeddedBatch, images: ImageList) -> None:
+    rows = batch.features.reshape(len(batch.features), -1)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1)) if rows.size else []
     if len(bad):
         raise CheckpointError(
-            f"the features of {images.name(int(indices[bad[0]]))!r} are not finite: the weights "
-            "are damaged, or the precision is too low; try --precision fp32"
+            f"the features of {images.name(int(batch.indices[bad[0]]))!r} are not finite: the "
+            "weights are damaged, or the precision is too low; try --precision fp32"
         )

@@ -17,6 +17,8 @@ from dino_infer.errors import ImageError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+SPARE_DECODING = 2  # JPEGs are decoded smaller only with this many times the pixels a side needs
+
 MAX_RESIZED_PIXELS = 1 << 28
 """What ``crop="none"`` may make of one image: a 1 x 30,000 strip would become 13 GB of floats."""
 
@@ -50,6 +52,10 @@ class Preprocess:
     patch_size: int | None = None
     """Cut the bottom and right edge to a multiple of this; only with ``crop="none"``."""
 
+    exact_decode: bool = False
+    """Decode every pixel of large JPEGs. By default those of more than twice the size needed are
+    decoded at 1/2, 1/4 or 1/8, several times faster and within a level or two on average."""
+
     def __post_init__(self) -> None:
         if self.crop not in get_args(Crop):
             raise ValueError(f"crop must be one of {get_args(Crop)}, got {self.crop!r}")
@@ -69,7 +75,13 @@ class Preprocess:
     def __call__(
         self, image: UInt8[np.ndarray, "in_height in_width 3"], *, path: str = "image"
     ) -> Float[Tensor, "3 height width"]:
-        """The tensor for one upright RGB image.
+        """The normalised tensor for one upright RGB image; see ``pixels`` and ``normalized``."""
+        return self.normalized(self.pixels(image, path=path))
+
+    def pixels(
+        self, image: UInt8[np.ndarray, "in_height in_width 3"], *, path: str = "image"
+    ) -> UInt8[Tensor, "3 height width"]:
+        """The image resized and cropped.
 
         Args:
             image: As ``read_image`` returns it; at least one pixel.
@@ -90,10 +102,27 @@ class Preprocess:
             crop_height, crop_width = height - height % patch, width - width % patch
             top = left = 0
         window = (top, left, crop_height, crop_width)
-        pixels = _resized_window(image, (height, width), window)
-        # One pass: (x / 255 - mean) / std.
-        mean, std = (255 * torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return torch.empty(pixels.shape).copy_(pixels).sub_(mean).div_(std)
+        return _resized_window(image, (height, width), window)
+
+    def normalized(
+        self, pixels: UInt8[Tensor, "*batch 3 height width"]
+    ) -> Float[Tensor, "*batch 3 height width"]:
+        """Levels as the network wants them, on their device: (x / 255 - mean) / std."""
+        mean, std = (
+            255 * torch.tensor(values, device=pixels.device)[:, None, None]
+            for values in (self.mean, self.std)
+        )
+        result = torch.empty(pixels.shape, device=pixels.device)
+        return result.copy_(pixels).sub_(mean).div_(std)
+
+    @property
+    def least_decoded(self) -> tuple[int, int] | None:
+        """Upright (height, width) that decoding must not go below; None for exact decoding."""
+        if self.exact_decode:
+            return None
+        ratio = self.resize_ratio if self.crop == "center" else 1
+        height, width = (round(side * ratio) * SPARE_DECODING for side in self._sides)
+        return height, width
 
     def as_metadata(self) -> dict[str, Any]:
         """The settings as plain JSON values; ``from_metadata`` reads them back."""

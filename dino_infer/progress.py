@@ -18,18 +18,26 @@ class Progress:
     Args:
         what: The job in a word, such as "embed".
         total: Images to go through.
+        start: Images of them that an earlier process went through.
         line_every_s: Seconds between log lines where there is no terminal.
     """
 
-    def __init__(self, what: str, *, total: int, line_every_s: float = LINE_EVERY_S) -> None:
+    def __init__(
+        self, what: str, *, total: int, start: int = 0, line_every_s: float = LINE_EVERY_S
+    ) -> None:
         self._what = what
         self._total = total
-        self._done = 0
+        self._start = self._done = start
         self._line_every_s = line_every_s
         self._start_s = self._last_line_s = time.monotonic()
         self._on_terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=total, desc=what, unit="image", disable=not self._on_terminal, dynamic_ncols=True
+            total=total,
+            initial=start,
+            desc=what,
+            unit="image",
+            disable=not self._on_terminal,
+            dynamic_ncols=True,
         )
 
     def __enter__(self) -> "Progress":
@@ -51,7 +59,7 @@ class Progress:
         if self._on_terminal or now_s - self._last_line_s < self._line_every_s:
             return
         self._last_line_s = now_s
-        rate = self._done / max(now_s - self._start_s, 1e-9)
+        rate = (self._done - self._start) / max(now_s - self._start_s, 1e-9)
         left_s = (self._total - self._done) / max(rate, 1e-9)
         logger.info(
             "%s: %d of %d images, %.1f images/s, %s left",

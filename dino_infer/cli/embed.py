@@ -2,71 +2,209 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from dino_infer.cli.options import (
     ComputeOptions,
     Images,
+    ViewOptions,
     WeightOptions,
     check_images,
+    check_positive,
     load_embedder,
 )
-from dino_infer.cli.run import exit_code, inputs_code, printable
+from dino_infer.cli.run import UsageError, exit_code, inputs_code, printable
+
+if TYPE_CHECKING:
+    from dino_infer.shares import Share
 
 logger = logging.getLogger(__name__)
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """Which vector stands for an image."""
+
+    feature: Literal["cls", "mean", "cls+mean", "gem", "last4", "patches"] = "cls"
+    """The [CLS] token (of a convnet its pooled features), the mean of the patch tokens, both, their
+    generalised mean (power 4), the [CLS] tokens of the last 4 blocks, or every patch token."""
+    normalize: Flag = False
+    """Scale each vector to length 1."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the stored numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """How the work is cut up and gone on with."""
+
+    resume: Flag = False
+    """Go on with what an interrupted run left; the files end as the same bytes."""
+    overwrite: Flag = False
+    """Replace what is there."""
+    update: Flag = False
+    """Bring an existing file up to date: embed what is new or changed, drop what is gone."""
+    shard: str | None = None
+    """Do part INDEX/COUNT of the work, from 0, or auto for what torchrun or SLURM set. The files
+    are named FEATS.shard-0-of-8.npy."""
+    merge: Flag = False
+    """Join the finished shards of FEATS into FEATS; takes no images."""
+    partition_size: int = 1_000_000
+    """Images in each partition of a folder."""
+    on_error: Literal["skip", "fail", "nan"] = "skip"
+    """An image that cannot be read gets no row, ends the run, or gets a row of NaN."""
+    dry_run: Flag = False
+    """Say what would be done, and stop."""
+
+    def __post_init__(self) -> None:
+        check_positive("--partition-size", self.partition_size)
+        chosen = [name for name in ("resume", "overwrite", "update") if getattr(self, name)]
+        if self.overwrite and len(chosen) > 1:
+            raise UsageError(f"--overwrite contradicts --{chosen[0]}: pass one of them")
 
 
 def embed(
     images: Images,
     *,
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
     weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
+    features: tyro.conf.OmitArgPrefixes[FeatureOptions] = FeatureOptions(),
+    view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
-    size: int | None = None,
-    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
+    job: tyro.conf.OmitArgPrefixes[JobOptions] = JobOptions(),
 ) -> int:
     """Turn images into feature vectors.
 
     Writes FEATS.npy (one row an image), FEATS.parquet (path, size, hash and label of each row),
-    FEATS.json (how they were made) and FEATS.failed.jsonl (images that could not be read).
+    FEATS.json (how they were made) and FEATS.failed.jsonl (images that could not be read). With
+    -o FEATS.safetensors or FEATS.parquet the rows are in that file; with -o FOLDER/ they are in
+    partitions that autofaiss and embedding-reader read.
 
     Args:
-        images: Folders, images, .txt files that list images, or WebDataset .tar files.
-        out: Feature file to write; its name ends in .npy.
+        images: Folders, images, .txt files that list images, WebDataset .tar files, .parquet tables
+            with images or paths, or quoted patterns such as "photos/**/*.jpg".
+        out: What to write: .npy, .safetensors, .parquet, or a folder.
         weights: Which weights to use.
+        features: Which vector stands for an image.
+        view: What the network sees of an image.
         compute: How to run the network.
-        size: Side in pixels of the centre crop; by default that of the training crops.
-        overwrite: Replace an existing feature file.
+        job: How the work is cut up and gone on with.
     """
+    if job.merge:
+        return _merged(images, out, job)
     check_images(images)
-    from dino_infer.features import check_writable, write_features
-    from dino_infer.images import write_failures
     from dino_infer.listing import list_images
 
-    paths = check_writable(out, overwrite=overwrite)
+    share = _share(job.shard)
+    if share.count > 1:
+        from dino_infer.shares import device_of_share
+
+        compute = replace(compute, device=device_of_share(compute.device))
+    to_folder = _is_folder(out)
+    if to_folder and job.update:
+        raise UsageError("--update is for a single file; partitions cannot be updated")
     listed = list_images(images)
-    embedder = load_embedder(weights, compute, size=size)
-    embedding = embedder.embed(listed)
-    rows, dim = embedding.features.shape
-    if rows:
-        write_features(out, embedding, listed, description=embedder.description())
-        print(f"{printable(out)}: {rows} rows of {dim}")
-    else:
-        write_failures(paths.failures, embedding.failures)
-    if embedding.failures:
-        first = embedding.failures[0]
-        logger.warning(
-            "%d of %d images could not be read, listed in %s; the first: %r: %s",
-            len(embedding.failures),
-            len(listed),
-            paths.failures,
-            first.path,
-            first.reason,
+    embedder = load_embedder(
+        weights, compute, view, feature=features.feature, normalize=features.normalize
+    )
+    if job.dry_run:
+        return _described(embedder, listed, out, share, features)
+    return _done(_run(embedder, listed, out, share, features, job, to_folder=to_folder), out, share)
+
+
+def _run(
+    embedder: Any,
+    listed: Any,
+    out: str,
+    share: "Share",
+    features: FeatureOptions,
+    job: JobOptions,
+    *,
+    to_folder: bool,
+) -> Any:
+    from dino_infer.embed_job import Output, embed_to_file, embed_to_folder
+
+    output = Output(
+        dtype=features.dtype,
+        on_error=job.on_error,
+        resume=job.resume,
+        overwrite=job.overwrite,
+        update=job.update,
+    )
+    if to_folder:
+        return embed_to_folder(
+            embedder, listed, out, partition_size=job.partition_size, output=output, share=share
         )
-    return inputs_code(total=len(listed), failed=len(embedding.failures))
+    return embed_to_file(embedder, listed, out, output=output, share=share)
+
+
+def _merged(images: tuple[str, ...], out: str, job: JobOptions) -> int:
+    if images:
+        raise UsageError(f"--merge takes no images, got {printable(images[0])!r}")
+    if _is_folder(out):
+        raise UsageError("--merge joins the shards of a file; partitions of a folder need none")
+    from dino_infer.embed_job import merge_shares
+    from dino_infer.shares import Share
+
+    return _done(merge_shares(out, overwrite=job.overwrite), out, Share())
+
+
+def _done(outcome: Any, out: str, share: "Share") -> int:
+    """Say what came of the job."""
+    if outcome.rows:
+        part = f" of shard {share}" if share.count > 1 else ""
+        print(f"{printable(out)}: {outcome.rows} rows of {outcome.dim}{part}")
+    if outcome.failed:
+        logger.warning(
+            "%d of %d images could not be read; they are listed, with the reasons, in the failures "
+            "beside the features",
+            outcome.failed,
+            outcome.images,
+        )
+    return inputs_code(total=outcome.images, failed=outcome.failed)
+
+
+def _described(
+    embedder: Any, listed: Any, out: str, share: "Share", features: FeatureOptions
+) -> int:
+    """What would be done, on stdout."""
+    import numpy as np
+
+    count = len(share.slice_of(len(listed), step=embedder.batch_size))
+    shape = (count, *embedder.feature_shape)
+    size_mb = np.prod(shape, dtype=np.float64) * np.dtype(features.dtype).itemsize / 1e6
+    made = embedder.description()
+    print(f"images: {len(listed)}" + (f", shard {share}: {count}" if share.count > 1 else ""))
+    print(f"network: {made['arch']}, {made['precision']}, on {embedder.device}")
+    print(f"feature: {made['feature']}, {' x '.join(map(str, shape[1:]))}")
+    print(f"output: {printable(out)}, {features.dtype}, {size_mb:.1f} MB")
+    return 0
+
+
+def _share(shard: str | None) -> "Share":
+    from dino_infer.shares import Share, launched_with, share_of
+
+    if shard is None:
+        if launched_with() > 1:
+            raise UsageError(
+                f"{launched_with()} processes would write the same file; pass --shard auto"
+            )
+        return Share()
+    try:
+        return share_of(shard)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _is_folder(out: str) -> bool:
+    import os.path
+
+    return out.endswith("/") or os.path.isdir(out) or not os.path.splitext(out)[1]
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -22,7 +22,8 @@ class WeightOptions:
     """Which weights to use."""
 
     weights: str = DEFAULT_WEIGHTS
-    """A run folder, .safetensors or .pt of ours, a published DINO .pth, or timm:NAME (download)."""
+    """A run folder, .safetensors or .pt of ours, a published DINO, DINOv2 or DINOv3 .pth, a Hugging
+    Face folder, hf:ORG/NAME or timm:NAME (download), or an exported .onnx (embedding only)."""
     checkpoint_key: Literal["teacher", "student"] = "teacher"
     """Which network of a file that holds both."""
     arch: str | None = None
@@ -37,46 +38,91 @@ class ComputeOptions:
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
-    batch_size: int = 64
-    """Images embedded at once."""
+    batch_size: int | None = None
+    """Images embedded at once; by default 16 on a CPU, 256 on a GPU. Halved if memory runs out."""
     workers: int | None = None
-    """Processes that read and decode images; by default as many as there are cores."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the network; features are float32 in any case."""
+    """Threads that decode and embed on a CPU, processes that decode for a GPU; by default as many
+    as there are cores."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of matrix products; auto is bf16 where the device multiplies it natively, else fp32.
+    Features are float32 in any case."""
+    engine: Literal["auto", "torch", "onnx"] = "auto"
+    """What runs the network; auto runs an .onnx file in onnxruntime and all else in PyTorch."""
+    compile: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Fuse the network with torch.compile: a wait at the start, then faster."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size must be at least 1, got {self.batch_size}")
+        check_positive("--batch-size", self.batch_size)
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers must not be negative, got {self.workers}")
 
 
-def load_embedder(weights: WeightOptions, compute: ComputeOptions, *, size: int | None) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """What the network sees of an image."""
+
+    size: int | None = None
+    """Side of the crop in pixels, or with --crop none the shorter side; by default the size of the
+    training crops."""
+    crop: Literal["center", "none"] = "center"
+    """The central square, or all of the image in its own aspect ratio."""
+    exact_decode: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Decode every pixel of large JPEGs, several times slower; by default those of more than twice
+    the size needed are decoded at 1/2, 1/4 or 1/8."""
+    max_megapixels: float | None = None
+    """Larger images count as unreadable; by default 120."""
+    max_file_mb: float | None = None
+    """Larger files count as unreadable; by default 2,147."""
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--size", self.size), ("--max-megapixels", self.max_megapixels)):
+            check_positive(flag, value)
+        check_positive("--max-file-mb", self.max_file_mb)
+
+
+def load_embedder(
+    weights: WeightOptions,
+    compute: ComputeOptions,
+    view: ViewOptions | None = None,
+    *,
+    feature: Any = "cls",
+    normalize: bool = False,
+) -> Any:
     """The ``Embedder`` that the flags ask for.
 
     Raises:
-        UsageError: Unknown arch, or a size below one patch.
+        UsageError: Unknown arch, a size below one patch, or a feature that the network lacks.
     """
     from dino_infer.embed import Embedder
+    from dino_infer.images import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES
 
-    check_positive("--size", size)
+    view = view or ViewOptions()
+    pixels, file_mb = view.max_megapixels, view.max_file_mb
     try:
         embedder = Embedder.load(
             weights.weights,
             checkpoint_key=weights.checkpoint_key,
             arch=weights.arch,
             patch_size=weights.patch_size,
-            size=size,
+            engine=compute.engine,
+            feature=feature,
+            precision=compute.precision,
+            size=view.size,
+            crop=view.crop,
+            exact_decode=view.exact_decode,
             device=compute.device,
+            compiled=compute.compile,
             batch_size=compute.batch_size,
             workers=compute.workers,
-            precision=compute.precision,
+            normalize=normalize,
+            max_pixels=DEFAULT_MAX_PIXELS if pixels is None else int(1e6 * pixels),
+            max_file_bytes=MAX_FILE_BYTES if file_mb is None else int(1e6 * file_mb),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    patch = embedder.backbone.patch_size
-    if embedder.backbone.has_attention and size is not None and size < patch:
-        raise UsageError(f"--size must be at least one patch of {patch} px, got {size}")
+    patch = embedder.engine.patch_size
+    if patch is not None and view.size is not None and view.size < patch:
+        raise UsageError(f"--size must be at least one patch of {patch} px, got {view.size}")
     return embedder
 
 
@@ -90,11 +136,12 @@ def check_images(images: tuple[str, ...]) -> None:
         raise UsageError("no images given; pass at least one folder, image, list or tar")
 
 
-def check_positive(flag: str, value: int | None) -> None:
+def check_positive(flag: str, value: float | None) -> None:
     """Refuse zero and below.
 
     Raises:
-        UsageError: The value is below 1.
+        UsageError: The value is not positive.
     """
-    if value is not None and value < 1:
-        raise UsageError(f"{flag} must be at least 1, got {value}")
+    if value is not None and value <= 0:
+        least = "at least 1" if isinstance(value, int) else "above 0"
+        raise UsageError(f"{flag} must be {least}, got {value}")

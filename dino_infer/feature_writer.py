@@ -1,0 +1,282 @@
+"""A feature set on its way to disk: appended to, safe against a stop at any moment, gone on with.
+
+While a set is unfinished its parts lie in ``feats.npy.partial/``: ``rows`` (the future matrix, its
+header still blank), ``table.jsonl``, ``failed.jsonl``, and ``journal.jsonl``, which says how much
+of each can be trusted. What was written after the last line of the journal is cut off when the set
+is gone on with, so a set that was interrupted ends as the same bytes as one that was not.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from dino_infer.errors import DataError
+from dino_infer.features import FORMAT_VERSION, ROW_ORDER, FeaturePaths, read_manifest, sha256_of
+from dino_infer.files import whole_file, write_json
+from dino_infer.images import ImageFailure
+from dino_infer.matrix_files import header, header_length
+from dino_infer.row_table import TableRow, printable_name, row_line, rows_of_lines, write_table
+
+COMMIT_EVERY_S = 2.0
+JOB, JOURNAL, MANIFEST = "job.json", "journal.jsonl", "manifest.json"
+ROWS, TABLE, FAILED = "rows", "table.jsonl", "failed.jsonl"
+APPENDED = (ROWS, TABLE, FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A line of the journal: what is safely on disk."""
+
+    images: int = 0
+    """Of the list, with a row or failed."""
+    shape: tuple[int, ...] = (0,)
+    """Of the matrix so far."""
+    failed: int = 0
+    odd_names: bool = False
+    """Whether some name is no valid UTF-8."""
+    sizes: tuple[int, ...] = (0, 0, 0)
+    """Bytes of ``APPENDED`` that count."""
+
+
+class FeatureWriter:
+    """Appends rows to a feature set, from where an earlier writer of the same job got to.
+
+    Args:
+        paths: The files to make.
+        job: What is being made, settings and images; goes into the manifest.
+        dtype: Of the matrix: "float32" or "float16".
+        labelled: Whether rows have a class.
+        path_column: What the table calls the column of names.
+        commit_every_s: Seconds of work that a stop may lose.
+
+    Raises:
+        DataError: The unfinished set is of another job.
+        OSError: Nothing can be written.
+    """
+
+    def __init__(
+        self,
+        paths: FeaturePaths,
+        *,
+        job: Mapping[str, Any],
+        dtype: str = "float32",
+        labelled: bool = False,
+        path_column: str = "path",
+        commit_every_s: float = COMMIT_EVERY_S,
+    ) -> None:
+        self._paths, self._folder = paths, paths.partial
+        self._job = json.loads(json.dumps(job))
+        self._dtype, self._suffix = dtype, paths.matrix.suffix
+        self._labelled, self._path_column = labelled, path_column
+        self._commit_every_s = commit_every_s
+        self._folder.mkdir(exist_ok=True)
+        if not (self._folder / JOB).exists():
+            write_json(self._folder / JOB, self._job)
+        check_same_job(_json(self._folder / JOB), self._job, where=self._folder)
+        self.done = self._trusted()
+        self._files = [
+            _opened_at(self._folder / name, size)
+            for name, size in zip(APPENDED, self.done.sizes, strict=True)
+        ]
+        self._journal = (self._folder / JOURNAL).open("ab")
+        self._last_commit_s = time.monotonic()
+
+    def append(
+        self,
+        features: Float[np.ndarray, "rows ..."],
+        rows: Sequence[TableRow],
+        failures: Sequence[ImageFailure],
+        *,
+        images: int,
+        may_commit: bool = True,
+    ) -> None:
+        """Add the outcome of the next images of the list.
+
+        Args:
+            features: A row for each of ``rows``.
+            rows: Which image each of them is.
+            failures: What could not be read.
+            images: How many images this was.
+            may_commit: Whether a set may be gone on with from here.
+        """
+        matrix, table, failed = self._files
+        matrix.write(np.ascontiguousarray(features, dtype=self._dtype).data)
+        table.writelines(map(row_line, rows))
+        failed.writelines(json.dumps(failure).encode() + b"\n" for failure in map(_plain, failures))
+        before = self.done
+        self.done = Done(
+            images=before.images + images,
+            shape=(before.shape[0] + len(rows), *(features.shape[1:] or before.shape[1:])),
+            failed=before.failed + len(failures),
+            odd_names=before.odd_names or any(printable_name(r.path) != r.path for r in rows),
+        )
+        if may_commit and time.monotonic() - self._last_commit_s >= self._commit_every_s:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make everything so far survive any stop."""
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
+        sizes = tuple(file.tell() for file in self._files)
+        self.done = dataclasses.replace(self.done, sizes=sizes)
+        self._journal.write(json.dumps(dataclasses.asdict(self.done)).encode() + b"\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+        self._last_commit_s = time.monotonic()
+
+    def close(self) -> None:
+        """Leave the set unfinished, to be gone on with."""
+        self.commit()
+        for file in (*self._files, self._journal):
+            file.close()
+
+    def finish(self) -> None:
+        """Put every file into its place, the manifest last; without a row only the failures."""
+        self.close()
+        paths = self._paths
+        # From here to the new manifest the files belong to no set.
+        paths.manifest.unlink(missing_ok=True)
+        _copy(self._folder / FAILED, paths.failures)
+        if self.done.shape[0]:
+            self._write_header()
+            self._write_table()
+            write_json(self._folder / MANIFEST, self._manifest())
+        move_finished(paths)
+
+    def _write_header(self) -> None:
+        with (self._folder / ROWS).open("rb+") as file:
+            file.write(header(self._suffix, self.done.shape, self._dtype))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write_table(self) -> None:
+        embedding = None
+        if self._suffix == ".parquet":
+            rows = self._folder / ROWS
+            embedding = np.memmap(rows, dtype=self._dtype, mode="r", shape=self.done.shape)
+        with (self._folder / TABLE).open("rb") as lines, whole_file(self._paths.table) as temporary:
+            write_table(
+                temporary,
+                rows_of_lines(lines),
+                labelled=self._labelled,
+                odd_names=self.done.odd_names,
+                path_column=self._path_column,
+                features=embedding,
+            )
+
+    def _manifest(self) -> dict[str, Any]:
+        paths, rows = self._paths, self._folder / ROWS
+        hashes = {} if self._suffix == ".parquet" else {paths.matrix.name: sha256_of(rows)}
+        return {
+            "format_version": FORMAT_VERSION,
+            "rows": self.done.shape[0],
+            "dim": self.done.shape[-1],
+            "shape": list(self.done.shape),
+            "row_order": ROW_ORDER,
+            "failed": self.done.failed,
+            **self._job,
+            "files_sha256": hashes | {paths.table.name: sha256_of(paths.table)},
+        }
+
+    def _trusted(self) -> Done:
+        """The last whole line of the journal; the rest of the files is cut off."""
+        journal = self._folder / JOURNAL
+        if not journal.exists():
+            start = header_length(self._suffix)
+            return Done(sizes=(start, 0, 0))
+        data = journal.read_bytes()
+        data = data[: data.rfind(b"\n") + 1]
+        os.truncate(journal, len(data))
+        if not data:
+            journal.unlink()
+            return self._trusted()
+        fields = json.loads(data.splitlines()[-1])
+        return Done(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def unfinished(paths: FeaturePaths) -> bool:
+    """Whether a set was begun and can be gone on with; puts one in its place that only had to be.
+
+    Raises:
+        OSError: The folder cannot be used.
+    """
+    folder = paths.partial
+    if (folder / MANIFEST).exists():
+        move_finished(paths)
+    if (folder / JOB).exists() and ((folder / ROWS).exists() or not (folder / JOURNAL).exists()):
+        return True
+    shutil.rmtree(folder, ignore_errors=True)  # a stop met it while it was being deleted
+    return False
+
+
+def move_finished(paths: FeaturePaths) -> None:
+    """The last steps of a set; each may have been taken before a stop."""
+    rows, manifest = paths.partial / ROWS, paths.partial / MANIFEST
+    if manifest.exists():
+        if rows.exists() and paths.matrix != paths.table:
+            rows.replace(paths.matrix)
+        manifest.replace(paths.manifest)
+    rows.unlink(missing_ok=True)
+    shutil.rmtree(paths.partial)
+
+
+def check_same_job(before: Mapping[str, Any], now: Mapping[str, Any], *, where: Path) -> None:
+    """Refuse to mix rows that were made differently.
+
+    Raises:
+        DataError: The jobs differ; the message says in what.
+    """
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names:
+        changes = ", ".join(f"{n} was {before.get(n)!r} and is {now.get(n)!r}" for n in names[:3])
+        raise DataError(
+            f"{str(where)!r} was made differently: {changes}; use the same images and settings, or "
+            "pass --overwrite to start again"
+        )
+
+
+def finished_job(paths: FeaturePaths, job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a finished set says of the fields of a job, or None where there is no finished set."""
+    manifest = read_manifest(paths.manifest)
+    if manifest is None or not all(file.exists() for file in paths.hashed):
+        return None
+    return {name: manifest.get(name) for name in job}
+
+
+def _opened_at(path: Path, size: int) -> Any:
+    """A file to append to, with all that follows ``size`` cut off."""
+    if not path.exists():
+        path.write_bytes(bytes(size))
+    os.truncate(path, size)
+    return path.open("ab", buffering=1 << 20)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with whole_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _plain(failure: ImageFailure) -> dict[str, str]:
+    return dataclasses.asdict(failure)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content
+
+
+def failures_in(path: Path) -> Iterator[ImageFailure]:
+    """What a ``.failed.jsonl`` lists."""
+    with path.open("rb") as lines:
+        for line in lines:
+            yield ImageFailure(**json.loads(line))

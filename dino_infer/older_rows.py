@@ -1,0 +1,132 @@
+"""Rows of an older feature set whose images have not changed since, for ``dino-embed --update``."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from dino_infer.decoding import ImageFile
+from dino_infer.embed import EmbeddedBatch, Embedder
+from dino_infer.errors import DataError, ImageError
+from dino_infer.feature_writer import check_same_job
+from dino_infer.features import FeaturePaths, Features, read_features
+from dino_infer.listing import ImageList
+from dino_infer.row_table import OK, TableRow, table_rows
+
+ROWS_AT_ONCE = 4096
+MAY_DIFFER = ("images", "images_fingerprint", "batch_size", "on_error")
+
+logger = logging.getLogger(__name__)
+
+
+class OlderRows:
+    """What can be taken over from an older set.
+
+    An image counts as unchanged if its name, its size in bytes and its time of modification are
+    the same.
+
+    Args:
+        features: The older set.
+        rows: Its table.
+    """
+
+    def __init__(self, features: Features, rows: Iterator[TableRow]) -> None:
+        self._matrix = features.matrix
+        listed = list(rows)
+        self._files = [row.file for row in listed]
+        self._places = {row.path: at for at, row in enumerate(listed) if row.status == OK}
+
+    def updated(
+        self, embedder: Embedder, images: ImageList, *, start: int
+    ) -> Iterator[tuple[EmbeddedBatch, bool]]:
+        """Every image from ``start`` on, with its row taken over or made anew.
+
+        Yields:
+            Consecutive images, and whether the job may be gone on with after them.
+        """
+        older = np.array([self._row_of(images, place) for place in range(len(images))])
+        changed = np.flatnonzero(older < 0)
+        logger.info("%d of %d images are new or have changed", len(changed), len(images))
+        first, at = int(np.searchsorted(changed, start)), start
+        for batch in embedder.batches(images.select(changed), start=first):
+            places = changed[batch.places.start : batch.places.stop]
+            yield from self._unchanged(at, int(places[0]), older)
+            at = int(places[-1]) + 1
+            yield from self._mixed(batch, places, older)
+        yield from self._unchanged(at, len(images), older)
+
+    def _row_of(self, images: ImageList, place: int) -> int:
+        at = self._places.get(images.name(place), -1)
+        if at < 0:
+            return -1
+        try:
+            size, modified_ns = images.stat(place)
+        except ImageError:
+            return -1  # so that it is read, and reported
+        file = self._files[at]
+        same = size in (-1, file.bytes) and modified_ns == file.modified_ns
+        return at if same else -1
+
+    def _unchanged(
+        self, start: int, stop: int, older: Int64[np.ndarray, " images"]
+    ) -> Iterator[tuple[EmbeddedBatch, bool]]:
+        for part in _parts(start, stop):
+            yield self._taken_over(part, older), True
+
+    def _mixed(
+        self,
+        batch: EmbeddedBatch,
+        changed: Int64[np.ndarray, " _changed"],
+        older: Int64[np.ndarray, " images"],
+    ) -> Iterator[tuple[EmbeddedBatch, bool]]:
+        """From the first to the last image of a batch, with those unchanged in between."""
+        rows = zip(batch.indices.tolist(), batch.features, batch.files, strict=True)
+        start = batch.places.start
+        new = {int(changed[place - start]): (row, file) for place, row, file in rows}
+        failures = {int(changed[place - start]): why for place, why in batch.failures.items()}
+        for part in _parts(int(changed[0]), int(changed[-1]) + 1):
+            piece = self._taken_over(part, older, new)
+            own = {place: failures[place] for place in part if place in failures}
+            yield piece._replace(failures=own), part.stop == changed[-1] + 1
+
+    def _taken_over(
+        self,
+        places: range,
+        older: Int64[np.ndarray, " images"],
+        new: Mapping[int, tuple[np.ndarray, ImageFile]] | None = None,
+    ) -> EmbeddedBatch:
+        new = new or {}
+        indices = [place for place in places if older[place] >= 0 or place in new]
+        features = np.empty((len(indices), *self._matrix.shape[1:]), dtype=np.float32)
+        files = []
+        for row, place in enumerate(indices):
+            at = int(older[place])
+            vector, file = new[place] if place in new else (self._matrix[at], self._files[at])
+            features[row] = vector
+            files.append(file)
+        return EmbeddedBatch(places, np.array(indices, dtype=np.int64), features, files, {})
+
+
+def older_rows(paths: FeaturePaths, job: Mapping[str, Any]) -> OlderRows:
+    """The set that is to be brought up to date.
+
+    Raises:
+        DataError: There is none, or it was made differently.
+    """
+    if not paths.manifest.exists():
+        raise DataError(
+            f"no finished set at {str(paths.matrix)!r} to update; leave --update away to make one"
+        )
+    features = read_features(paths.matrix)
+    settings = {name: value for name, value in job.items() if name not in MAY_DIFFER}
+    before = {name: features.manifest.get(name) for name in settings}
+    check_same_job(before, json.loads(json.dumps(settings)), where=paths.matrix)
+    return OlderRows(features, table_rows(paths.table))
+
+
+def _parts(start: int, stop: int) -> Iterator[range]:
+    for at in range(start, stop, ROWS_AT_ONCE):
+        yield range(at, min(at + ROWS_AT_ONCE, stop))
