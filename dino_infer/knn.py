@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification on features, with FAISS.
+"""Weighted k-nearest-neighbour classification on features.
 
 Features are L2-normalised, neighbours are found by exact inner product, and each votes for its
 class with weight ``exp(similarity / temperature)``. Accuracies for several k come from one search.
@@ -9,20 +9,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, Shaped
+import torch
+from jaxtyping import Float64, Shaped
 
-TEMPERATURE = 0.07
+from dino_infer.neighbors import Array, Neighbors, exact_neighbors, normalized
+from dino_infer.votes import TEMPERATURE, Ranking, rankings, vote_weights, votes
+
 TOP = 5  # the second accuracy that is reported
-SCORES_PER_CHUNK = 2**22  # query x class scores held at a time: 32 MiB of float64
 
 logger = logging.getLogger(__name__)
-
-
-class Neighbors(NamedTuple):
-    """The nearest training rows of each query, most similar first."""
-
-    similarities: Float32[np.ndarray, "queries k"]
-    rows: Int64[np.ndarray, "queries k"]
 
 
 class Accuracy(NamedTuple):
@@ -32,26 +27,12 @@ class Accuracy(NamedTuple):
     top5_percent: float
 
 
-def normalized(features: Shaped[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows dim"]:
-    """Rows scaled to length 1 as contiguous float32; a zero row stays zero.
-
-    Raises:
-        ValueError: A value is not finite; the message names the first such row.
-    """
-    rows = np.array(features, dtype=np.float32, order="C")
-    if not np.isfinite(rows).all():
-        first = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-        raise ValueError(f"features must be finite, but row {first} holds NaN or infinity")
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    np.divide(rows, norms, out=rows, where=norms > 0)
-    return rows
-
-
 def nearest(
-    train_features: Shaped[np.ndarray, "train dim"],
-    query_features: Shaped[np.ndarray, "queries dim"],
+    train_features: Shaped[Array, "train dim"],
+    query_features: Shaped[Array, "queries dim"],
     *,
     k: int,
+    device: str | torch.device = "cpu",
 ) -> Neighbors:
     """Exact nearest training rows of each query by cosine similarity.
 
@@ -59,26 +40,33 @@ def nearest(
         train_features: Any scale; normalised here.
         query_features: Any scale; normalised here.
         k: Neighbours wanted; more than there are gives all, with a warning.
+        device: Where to search arrays; tensors are searched where they are.
 
     Raises:
         ValueError: No training row, a width that differs, or values that are not finite.
+        DinoError: No such device here.
     """
-    index = _flat_index(train_features)
-    queries = _checked_queries(query_features, dim=index.d)
-    return Neighbors(*index.search(queries, clamped_k(k, available=index.ntotal)))
+    _check_rows(train_features)
+    _check_width(query_features, train_features.shape[1])
+    k = clamped_k(k, available=len(train_features))
+    train, queries = normalized(train_features), normalized(query_features)
+    return exact_neighbors(train, queries, k=k, device=device)
 
 
-def nearest_others(features: Shaped[np.ndarray, "rows dim"], *, k: int) -> Neighbors:
+def nearest_others(
+    features: Shaped[Array, "rows dim"], *, k: int, device: str | torch.device = "cpu"
+) -> Neighbors:
     """Exact nearest rows of each row among the others, for leave-one-out evaluation.
 
     Raises:
         ValueError: Fewer than two rows, or values that are not finite.
+        DinoError: No such device here.
     """
     if len(features) < 2:
         raise ValueError(f"leave-one-out needs at least 2 rows, got {len(features)}")
-    index = _flat_index(features)
-    k = clamped_k(k, available=index.ntotal - 1)
-    similarities, rows = index.search(normalized(features), k + 1)
+    k = clamped_k(k, available=len(features) - 1)
+    unit = normalized(features)
+    similarities, rows = exact_neighbors(unit, unit, k=k + 1, device=device)
     own = rows == np.arange(len(rows))[:, None]
     # Among many equal rows a row may not find itself; then the least similar one goes.
     own[~own.any(axis=1), -1] = True
@@ -99,34 +87,6 @@ def clamped_k(k: int, *, available: int) -> int:
     return min(k, available)
 
 
-def vote(
-    neighbors: Neighbors,
-    classes: Int64[np.ndarray, " train"],
-    *,
-    classes_number: int,
-    temperature: float = TEMPERATURE,
-) -> Float64[np.ndarray, "queries classes"]:
-    """Score of each class: the summed weights of the neighbours that carry it.
-
-    Weights are divided by that of similarity 1 so that no temperature overflows; the ranking is
-    the same.
-
-    Args:
-        neighbors: What ``nearest`` or ``nearest_others`` found.
-        classes: Class of each training row, from 0 to ``classes_number - 1``.
-        classes_number: Number of classes.
-        temperature: Lower listens more to the very nearest.
-    """
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    queries = len(neighbors.rows)
-    weights = np.exp((neighbors.similarities.astype(np.float64) - 1) / temperature)
-    cells = np.arange(queries)[:, None] * classes_number + classes[neighbors.rows]
-    scores = np.bincount(cells.ravel(), weights.ravel(), minlength=queries * classes_number)
-    # bincount of nothing counts in integers.
-    return scores.astype(np.float64, copy=False).reshape(queries, classes_number)
-
-
 def accuracies(
     neighbors: Neighbors,
     train_labels: Shaped[np.ndarray, " train"],
@@ -135,41 +95,23 @@ def accuracies(
     ks: Sequence[int],
     temperature: float = TEMPERATURE,
 ) -> dict[int, Accuracy]:
-    """Top-1 and top-5 for each k, all from one search.
+    """Top-1 and top-5 in percent for each k, all from one search; arguments as in ``rankings``.
 
-    Classes are ranked by score; among equal scores the smaller label comes first, as in the
-    original, where that decides only when fewer than five classes got a vote. A query whose label
-    no training row carries counts as wrong.
-
-    Args:
-        neighbors: At least ``max(ks)`` neighbours of each query, or all that there are.
-        train_labels: Label of each training row, any sortable type.
-        query_labels: Label of each query.
-        ks: Numbers of neighbours to report; each is clamped to the neighbours given.
-        temperature: Of the vote.
-
-    Returns:
-        Accuracies in percent by k, under the k that was asked for.
+    A query whose label no training row carries counts as wrong.
 
     Source: https://arxiv.org/abs/2104.14294, appendix F.1 (k-NN classification).
     """
-    if not len(query_labels):
+    found = rankings(neighbors, train_labels, query_labels, ks=ks, temperature=temperature)
+    return {k: accuracy(ranking, k=k) for k, ranking in found.items()}
+
+
+def accuracy(ranking: Ranking, *, k: int) -> Accuracy:
+    """Top-1 and top-5 in percent of what ``k`` neighbours voted."""
+    total = len(ranking.ranks)
+    if not total:
         raise ValueError("accuracies need at least one query, got none")
-    if min(ks) < 1:
-        raise ValueError(f"ks must be at least 1, got {tuple(ks)}")
-    names, classes = np.unique(train_labels, return_inverse=True)
-    wanted = np.searchsorted(names, query_labels).clip(max=len(names) - 1)
-    known = names[wanted] == query_labels
-    correct = {k: np.zeros(2, dtype=np.int64) for k in ks}
-    chunk = max(1, SCORES_PER_CHUNK // len(names))
-    for start in range(0, len(query_labels), chunk):
-        part = slice(start, start + chunk)
-        near = Neighbors(neighbors.similarities[part], neighbors.rows[part])
-        for k, ranks in _ranks(near, classes, wanted[part], len(names), ks, temperature).items():
-            hits = [known[part] & (ranks < 1), known[part] & (ranks < min(TOP, k))]
-            correct[k] += np.count_nonzero(hits, axis=1)
-    total = len(query_labels)
-    return {k: Accuracy(*(float(100 * hits / total) for hits in correct[k])) for k in ks}
+    hits = [int(np.count_nonzero(ranking.ranks < top)) for top in (1, min(TOP, k))]
+    return Accuracy(*(100 * hit / total for hit in hits))
 
 
 class KNNClassifier:
@@ -178,16 +120,19 @@ class KNNClassifier:
     Attributes:
         k: Neighbours that vote.
         temperature: Of the vote; lower listens more to the very nearest.
+        device: Where to search: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one.
         classes_: Sorted labels, after ``fit``.
+        n_features_in_: Width of the features, after ``fit``.
     """
 
-    def __init__(self, k: int = 20, temperature: float = TEMPERATURE) -> None:
+    def __init__(self, k: int = 20, temperature: float = TEMPERATURE, device: str = "cpu") -> None:
         self.k = k
         self.temperature = temperature
+        self.device = device
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The settings by name, as scikit-learn's tools expect."""
-        return {"k": self.k, "temperature": self.temperature}
+        return {"k": self.k, "temperature": self.temperature, "device": self.device}
 
     def set_params(self, **params: Any) -> "KNNClassifier":
         """Change settings by name."""
@@ -206,37 +151,33 @@ class KNNClassifier:
         )
 
     def fit(
-        self, features: Shaped[np.ndarray, "train dim"], labels: Shaped[np.ndarray, " train"]
+        self, features: Shaped[np.ndarray, "rows dim"], labels: Shaped[np.ndarray, " labels"]
     ) -> "KNNClassifier":
         """Remember the training features and their labels.
 
         Raises:
-            ValueError: No row, or values that are not finite.
+            ValueError: No row, not a label for each row, or values that are not finite.
         """
+        _check_rows(features)
+        if len(labels) != len(features):
+            raise ValueError(f"expected {len(features)} labels, one a row, got {len(labels)}")
+        self._train = normalized(features)
         self.classes_, self._classes = np.unique(labels, return_inverse=True)
-        self._index = _flat_index(features)
-        self.n_features_in_ = int(self._index.d)
+        self.n_features_in_ = int(features.shape[1])
         return self
 
     def predict_proba(
         self, features: Shaped[np.ndarray, "queries dim"]
     ) -> Float64[np.ndarray, "queries classes"]:
         """Share of the vote that each of ``classes_`` gets; rows sum to 1."""
-        if not hasattr(self, "_index"):
+        if not hasattr(self, "_train"):
             raise ValueError("call fit(features, labels) before predicting")
-        queries = _checked_queries(features, dim=self._index.d)
-        k = clamped_k(self.k, available=self._index.ntotal)
-        near = Neighbors(*self._index.search(queries, k))
-        # Relative to each query's best neighbour, so that a far query cannot underflow to 0/0.
-        near = Neighbors(near.similarities - near.similarities[:, :1] + 1, near.rows)
-        scores = vote(
-            near,
-            self._classes,
-            classes_number=len(self.classes_),
-            temperature=self.temperature,
-        )
-        scores /= scores.sum(axis=1, keepdims=True)
-        return scores
+        _check_width(features, self.n_features_in_)
+        k = clamped_k(self.k, available=len(self._train))
+        near = exact_neighbors(self._train, normalized(features), k=k, device=self.device)
+        weights = vote_weights(near, temperature=self.temperature)
+        weights /= weights.sum(axis=1, keepdims=True)
+        return votes(weights, self._classes[near.rows], classes_number=len(self.classes_))
 
     def predict(
         self, features: Shaped[np.ndarray, "queries dim"]
@@ -253,41 +194,12 @@ class KNNClassifier:
         return float(np.mean(self.predict(features) == labels))
 
 
-def _flat_index(features: Shaped[np.ndarray, "train dim"]) -> Any:
-    """A FAISS index that compares with every row: exact, as reported numbers must be."""
-    import faiss
-
+def _check_rows(features: Shaped[Array, "train dim"]) -> None:
     if not len(features):
         raise ValueError("k-NN needs at least one training row, got none")
-    index = faiss.IndexFlatIP(features.shape[1])
-    index.add(normalized(features))
-    return index
 
 
-def _checked_queries(
-    features: Shaped[np.ndarray, "queries dim"], *, dim: int
-) -> Float32[np.ndarray, "queries dim"]:
-    if features.shape[1] != dim:
-        raise ValueError(f"queries must have the training width {dim}, got shape {features.shape}")
-    return normalized(features)
-
-
-def _ranks(
-    neighbors: Neighbors,
-    classes: Int64[np.ndarray, " train"],
-    wanted: Int64[np.ndarray, " queries"],
-    classes_number: int,
-    ks: Sequence[int],
-    temperature: float,
-) -> dict[int, Int64[np.ndarray, " queries"]]:
-    """Rank from 0 of the wanted class for each k; votes of a smaller k are reused by a larger."""
-    scores = np.zeros((len(wanted), classes_number))
-    earlier = np.arange(classes_number) < wanted[:, None]
-    ranks, counted = {}, 0
-    for k in sorted(ks):
-        ring = Neighbors(*(part[:, counted:k] for part in neighbors))
-        scores += vote(ring, classes, classes_number=classes_number, temperature=temperature)
-        counted = min(k, neighbors.rows.shape[1])
-        own = np.take_along_axis(scores, wanted[:, None], axis=1)
-        ranks[k] = np.count_nonzero((scores > own) | ((scores == own) & earlier), axis=1)
-    return ranks
+def _check_width(features: Shaped[Array, "queries dim"], width: int) -> None:
+    if features.shape[1] != width:
+        got = tuple(features.shape)
+        raise ValueError(f"queries must have the training width {width}, got shape {got}")

@@ -2,14 +2,47 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dino_infer.cli.options import ComputeOptions, WeightOptions, check_positive, load_embedder
-from dino_infer.cli.run import UsageError, exit_code, inputs_code
+from dino_infer.cli.options import (
+    ComputeOptions,
+    ViewOptions,
+    WeightOptions,
+    check_positive,
+    load_embedder,
+)
+from dino_infer.cli.run import UsageError, exit_code, inputs_code, printable
+
+if TYPE_CHECKING:
+    from dino_infer.evaluate.knn import FewShot
+    from dino_infer.votes import Ranking
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotOptions:
+    """Whether to train on few images as well."""
+
+    n_per_class: tuple[int, ...] = ()
+    """Also classify with only this many training images a class; one or several numbers."""
+    tries: int = 5
+    """Times that those images are drawn."""
+    seed: int = 0
+    """Of the draws."""
+
+    def __post_init__(self) -> None:
+        for count in self.n_per_class:
+            check_positive("--n-per-class", count)
+        if self.tries < 2:
+            raise UsageError(f"--tries must be at least 2 to tell a spread, got {self.tries}")
+        if self.seed < 0:
+            raise UsageError(f"--seed must not be negative, got {self.seed}")
 
 
 def knn(
@@ -19,46 +52,96 @@ def knn(
     k: tuple[int, ...] = (10, 20, 100, 200),
     temperature: float = 0.07,
     leave_one_out: tyro.conf.FlagCreatePairsOff[bool] = False,
+    train_labels: Path | None = None,
+    val_labels: Path | None = None,
+    few_shot: tyro.conf.OmitArgPrefixes[FewShotOptions] = FewShotOptions(),
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
     weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
-    size: int | None = None,
+    view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
 ) -> int:
     """Classify images by a weighted vote of their nearest neighbours.
 
-    Prints top-1 and top-5 accuracy in percent for each k.
+    Prints top-1 and top-5 accuracy in percent for each k. With -o it also writes a folder with
+    accuracies.json, classes.csv (accuracy of each class, and what it is taken for) and
+    confusion.png.
 
     Args:
-        train: The neighbours: a feature file of dino-embed with labels, or a folder of class
-            folders.
+        train: The neighbours: a feature file of dino-embed, or images, with a class folder or a
+            label for each.
         val: The images to classify, likewise.
         k: Numbers of neighbours that vote.
         temperature: Of the vote; lower listens more to the very nearest.
         leave_one_out: Classify each training image by all the others, instead of --val.
+        train_labels: CSV file with the header path,label that names the class of each training
+            image.
+        val_labels: Likewise of each image to classify.
+        few_shot: Whether to train on few images as well.
+        out: Folder for the report; made if need be.
+        overwrite: Replace an existing report.
         weights: Which weights embed the images, where folders are given.
-        compute: How to run the network.
-        size: Side in pixels of the centre crop; by default that of the training crops.
+        compute: How to run the network, and where to search.
+        view: What the network sees of an image.
     """
     if leave_one_out == (val is not None):
         raise UsageError("pass either --val or --leave-one-out")
+    if val is None and (val_labels is not None or few_shot.n_per_class):
+        raise UsageError("--val-labels and --n-per-class need --val")
     if not k or min(k) < 1:
         raise UsageError(f"--k must be at least 1, got {' '.join(map(str, k)) or 'nothing'}")
     if temperature <= 0:
         raise UsageError(f"--temperature must be above 0, got {temperature}")
-    check_positive("--size", size)
-    from dino_infer.evaluate.knn import knn_accuracies, labelled_features
+    from dino_infer.devices import resolved_device
+    from dino_infer.evaluate.knn import few_shot_accuracies, knn_rankings
+    from dino_infer.evaluate.knn_report import check_report_writable, write_knn_report
+    from dino_infer.evaluate.labelled import check_comparable, labelled_features
 
-    embedder = functools.cache(lambda: load_embedder(weights, compute, size=size))
-    sides = [labelled_features(side, embedder=embedder) for side in (train, val) if side]
-    results = knn_accuracies(
-        sides[0], None if leave_one_out else sides[1], ks=k, temperature=temperature
-    )
-    print("    k   top-1   top-5")
-    for count, accuracy in results.items():
-        print(f"{count:5}  {accuracy.top1_percent:6.2f}  {accuracy.top5_percent:6.2f}")
+    device = resolved_device(compute.device)
+    if out is not None:
+        check_report_writable(out, overwrite=overwrite)
+    embedder = functools.cache(lambda: load_embedder(weights, compute, view))
+    bank = labelled_features(train, embedder=embedder, label_file=train_labels)
+    queries = None
+    if val is not None:
+        queries = labelled_features(val, embedder=embedder, label_file=val_labels)
+        check_comparable(bank, queries)
+    rankings = knn_rankings(bank, queries, ks=k, temperature=temperature, device=device)
+    _print_accuracies(rankings)
+    shots: list[FewShot] = []
+    if queries is not None and few_shot.n_per_class:
+        shots = few_shot_accuracies(
+            bank, queries, **asdict(few_shot), ks=k, temperature=temperature, device=device
+        )
+        _print_few_shot(shots, few_shot.tries)
+    if out is not None:
+        settings = {"temperature": temperature, **asdict(few_shot)}
+        write_knn_report(
+            out, train=bank, val=queries, rankings=rankings, few_shot=shots, settings=settings
+        )
+        logger.info("report in %s", printable(out))
+    sides = [bank] if queries is None else [bank, queries]
     failed = sum(side.failed for side in sides)
     if failed:
         logger.warning("%d images could not be read and were left out", failed)
     return inputs_code(total=sum(side.images for side in sides), failed=failed)
+
+
+def _print_accuracies(rankings: "Mapping[int, Ranking]") -> None:
+    from dino_infer.knn import accuracy
+
+    print("    k   top-1   top-5")
+    for k, ranking in rankings.items():
+        top1, top5 = accuracy(ranking, k=k)
+        print(f"{k:5}  {top1:6.2f}  {top5:6.2f}")
+
+
+def _print_few_shot(shots: "Sequence[FewShot]", tries: int) -> None:
+    print(f"\ntop-1 with n training images a class, mean and standard deviation of {tries} draws")
+    print("    n      k    mean     std")
+    for shot in shots:
+        mean, std = shot.top1_percent_mean, shot.top1_percent_std
+        print(f"{shot.n_per_class:5}  {shot.k:5}  {mean:6.2f}  {std:6.2f}")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -1,124 +1,126 @@
-"""k-NN classification of labelled images, from feature files or folders."""
+"""k-NN classification of labelled images: with all training images, and with few a class."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+import torch
+from jaxtyping import Int64, Shaped
 
-from dino_infer.embed import Embedder
 from dino_infer.errors import DataError
-from dino_infer.features import class_names, read_features
-from dino_infer.knn import TEMPERATURE, Accuracy, accuracies, nearest, nearest_others
-from dino_infer.listing import list_images
+from dino_infer.evaluate.label_files import first_names
+from dino_infer.evaluate.labelled import LabelledFeatures
+from dino_infer.knn import accuracies, clamped_k, nearest, nearest_others
+from dino_infer.votes import TEMPERATURE, Ranking, rankings
 
 logger = logging.getLogger(__name__)
 
-# Of Embedder.description: features that differ in these cannot be compared.
-MUST_AGREE = ("weights_sha256", "feature", "preprocess")
+
+class FewShot(NamedTuple):
+    """Top-1 over several draws of ``n_per_class`` training images a class."""
+
+    n_per_class: int
+    k: int
+    top1_percent_mean: float
+    top1_percent_std: float
+    """Of one draw: the sample standard deviation."""
 
 
-class LabelledFeatures(NamedTuple):
-    """Features with a class name each, and where they come from."""
-
-    source: str
-    matrix: Float[np.ndarray, "rows dim"]
-    labels: Shaped[np.ndarray, " rows"]
-    description: Mapping[str, Any]
-    images: int
-    """Images that were asked for."""
-    failed: int
-    """Those of them that could not be read."""
-
-
-def labelled_features(source: str, *, embedder: Callable[[], Embedder]) -> LabelledFeatures:
-    """The features that a name on the command line stands for.
-
-    Args:
-        source: A feature file ending in ``.npy``, or a folder of class folders or a tar of
-            labelled images.
-        embedder: Called when images must be embedded.
-
-    Raises:
-        DataError: There are no labels, no rows, or the files cannot be used.
-    """
-    if source.endswith(".npy"):
-        features = read_features(source)
-        made = features.manifest
-        matrix, labels = features.matrix, features.labels
-        images, failed = made.get("images", len(matrix)), made.get("failed", 0)
-        description: Mapping[str, Any] = made
-    else:
-        listed = list_images([source])
-        labels = class_names(listed)
-        if labels is None:
-            raise DataError(_unlabelled(source))
-        network = embedder()
-        embedding = network.embed(listed)
-        matrix, labels = embedding.features, labels[embedding.ok]
-        images, failed = len(listed), len(embedding.failures)
-        description = network.description()
-    if labels is None:
-        raise DataError(_unlabelled(source))
-    if not len(matrix):
-        raise DataError(f"{source!r} has no feature rows")
-    return LabelledFeatures(source, matrix, labels, description, images, failed)
-
-
-def knn_accuracies(
+def knn_rankings(
     train: LabelledFeatures,
     val: LabelledFeatures | None,
     *,
     ks: Sequence[int],
     temperature: float = TEMPERATURE,
-) -> dict[int, Accuracy]:
-    """Accuracies in percent for each k, from one search.
+    device: str | torch.device = "cpu",
+) -> dict[int, Ranking]:
+    """What the vote of each k makes of each image, from one search.
 
     Args:
         train: The neighbours.
         val: What is classified; None classifies each training image by all the others.
         ks: Numbers of neighbours.
         temperature: Of the vote.
+        device: Where to search.
 
     Raises:
-        DataError: The two sets were made differently, share no class, or hold unusable rows.
+        DataError: A set holds rows that cannot be used, or too few of them.
     """
-    if val is not None:
-        _check_comparable(train, val)
     try:
         if val is None:
-            found = nearest_others(train.matrix, k=max(ks))
+            found = nearest_others(train.matrix, k=max(ks), device=device)
         else:
-            found = nearest(train.matrix, val.matrix, k=max(ks))
+            found = nearest(train.matrix, val.matrix, k=max(ks), device=device)
     except ValueError as error:
         sources = train.source if val is None else f"{train.source} and {val.source}"
         raise DataError(f"k-NN on {sources}: {error}") from error
     wanted = train.labels if val is None else val.labels
-    return accuracies(found, train.labels, wanted, ks=ks, temperature=temperature)
+    return rankings(found, train.labels, wanted, ks=ks, temperature=temperature)
 
 
-def _check_comparable(train: LabelledFeatures, val: LabelledFeatures) -> None:
-    differ = [key for key in MUST_AGREE if train.description.get(key) != val.description.get(key)]
-    if differ or train.matrix.shape[1] != val.matrix.shape[1]:
-        raise DataError(
-            f"{train.source!r} and {val.source!r} cannot be compared: they differ in "
-            f"{', '.join(differ) or 'width'}; embed both with the same weights and size"
-        )
-    unknown = sorted(set(val.labels) - set(train.labels))
-    if len(unknown) == len(set(val.labels)):
-        raise DataError(
-            f"{val.source!r} and {train.source!r} share no class; the first are {unknown[0]!r} "
-            f"and {min(train.labels)!r}"
-        )
-    if unknown:
+def few_shot_accuracies(
+    train: LabelledFeatures,
+    val: LabelledFeatures,
+    *,
+    n_per_class: Sequence[int],
+    tries: int,
+    seed: int,
+    ks: Sequence[int],
+    temperature: float = TEMPERATURE,
+    device: str | torch.device = "cpu",
+) -> list[FewShot]:
+    """Top-1 with few training images a class, drawn anew for each try.
+
+    The draws depend on the seed, the number of the try and ``n_per_class``, on nothing else.
+
+    Args:
+        train: Where the images are drawn from; a class with fewer gives all, with a warning.
+        val: What is classified.
+        n_per_class: Training images a class; one or several numbers.
+        tries: Draws of each number, at least 2.
+        seed: Of the draws.
+        ks: Numbers of neighbours; each is clamped to the images drawn.
+        temperature: Of the vote.
+        device: Where to search.
+
+    Returns:
+        One result for each number of images and each k.
+    """
+    results = []
+    for count in n_per_class:
+        available = _available(train.labels, count)
+        k = clamped_k(max(ks), available=available)
+        top1 = np.empty((tries, len(ks)))
+        for number in range(tries):
+            rows = drawn(train.labels, count, rng=np.random.default_rng((seed, count, number)))
+            near = nearest(train.matrix[rows], val.matrix, k=k, device=device)
+            found = accuracies(near, train.labels[rows], val.labels, ks=ks, temperature=temperature)
+            top1[number] = [found[asked].top1_percent for asked in ks]
+        spreads = zip(ks, top1.mean(axis=0), top1.std(axis=0, ddof=1), strict=True)
+        results += [FewShot(count, asked, float(mean), float(std)) for asked, mean, std in spreads]
+    return results
+
+
+def _available(labels: Shaped[np.ndarray, " rows"], n_per_class: int) -> int:
+    """Images that a draw gives, with a warning where classes have too few."""
+    names, counts = np.unique(labels, return_counts=True)
+    small = [str(name) for name in names[counts < n_per_class]]
+    if small:
         logger.warning(
-            "%d classes of %s have no training image and count as wrong: %s",
-            len(unknown),
-            val.source,
-            ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else ""),
+            "%d classes have fewer than %d training images and use all%s",
+            len(small),
+            n_per_class,
+            first_names(small),
         )
+    return int(np.minimum(counts, n_per_class).sum())
 
 
-def _unlabelled(source: str) -> str:
-    return f"{source!r} has no labels; put the images into a folder for each class, CLASS/IMAGE"
+def drawn(
+    labels: Shaped[np.ndarray, " rows"], n_per_class: int, *, rng: np.random.Generator
+) -> Int64[np.ndarray, " drawn"]:
+    """Rows of ``n_per_class`` images of each class, all of a smaller class, in ascending order."""
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    shuffled = np.lexsort((rng.random(len(labels)), classes))
+    position = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(shuffled[position < n_per_class])

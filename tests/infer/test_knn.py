@@ -1,17 +1,22 @@
 """k-NN against the original's numbers, a slow oracle, and scikit-learn's manners."""
 
+import importlib.util
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dino_infer import knn
+from dino_infer import knn, neighbors, votes
+from dino_infer.errors import DinoError
 
 REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "knn.npz")
+ROUNDING = 1e-6  # between two ways to sum 384 float32 products below 1
 EXPECTED = {int(k): v for k, v in json.loads(str(REFERENCE["meta"]))["top1_top5_by_k"].items()}
 
 
@@ -40,7 +45,7 @@ def test_the_order_of_ks_does_not_matter():
 
 def test_small_chunks_change_nothing(monkeypatch):
     near = knn.nearest(REFERENCE["train_features"], REFERENCE["test_features"], k=5)
-    monkeypatch.setattr(knn, "SCORES_PER_CHUNK", 40)
+    monkeypatch.setattr(votes, "SCORES_PER_CHUNK", 40)
     got = knn.accuracies(near, REFERENCE["train_labels"], REFERENCE["test_labels"], ks=(5,))
     assert list(got[5]) == EXPECTED[5]
 
@@ -136,14 +141,180 @@ def test_wrong_arguments_are_named():
         knn.KNNClassifier().predict(features)
 
 
-def test_scikit_learn_can_clone_and_search_over_the_classifier():
-    from sklearn.base import clone
-    from sklearn.model_selection import GridSearchCV
+def test_a_fit_needs_a_label_for_each_row():
+    features, labels = toy(10)
+    with pytest.raises(ValueError, match="expected 10 labels, one a row, got 9"):
+        knn.KNNClassifier().fit(features, labels[:9])
 
-    features, labels = toy(60)
+
+def test_tensors_are_searched_where_they_are_and_give_the_same_neighbours():
+    train, queries = REFERENCE["train_features"], REFERENCE["test_features"]
+    expected = knn.nearest(train, queries, k=10)
+    for pair in (
+        (torch.from_numpy(train), torch.from_numpy(queries)),
+        (torch.from_numpy(train).double(), queries),
+        (train, torch.from_numpy(queries).requires_grad_()),
+    ):
+        got = knn.nearest(*pair, k=10)
+        np.testing.assert_allclose(got.similarities, expected.similarities, atol=ROUNDING)
+        apart = -np.diff(expected.similarities, prepend=2, append=-2) > 2 * ROUNDING
+        clear = apart[:, :-1] & apart[:, 1:]  # nothing before or after is as near
+        clear[:, -1] = False  # the row behind the last one is not known
+        assert clear.mean() > 0.8
+        np.testing.assert_array_equal(got.rows[clear], expected.rows[clear])
+
+
+def test_leave_one_out_of_a_tensor_equals_that_of_the_array():
+    features, _ = toy(30)
+    np.testing.assert_array_equal(
+        knn.nearest_others(torch.from_numpy(features), k=4).rows,
+        knn.nearest_others(features, k=4).rows,
+    )
+
+
+@pytest.mark.parametrize("scores_at_once", [1, 50, 2**27])
+def test_equally_near_rows_are_all_found_in_whatever_order(monkeypatch, scores_at_once):
+    monkeypatch.setattr(neighbors, "SCORES_AT_ONCE", scores_at_once)
+    # Eight copies of the unit vectors: every similarity is exactly 0 or 1.
+    train = np.tile(np.eye(4, dtype=np.float32), (8, 1))
+    for near in (
+        neighbors.exact_neighbors(train, train[:4], k=8),
+        neighbors.matmul_neighbors(torch.from_numpy(train), torch.from_numpy(train[:4]), k=8),
+    ):
+        assert (near.similarities == 1).all()
+        np.testing.assert_array_equal(np.sort(near.rows), np.arange(4)[:, None] + range(0, 32, 4))
+
+
+def test_a_search_keeps_the_float32_setting_of_the_process():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        for precision in ("tf32", "ieee"):
+            matmul.fp32_precision = precision
+            neighbors.matmul_neighbors(torch.eye(3), torch.eye(3), k=1)
+            assert matmul.fp32_precision == precision
+    finally:
+        matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_features_of_any_scale_are_normalised(kind):
+    rows = np.array([[3, 4], [3e-30, 4e-30], [3e30, 4e30], [0, 0]], dtype=np.float32)
+    got = neighbors.normalized(kind(rows))
+    assert type(got) is type(kind(rows))
+    expected = np.array([[0.6, 0.8]] * 3 + [[0, 0]], dtype=np.float32)
+    np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(kind, value):
+    rows = np.ones((5, 3), dtype=np.float32)
+    rows[3, 1] = value
+    with pytest.raises(ValueError, match="row 3 holds NaN or infinity"):
+        knn.nearest(kind(rows[:3]), kind(rows), k=1)
+
+
+def test_a_device_that_is_not_there_is_named():
+    features, labels = toy(10)
+    with pytest.raises(DinoError, match="device 'cuda:99' cannot be used"):
+        knn.nearest(features, features, k=1, device="cuda:99")
+    with pytest.raises(DinoError, match="device 'cuda:99' cannot be used"):
+        knn.KNNClassifier(device="cuda:99").fit(features, labels).predict(features)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_neighbours_of_the_cpu():
+    train, queries = REFERENCE["train_features"], REFERENCE["test_features"]
+    expected = knn.nearest(train, queries, k=10)
+    got = knn.nearest(train, queries, k=10, device="cuda")
+    on_gpu = knn.nearest(torch.from_numpy(train).cuda(), torch.from_numpy(queries).cuda(), k=10)
+    for near in (got, on_gpu):
+        np.testing.assert_allclose(near.similarities, expected.similarities, atol=ROUNDING)
+        assert (near.rows == expected.rows).mean() > 0.99
+
+
+def test_a_query_far_from_everything_still_counts_at_a_low_temperature():
+    train = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    queries = np.array([[-0.1, -1], [-1, -0.1]], dtype=np.float32)
+    near = knn.nearest(train, queries, k=2)
+    got = knn.accuracies(near, np.array([0, 1]), np.array([0, 1]), ks=(2,), temperature=1e-4)
+    assert got[2].top1_percent == 100
+
+
+def test_rankings_say_who_won_and_where_the_own_label_ranks():
+    train = np.eye(3, dtype=np.float32)
+    queries = np.array([[3, 2, 1], [3, 2, 1], [3, 2, 1]], dtype=np.float32)
+    found = votes.rankings(
+        knn.nearest(train, queries, k=3),
+        np.array(["a", "b", "c"]),
+        np.array(["a", "c", "zebra"]),
+        ks=(1, 3),
+    )
+    assert list(found[3].winners) == ["a", "a", "a"]
+    assert list(found[3].ranks) == [0, 2, votes.UNRANKED]
+    assert list(found[1].ranks) == [0, 2, votes.UNRANKED]  # b and c have no vote: b comes first
+    assert knn.accuracy(found[3], k=3).top5_percent == pytest.approx(200 / 3)
+
+
+def test_a_fitted_classifier_can_be_pickled():
+    features, labels = toy(30)
+    classifier = knn.KNNClassifier(k=3).fit(features, labels)
+    copy = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_array_equal(copy.predict_proba(features), classifier.predict_proba(features))
+
+
+def test_probabilities_equal_those_of_scikit_learn():
+    from sklearn.neighbors import KNeighborsClassifier
+
+    train, queries = REFERENCE["train_features"], REFERENCE["test_features"]
+    labels = REFERENCE["train_labels"]
+    theirs = KNeighborsClassifier(
+        n_neighbors=20,
+        metric="cosine",
+        algorithm="brute",
+        weights=lambda distances: np.exp((1 - distances) / knn.TEMPERATURE),
+    ).fit(train, labels)
+    ours = knn.KNNClassifier(k=20).fit(train, labels)
+    np.testing.assert_allclose(
+        ours.predict_proba(queries), theirs.predict_proba(queries), atol=ROUNDING / knn.TEMPERATURE
+    )
+    np.testing.assert_array_equal(ours.predict(queries), theirs.predict(queries))
+
+
+def test_scikit_learn_can_clone_the_classifier():
+    from sklearn.base import clone
+
     copy = clone(knn.KNNClassifier(k=3, temperature=0.2))
-    assert copy.get_params() == {"k": 3, "temperature": 0.2}
-    search = GridSearchCV(knn.KNNClassifier(), {"k": [1, 5]}, cv=3).fit(features, labels)
-    assert search.best_score_ > 0.9
+    assert copy.get_params() == {"k": 3, "temperature": 0.2, "device": "cpu"}
     with pytest.raises(ValueError, match="no parameter 'n'"):
         copy.set_params(n=3)
+
+
+def test_scikit_learn_can_search_over_the_classifier_in_a_pipeline():
+    from sklearn.decomposition import PCA
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.pipeline import Pipeline
+
+    features, labels = toy(60)
+    names = np.array(["cat", "dog", "eel"])[labels]
+    pipeline = Pipeline([("pca", PCA(n_components=4)), ("knn", knn.KNNClassifier(k=5))])
+    assert cross_val_score(pipeline, features, names, cv=3).mean() > 0.9
+    assert pipeline.fit(features, names).score(features, names) > 0.9
+    assert pipeline["knn"].n_features_in_ == 4
+    grid = {"knn__k": [1, 40], "knn__temperature": [0.07, 1e9]}
+    search = GridSearchCV(pipeline, grid, cv=3).fit(features, names)
+    # All 40 neighbours with equal weights are a vote of the classes' sizes.
+    assert search.best_params_ != {"knn__k": 40, "knn__temperature": 1e9}
+    assert search.best_score_ > 0.9 > search.cv_results_["mean_test_score"].min()
+
+
+def test_the_speed_benchmark_runs_and_agrees_with_the_original_method(capsys):
+    path = Path(__file__).parents[2] / "benchmarks" / "knn_speed.py"
+    spec = importlib.util.spec_from_file_location("knn_speed", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    assert benchmark.main(["--quick"]) == 0
+    printed = capsys.readouterr().out
+    assert "largest difference: 0.00 points" in printed
+    assert printed.count(" x\n") == 2

@@ -1,0 +1,188 @@
+"""Features with a class each, from feature files or images, and which sets may be compared."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import compress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from dino_infer.embed import Embedder
+from dino_infer.errors import DataError
+from dino_infer.evaluate.label_files import first_names, labels_from_file
+from dino_infer.features import Features, class_names, feature_paths, read_features
+from dino_infer.listing import list_images
+from dino_infer.matrix_files import SUFFIXES
+from dino_infer.row_table import OK, table_rows
+
+ROWS_AT_ONCE = 65_536
+# Of Embedder.description: features that differ in these cannot be compared.
+MUST_AGREE = ("weights_sha256", "feature", "preprocess")
+
+logger = logging.getLogger(__name__)
+
+
+class LabelledFeatures(NamedTuple):
+    """Features with a class name each, and where they come from."""
+
+    source: str
+    matrix: Float[np.ndarray, "rows dim"]
+    labels: Shaped[np.ndarray, " rows"]
+    description: Mapping[str, Any]
+    images: int
+    """Images that were asked for."""
+    failed: int
+    """Those of them that could not be read."""
+
+
+def labelled_features(
+    source: str, *, embedder: Callable[[], Embedder], label_file: str | Path | None = None
+) -> LabelledFeatures:
+    """The features that a name on the command line stands for.
+
+    Args:
+        source: A feature file (``.npy``, ``.safetensors``, or ``.parquet`` with its manifest), or
+            what ``list_images`` takes.
+        embedder: Called when images must be embedded.
+        label_file: Classes of the images, see ``labels_from_file``; by default those of the
+            feature file, the class folders or the tar.
+
+    Raises:
+        DataError: There are no labels, no rows, or the files cannot be used.
+    """
+    if _is_feature_file(source):
+        found = _from_file(source, label_file)
+    else:
+        found = _from_images(source, label_file, embedder)
+    if not len(found.matrix):
+        raise DataError(f"{source!r} has no feature rows")
+    return found
+
+
+def check_comparable(train: LabelledFeatures, val: LabelledFeatures) -> None:
+    """Refuse sets that were made differently or share no class; report classes of only one.
+
+    Raises:
+        DataError: They cannot be compared.
+    """
+    differ = [key for key in MUST_AGREE if train.description.get(key) != val.description.get(key)]
+    widths = train.matrix.shape[1], val.matrix.shape[1]
+    if differ or widths[0] != widths[1]:
+        what = ", ".join(differ) or f"width, {widths[0]} and {widths[1]}"
+        raise DataError(
+            f"{train.source!r} and {val.source!r} cannot be compared: they differ in {what}; "
+            "embed both with the same weights and size"
+        )
+    known, wanted = set(train.labels), set(val.labels)
+    unknown, idle = sorted(wanted - known), sorted(known - wanted)
+    if len(unknown) == len(wanted):
+        raise DataError(
+            f"{val.source!r} and {train.source!r} share no class; the first are {unknown[0]!r} "
+            f"and {idle[0]!r}"
+        )
+    if unknown:
+        logger.warning(
+            "%d classes of %s have no training image and count as wrong%s",
+            len(unknown),
+            val.source,
+            first_names(unknown),
+        )
+    if idle:
+        logger.info("%d training classes have no image in %s", len(idle), val.source)
+
+
+def _is_feature_file(source: str) -> bool:
+    path = Path(source)
+    # A .parquet without a manifest beside it may be a table of images.
+    is_images = path.suffix == ".parquet" and not feature_paths(path).manifest.is_file()
+    return path.suffix in SUFFIXES and not is_images
+
+
+def _from_file(source: str, label_file: str | Path | None) -> LabelledFeatures:
+    features = _read_rows(source)
+    made, labels = features.manifest, features.labels
+    if label_file is not None:
+        unread = _failed_paths(feature_paths(source).failures)
+        labels = labels_from_file(label_file, features.paths, unread=unread)
+    if labels is None:
+        raise DataError(_unlabelled(source))
+    if features.matrix.ndim != 2:
+        raise DataError(
+            f"{source!r} holds features of shape {features.matrix.shape}; k-NN needs one vector an "
+            "image, so embed the images again without patches"
+        )
+    _check_finite(source, features.matrix, features.paths)
+    return LabelledFeatures(
+        source=source,
+        matrix=features.matrix,
+        labels=labels,
+        description=made,
+        images=made.get("images", len(labels)),
+        failed=made.get("failed", 0),
+    )
+
+
+def _read_rows(source: str) -> Features:
+    """The features of a file, without the rows that stand for images that could not be read."""
+    features = read_features(source)
+    if features.manifest.get("on_error") != "nan":
+        return features
+    ok = np.array([row.status == OK for row in table_rows(feature_paths(source).table)], np.bool_)
+    return replace(
+        features,
+        matrix=features.matrix[ok],
+        paths=tuple(compress(features.paths, ok)),
+        labels=None if features.labels is None else features.labels[ok],
+    )
+
+
+def _from_images(
+    source: str, label_file: str | Path | None, embedder: Callable[[], Embedder]
+) -> LabelledFeatures:
+    listed = list_images([source])
+    if label_file is None:
+        labels = class_names(listed)
+    else:
+        labels = labels_from_file(label_file, [listed.name(i) for i in range(len(listed))])
+    if labels is None:
+        raise DataError(_unlabelled(source))
+    network = embedder()
+    embedding = network.embed(listed)
+    return LabelledFeatures(
+        source=source,
+        matrix=embedding.features,
+        labels=labels[embedding.ok],
+        description=network.description(),
+        images=len(listed),
+        failed=len(embedding.failures),
+    )
+
+
+def _failed_paths(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    return [json.loads(line)["path"] for line in path.read_text("ascii").splitlines()]
+
+
+def _check_finite(
+    source: str, matrix: Float[np.ndarray, "rows dim"], paths: tuple[str, ...]
+) -> None:
+    for start in range(0, len(matrix), ROWS_AT_ONCE):
+        finite = np.isfinite(matrix[start : start + ROWS_AT_ONCE]).all(axis=1)
+        if not finite.all():
+            row = start + int(np.flatnonzero(~finite)[0])
+            raise DataError(
+                f"{source!r}: row {row}, the features of {paths[row]!r}, holds NaN or infinity; "
+                "embed the images again"
+            )
+
+
+def _unlabelled(source: str) -> str:
+    return (
+        f"{source!r} has no labels; put the images into a folder for each class, CLASS/IMAGE, or "
+        "name the classes in a label file"
+    )
