@@ -1,7 +1,6 @@
 """Lists of images as batches of pixels, read and decoded wherever there is time."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dino_infer import pixel_modes
+from dino_infer.devices import cores
 from dino_infer.errors import ImageError
 from dino_infer.images import (
     DEFAULT_MAX_PIXELS,
@@ -165,10 +165,3 @@ def stacks(
         by_shape.setdefault(tensor.shape, []).append(position)
     for positions in by_shape.values():
         yield np.array(positions), torch.stack([pixels[position] for position in positions])
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -3,8 +3,7 @@
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,13 +20,13 @@ from dino_infer.decoding import (
     DecodedBatch,
     Decoding,
     ImageFile,
-    cores,
     decoded_in_processes,
     rgb_array,
     stacks,
 )
-from dino_infer.engines import Engine, OnnxEngine, Precision, TorchEngine
-from dino_infer.errors import CheckpointError, DinoError
+from dino_infer.devices import Precision, cpu_threads, one_thread_each, resolved_device
+from dino_infer.engines import Engine, OnnxEngine, TorchEngine
+from dino_infer.errors import CheckpointError
 from dino_infer.images import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, ImageFailure, load_image
 from dino_infer.listing import ImageList
 from dino_infer.pooling import Feature
@@ -237,7 +236,7 @@ class Embedder:
                     "a tensor must hold normalised images, float of shape (batch, 3, height, "
                     f"width), got {pictures.dtype} of shape {tuple(pictures.shape)}"
                 )
-            parts = pictures.split(self.batch_size)
+            parts = torch.split(pictures, self.batch_size)
             return np.concatenate([self._rows(part.to(self.device)) for part in parts])
         rows = []
         for start in range(0, len(pictures), self.batch_size):
@@ -298,7 +297,7 @@ class Embedder:
         if threads == 1:
             yield from map(work, places)
             return
-        with _one_thread_each(threads) as pool:
+        with one_thread_each(threads) as pool:
             waiting: deque[Future[EmbeddedBatch]] = deque()
             for part in places:
                 waiting.append(pool.submit(work, part))
@@ -363,7 +362,7 @@ class Embedder:
 
     def _features(self, images: Tensor) -> Tensor:
         """Features of a batch; halves it as often as the memory of the device asks for."""
-        parts = images.split(self._largest)
+        parts = torch.split(images, self._largest)
         try:
             features = torch.cat([self.engine(part).float() for part in parts])
         except torch.OutOfMemoryError:
@@ -386,7 +385,7 @@ class _Coming:
         if features.device.type == "cuda":
             self._rows = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
             self._rows.copy_(features, non_blocking=True)
-            self._there = torch.cuda.Event()
+            self._there = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._there.record()
         else:
             self._rows = features.cpu()
@@ -399,46 +398,9 @@ class _Coming:
         return array
 
 
-def cpu_threads(workers: int | None) -> int:
-    """Batches that are worked on at once on a CPU: what was asked for, or one a core."""
-    if workers is not None:
-        return max(workers, 1)
-    return min(cores(), torch.get_num_threads())
-
-
-@contextmanager
-def _one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads compute on one core each; afterwards all is as before."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "embed", initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
-
-
-def resolved_device(device: str | torch.device) -> torch.device:
-    """The device meant; "auto" is a GPU if there is one.
-
-    Raises:
-        DinoError: No such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts when it is built without CUDA
-        reason = str(error).splitlines()[0]
-        raise DinoError(
-            f"device {str(device)!r} cannot be used ({reason}); pass --device cpu or auto"
-        ) from error
-
-
 def _check_finite(batch: EmbeddedBatch, images: ImageList) -> None:
-    rows = batch.features.reshape(len(batch.features), -1)
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1)) if rows.size else []
+    rows = batch.features.reshape(len(batch.features), batch.features[:1].size)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise CheckpointError(
             f"the features of {images.name(int(batch.indices[bad[0]]))!r} are not finite: the "

@@ -3,7 +3,6 @@
 import importlib.metadata
 import logging
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -19,10 +18,12 @@ from dino_infer.decoding import ImageFile
 from dino_infer.embed import EmbeddedBatch, Embedder, Embedding
 from dino_infer.errors import DataError
 from dino_infer.feature_writer import (
+    COMMIT_EVERY_S,
     FeatureWriter,
     check_same_job,
+    discard,
     failures_in,
-    finished_job,
+    finished,
     unfinished,
 )
 from dino_infer.features import (
@@ -76,6 +77,7 @@ class Output:
         resume: Go on with an unfinished set.
         overwrite: Replace a finished or unfinished set.
         update: Take over the rows of an older set whose files have not changed.
+        commit_every_s: Seconds of work that a stop may lose.
     """
 
     dtype: str = "float32"
@@ -83,6 +85,7 @@ class Output:
     resume: bool = False
     overwrite: bool = False
     update: bool = False
+    commit_every_s: float = COMMIT_EVERY_S
 
 
 def embed_to_file(
@@ -104,10 +107,15 @@ def embed_to_file(
 
     Raises:
         DataError: The output exists, is of another job, or cannot be written; with
-            ``on_error="fail"``, an image cannot be read.
+            ``on_error="fail"``, an image cannot be read; a table is asked to hold matrices.
     """
     paths = share_paths(out, share)
     check_folder(paths.matrix.parent)
+    if paths.matrix == paths.table and len(embedder.feature_shape) > 1:
+        raise DataError(
+            f"a .parquet holds one vector an image, got features of shape {embedder.feature_shape}; "
+            "write .npy or .safetensors"
+        )
     part = share.slice_of(len(images), step=embedder.batch_size)
     job = job_of(embedder, images, output, images_number=len(part))
     if share.count > 1:
@@ -168,7 +176,7 @@ def merge_shares(out: str | Path, *, overwrite: bool) -> Outcome:
     for part, job in zip(parts, jobs, strict=True):
         check_same_job(jobs[0], job, where=Path(str(part.manifest["shard"])))
     job = {"images": sum(int(part.manifest["images"]) for part in parts)} | jobs[0]
-    _enter(paths, job, Output(overwrite=overwrite))
+    _enter(paths, Output(overwrite=overwrite))
     labelled = all(part.labels is not None for part in parts)
     writer = FeatureWriter(paths, job=job, dtype=job["dtype"], labelled=labelled)
     for share, part in zip(_share_files(paths), parts, strict=True):
@@ -224,7 +232,7 @@ def write_features(
     fingerprint = images.fingerprint()
     job = {"images": len(images), "images_fingerprint": fingerprint, "dtype": "float32"}
     try:
-        _enter(paths, job, Output(overwrite=True))
+        _enter(paths, Output(overwrite=True))
         labels = class_names(images)
         writer = FeatureWriter(paths, job=job | dict(description), labelled=labels is not None)
         places = np.flatnonzero(embedding.ok).tolist()
@@ -235,6 +243,7 @@ def write_features(
         writer.append(embedding.features, rows, embedding.failures, images=len(images))
         writer.finish()
     except OSError as error:
+        discard(paths)
         raise DataError(f"cannot write features to {str(path)!r}: {error.strerror}") from error
 
 
@@ -257,19 +266,16 @@ class _Work:
         self._path_column = path_column
 
     def run(self) -> Outcome:
-        done = finished_job(self._paths, self._job)
-        if done is not None and self._output.resume and not unfinished(self._paths):
-            check_same_job(done, self._job, where=self._paths.matrix)
+        begun = unfinished(self._paths)
+        done = finished(self._paths)
+        if done is not None and self._output.resume and not (begun or self._output.update):
+            before = {name: done.get(name) for name in self._job}
+            check_same_job(before, self._job, where=self._paths.matrix)
             logger.info("%s is complete", self._paths.matrix)
-            features = read_features(self._paths.matrix)
-            return Outcome(
-                images=self._job["images"],
-                rows=len(features.matrix),
-                failed=features.manifest["failed"],
-                dim=features.manifest["dim"],
-            )
+            counts = {name: done[name] for name in ("images", "rows", "failed", "dim")}
+            return Outcome(**counts)
         older = older_rows(self._paths, self._job) if self._output.update else None
-        _enter(self._paths, self._job, self._output)
+        _enter(self._paths, self._output)
         labels = class_names(self._images)
         writer = FeatureWriter(
             self._paths,
@@ -277,6 +283,8 @@ class _Work:
             dtype=self._output.dtype,
             labelled=labels is not None,
             path_column=self._path_column,
+            may_be_empty="shard" in self._job,
+            commit_every_s=self._output.commit_every_s,
         )
         try:
             self._write(writer, labels, older)
@@ -301,6 +309,9 @@ class _Work:
             for batch, whole in pieces:
                 self._append(writer, batch, images, labels, may_commit=whole)
                 progress.advance(len(batch.places))
+        if not len(images):  # there may be more shares than batches; their rows have a width too
+            none = np.empty((0, *self._embedder.feature_shape), dtype=np.float32)
+            writer.append(none, [], [], images=0)
 
     def _append(
         self,
@@ -341,7 +352,7 @@ def _with_nan_rows(batch: EmbeddedBatch) -> EmbeddedBatch:
     return batch._replace(indices=places, features=features, files=files)
 
 
-def _enter(paths: FeaturePaths, job: Mapping[str, Any], output: Output) -> None:
+def _enter(paths: FeaturePaths, output: Output) -> None:
     """Refuse to touch what is there, or make room for a new set.
 
     Raises:
@@ -349,7 +360,7 @@ def _enter(paths: FeaturePaths, job: Mapping[str, Any], output: Output) -> None:
     """
     begun = unfinished(paths)
     if begun and output.overwrite:
-        shutil.rmtree(paths.partial)
+        discard(paths)
     elif begun and not output.resume:
         raise DataError(
             f"{str(paths.partial)!r} holds an unfinished set; pass --resume to go on with it, or "

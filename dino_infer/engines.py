@@ -8,10 +8,11 @@ the names of ``Tokens``: ``cls`` and ``patches``.
 import copy
 import json
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,13 +21,12 @@ from torch import Tensor, nn
 
 from dino_infer.backbones import Backbone
 from dino_infer.checkpoints import CheckpointInfo, weights_sha256
+from dino_infer.devices import AUTOCAST, Precision, resolved_precision
 from dino_infer.errors import CheckpointError, MissingExtraError
 from dino_infer.pooling import Feature, check_feature, feature_of, pooled
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 ONNX_METADATA_KEY = "dino"
 
 
@@ -109,23 +109,6 @@ class TorchEngine:
             return feature_of(self._network, images, self._feature)
 
 
-def resolved_precision(precision: Precision, device: torch.device) -> str:
-    """The precision meant; "auto" is bf16 where the device multiplies it natively.
-
-    Raises:
-        ValueError: Unknown precision.
-    """
-    if precision in ("fp32", *AUTOCAST):
-        return precision
-    if precision != "auto":
-        raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {precision!r}")
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native else "fp32"
-
-
 def _with_cast_weights(backbone: Backbone, dtype: torch.dtype) -> Backbone:
     """A copy whose products have weights of this type already, so autocast casts none per batch."""
     backbone = copy.deepcopy(backbone)
@@ -160,6 +143,8 @@ class OnnxFile:
     outputs: tuple[str, ...]
     weights_sha256: str
     precision: str
+    normalizes: bool
+    """Takes uint8 images (batch, height, width, 3) and normalises them itself."""
 
 
 class OnnxEngine:
@@ -178,8 +163,11 @@ class OnnxEngine:
     """
 
     def __init__(self, path: str | Path, *, feature: Feature, device: torch.device) -> None:
-        self._session = _session(Path(path), device)
-        self.file = _described(Path(path), self._session)
+        session = onnx_session(Path(path), device)
+        self._sessions = {torch.get_num_threads(): session}
+        self._opening = threading.Lock()
+        self._asked_for = device
+        self.file = _described(Path(path), session)
         has_patches = "patches" in self.file.outputs
         check_feature(feature, arch=self.file.info.arch, has_patches=has_patches)
         if feature == "last4":
@@ -188,7 +176,7 @@ class OnnxEngine:
         self.device = torch.device("cpu")
         self._feature: Feature = feature
         self.patch_size = self.file.info.patch_size if has_patches else None
-        self._shape = self._session.get_inputs()[0].shape
+        self._shape = session.get_inputs()[0].shape
         self._wanted = ["cls"] if feature == "cls" else ["cls", "patches"]
 
     def description(self) -> dict[str, Any]:
@@ -206,18 +194,41 @@ class OnnxEngine:
         Raises:
             CheckpointError: The file was exported for another size only.
         """
+        if self.file.normalizes:
+            images = self._levels(images)
         for given, wanted in zip(images.shape, self._shape, strict=True):
             if isinstance(wanted, int) and given != wanted:
                 raise CheckpointError(
                     f"{str(self.file.path)!r} takes images of shape {self._shape} alone, got "
                     f"{tuple(images.shape)}; export it with dynamic sizes, or embed at its size"
                 )
-        arrays: list[np.ndarray] = self._session.run(self._wanted, {"images": images.numpy()})
+        arrays: list[np.ndarray] = self._session().run(self._wanted, {"images": images.numpy()})
         cls, *patches = (torch.from_numpy(array).float() for array in arrays)
         return pooled(cls, patches[0], self._feature) if patches else cls
 
+    def _session(self) -> Any:
+        """The session with as many threads as the caller computes with.
 
-def _session(path: Path, device: torch.device) -> Any:
+        Sessions bring their threads along, so batches that run side by side on one thread each
+        need another session than a batch that has all threads to itself.
+        """
+        threads = torch.get_num_threads()
+        with self._opening:
+            if threads not in self._sessions:
+                self._sessions[threads] = onnx_session(self.file.path, self._asked_for)
+            return self._sessions[threads]
+
+    def _levels(self, images: Tensor) -> Tensor:
+        """Normalised images as the levels in [0, 255] that they were, for files that normalise."""
+        mean, std = (
+            torch.tensor(v).view(3, 1, 1) for v in (self.file.info.mean, self.file.info.std)
+        )
+        levels = (255 * (images * std + mean)).round().clamp(0, 255).to(torch.uint8)
+        return levels.permute(0, 2, 3, 1).contiguous()
+
+
+def onnx_session(path: Path, device: torch.device) -> Any:
+    """An .onnx file in onnxruntime, on the CPU where there is no CUDA provider."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -260,4 +271,5 @@ def _described(path: Path, session: Any) -> OnnxFile:
         outputs=outputs,
         weights_sha256=metadata["weights_sha256"],
         precision=metadata["precision"],
+        normalizes=metadata.get("input") == "uint8_nhwc",
     )

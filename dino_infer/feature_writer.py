@@ -29,6 +29,7 @@ from dino_infer.row_table import TableRow, printable_name, row_line, rows_of_lin
 COMMIT_EVERY_S = 2.0
 JOB, JOURNAL, MANIFEST = "job.json", "journal.jsonl", "manifest.json"
 ROWS, TABLE, FAILED = "rows", "table.jsonl", "failed.jsonl"
+FINISHED_TABLE = "table.parquet"
 APPENDED = (ROWS, TABLE, FAILED)
 
 
@@ -56,6 +57,7 @@ class FeatureWriter:
         dtype: Of the matrix: "float32" or "float16".
         labelled: Whether rows have a class.
         path_column: What the table calls the column of names.
+        may_be_empty: Also make a set without rows, as a part of a whole that has some.
         commit_every_s: Seconds of work that a stop may lose.
 
     Raises:
@@ -71,12 +73,14 @@ class FeatureWriter:
         dtype: str = "float32",
         labelled: bool = False,
         path_column: str = "path",
+        may_be_empty: bool = False,
         commit_every_s: float = COMMIT_EVERY_S,
     ) -> None:
         self._paths, self._folder = paths, paths.partial
         self._job = json.loads(json.dumps(job))
         self._dtype, self._suffix = dtype, paths.matrix.suffix
         self._labelled, self._path_column = labelled, path_column
+        self._may_be_empty = may_be_empty
         self._commit_every_s = commit_every_s
         self._folder.mkdir(exist_ok=True)
         if not (self._folder / JOB).exists():
@@ -135,23 +139,24 @@ class FeatureWriter:
         self._last_commit_s = time.monotonic()
 
     def close(self) -> None:
-        """Leave the set unfinished, to be gone on with."""
-        self.commit()
+        """Leave the set unfinished, to be gone on with from the last commit."""
         for file in (*self._files, self._journal):
             file.close()
 
     def finish(self) -> None:
         """Put every file into its place, the manifest last; without a row only the failures."""
+        self.commit()
         self.close()
-        paths = self._paths
-        # From here to the new manifest the files belong to no set.
-        paths.manifest.unlink(missing_ok=True)
-        _copy(self._folder / FAILED, paths.failures)
-        if self.done.shape[0]:
+        if self.done.shape[0] or self._may_be_empty:
             self._write_header()
             self._write_table()
             write_json(self._folder / MANIFEST, self._manifest())
-        move_finished(paths)
+            move_finished(self._paths)
+        else:
+            for file in (self._paths.manifest, *self._paths.hashed):
+                file.unlink(missing_ok=True)
+            _copy(self._folder / FAILED, self._paths.failures)
+            discard(self._paths)
 
     def _write_header(self) -> None:
         with (self._folder / ROWS).open("rb+") as file:
@@ -160,11 +165,14 @@ class FeatureWriter:
             os.fsync(file.fileno())
 
     def _write_table(self) -> None:
-        embedding = None
-        if self._suffix == ".parquet":
+        embedding: np.ndarray | None = None
+        if self._suffix == ".parquet" and self.done.shape[0]:
             rows = self._folder / ROWS
             embedding = np.memmap(rows, dtype=self._dtype, mode="r", shape=self.done.shape)
-        with (self._folder / TABLE).open("rb") as lines, whole_file(self._paths.table) as temporary:
+        elif self._suffix == ".parquet":  # an empty file cannot be mapped
+            embedding = np.empty(self.done.shape, self._dtype)
+        table = self._folder / FINISHED_TABLE
+        with (self._folder / TABLE).open("rb") as lines, whole_file(table) as temporary:
             write_table(
                 temporary,
                 rows_of_lines(lines),
@@ -185,7 +193,7 @@ class FeatureWriter:
             "row_order": ROW_ORDER,
             "failed": self.done.failed,
             **self._job,
-            "files_sha256": hashes | {paths.table.name: sha256_of(paths.table)},
+            "files_sha256": hashes | {paths.table.name: sha256_of(self._folder / FINISHED_TABLE)},
         }
 
     def _trusted(self) -> Done:
@@ -200,8 +208,9 @@ class FeatureWriter:
         if not data:
             journal.unlink()
             return self._trusted()
-        fields = json.loads(data.splitlines()[-1])
-        return Done(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields: dict[str, Any] = json.loads(data.splitlines()[-1])
+        lists = {name: tuple(fields[name]) for name in ("shape", "sizes")}
+        return Done(**(fields | lists))
 
 
 def unfinished(paths: FeaturePaths) -> bool:
@@ -215,19 +224,29 @@ def unfinished(paths: FeaturePaths) -> bool:
         move_finished(paths)
     if (folder / JOB).exists() and ((folder / ROWS).exists() or not (folder / JOURNAL).exists()):
         return True
-    shutil.rmtree(folder, ignore_errors=True)  # a stop met it while it was being deleted
+    discard(paths)  # a stop met it while it was being deleted
     return False
 
 
 def move_finished(paths: FeaturePaths) -> None:
     """The last steps of a set; each may have been taken before a stop."""
-    rows, manifest = paths.partial / ROWS, paths.partial / MANIFEST
-    if manifest.exists():
-        if rows.exists() and paths.matrix != paths.table:
-            rows.replace(paths.matrix)
-        manifest.replace(paths.manifest)
-    rows.unlink(missing_ok=True)
-    shutil.rmtree(paths.partial)
+    # From here to the new manifest the files belong to no set.
+    paths.manifest.unlink(missing_ok=True)
+    targets = {FAILED: paths.failures, FINISHED_TABLE: paths.table}
+    if paths.matrix != paths.table:
+        targets[ROWS] = paths.matrix
+    for name, target in targets.items():
+        if (paths.partial / name).exists():
+            (paths.partial / name).replace(target)
+    (paths.partial / ROWS).unlink(missing_ok=True)
+    (paths.partial / MANIFEST).replace(paths.manifest)
+    discard(paths)
+
+
+def discard(paths: FeaturePaths) -> None:
+    """Delete an unfinished set; after a stop meanwhile, what is left cannot be gone on with."""
+    (paths.partial / JOB).unlink(missing_ok=True)
+    shutil.rmtree(paths.partial, ignore_errors=True)
 
 
 def check_same_job(before: Mapping[str, Any], now: Mapping[str, Any], *, where: Path) -> None:
@@ -245,12 +264,11 @@ def check_same_job(before: Mapping[str, Any], now: Mapping[str, Any], *, where: 
         )
 
 
-def finished_job(paths: FeaturePaths, job: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a finished set says of the fields of a job, or None where there is no finished set."""
-    manifest = read_manifest(paths.manifest)
-    if manifest is None or not all(file.exists() for file in paths.hashed):
+def finished(paths: FeaturePaths) -> Mapping[str, Any] | None:
+    """The manifest of a finished set, or None where there is none."""
+    if not all(file.exists() for file in paths.hashed):
         return None
-    return {name: manifest.get(name) for name in job}
+    return read_manifest(paths.manifest)
 
 
 def _opened_at(path: Path, size: int) -> Any:

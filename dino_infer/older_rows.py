@@ -90,7 +90,7 @@ class OlderRows:
         for part in _parts(int(changed[0]), int(changed[-1]) + 1):
             piece = self._taken_over(part, older, new)
             own = {place: failures[place] for place in part if place in failures}
-            yield piece._replace(failures=own), part.stop == changed[-1] + 1
+            yield piece._replace(failures=own), part.stop == int(changed[-1]) + 1
 
     def _taken_over(
         self,

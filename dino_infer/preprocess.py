@@ -90,7 +90,7 @@ class Preprocess:
         Raises:
             ImageError: ``crop="none"`` would make it larger than ``MAX_RESIZED_PIXELS``.
         """
-        height, width = self._resized(*image.shape[:2])
+        height, width = self.resized(*image.shape[:2])
         if self.crop == "center":
             crop_height, crop_width = self._sides
             # Rounded half to even, as torchvision's CenterCrop does.
@@ -151,7 +151,7 @@ class Preprocess:
     def _sides(self) -> tuple[int, int]:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized(self, height: int, width: int) -> tuple[int, int]:
         """Size of the whole image after resizing."""
         if self.crop == "none" and not isinstance(self.size, int):
             return self.size

@@ -56,7 +56,7 @@ def view_of(height: int, width: int, *, preprocess: Preprocess, patch_size: int)
         preprocess: As the image goes through it; with either kind of crop.
         patch_size: Side in pixels of a patch of the network.
     """
-    resized = preprocess._resized(height, width)
+    resized = preprocess.resized(height, width)
     sides = resized
     if preprocess.crop == "center":
         size = preprocess.size

@@ -262,15 +262,16 @@ class RotaryViTBackbone(ViTBackbone):
         if attn.q_bias is not None:
             biases = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
         qkv = F.linear(block.norm1(embedded.x), attn.qkv.weight, biases)
-        q, k, _ = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, _ = qkv.reshape(*qkv.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k = attn.q_norm(q), attn.k_norm(k)
         return self._turned(attn, q, embedded), self._turned(attn, k, embedded)
 
     def _turned(self, attn: Any, x: Tensor, embedded: Embedded) -> Tensor:
         """Queries or keys with those of the patches turned by their positions."""
-        from timm.layers import apply_rot_embed_cat
+        from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 
         prefix = self.num_prefix_tokens
+        assert embedded.rotary is not None  # ``_embedded`` made it
         patches = apply_rot_embed_cat(x[:, :, prefix:], embedded.rotary, half=attn.rotate_half)
         return torch.cat([x[:, :, :prefix], patches.to(x.dtype)], dim=2)
 

@@ -104,7 +104,7 @@ def _looking(weights: WeightOptions, look: LookOptions, *, device: str) -> "Look
     )
     from dino_infer.checkpoints import load_backbone
     from dino_infer.cli.attention_files import Looking
-    from dino_infer.embed import resolved_device
+    from dino_infer.devices import resolved_device
     from dino_infer.preprocess import Preprocess
 
     place = resolved_device(device)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dino_infer.embed import resolved_device
+from dino_infer.devices import resolved_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dino_infer.devices import AUTOCAST
 from dino_train import optim
 from dino_train.distributed import Process, any_process, data_parallel
 from dino_train.health import step_health
 from dino_train.loss import Center, dino_loss
 from dino_train.student_teacher import MultiCropNetwork, update_teacher
-
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 CropGroups = Sequence[Float[Tensor, "_crops batch 3 _height _width"]]
 """Global crops, then local crops if there are any: one tensor a size."""
@@ -75,7 +74,7 @@ class Learner:
         self.optimizer = optimizer
         self._parallel_student = data_parallel(student, process)
         self._device = process.device
-        self._dtype = AUTOCAST_DTYPES[precision]
+        self._dtype = AUTOCAST.get(precision)
         self._scaler = torch.amp.GradScaler(process.device.type, enabled=precision == "fp16")
         self._student_temp = student_temp
         self._clip_grad = clip_grad

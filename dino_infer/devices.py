@@ -1,0 +1,76 @@
+"""Where networks run: which device, in which precision, on how many threads."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from dino_infer.errors import DinoError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of matrix products by precision; the others stay as they are."""
+
+
+def resolved_device(device: str | torch.device) -> torch.device:
+    """The device meant; "auto" is a GPU if there is one.
+
+    Raises:
+        DinoError: No such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts when it is built without CUDA
+        reason = str(error).splitlines()[0]
+        raise DinoError(
+            f"device {str(device)!r} cannot be used ({reason}); pass --device cpu or auto"
+        ) from error
+
+
+def resolved_precision(precision: Precision, device: torch.device) -> str:
+    """The precision meant; "auto" is bf16 where the device multiplies it natively.
+
+    Raises:
+        ValueError: Unknown precision.
+    """
+    if precision in ("fp32", *AUTOCAST):
+        return precision
+    if precision != "auto":
+        raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {precision!r}")
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_threads(workers: int | None) -> int:
+    """Batches that are worked on at once on a CPU: what was asked for, or one a core."""
+    if workers is not None:
+        return max(workers, 1)
+    return min(cores(), torch.get_num_threads())
+
+
+@contextmanager
+def one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads compute on one core each; afterwards all is as before."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "embed", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
