@@ -1,5 +1,6 @@
 """Lists of images as batches of pixels, read and decoded wherever there is time."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,8 +42,11 @@ class ImageFile(NamedTuple):
     modified_ns: int
 
 
-class DecodedBatch(NamedTuple):
+@dataclass(frozen=True)
+class DecodedBatch:
     """Consecutive images of a list: those that could be read, and why the others could not."""
+
+    # No tuple: a DataLoader takes those apart and turns ranges and arrays into something else.
 
     places: range
     """In the list."""
@@ -53,6 +57,11 @@ class DecodedBatch(NamedTuple):
     files: list[ImageFile]
     failures: dict[int, ImageFailure]
     """By place in the list."""
+
+    def pin_memory(self) -> "DecodedBatch":
+        """The batch with its pixels where a GPU can fetch them; asked for by the DataLoader."""
+        pinned = [(positions, pixels.pin_memory()) for positions, pixels in self.stacks]
+        return dataclasses.replace(self, stacks=pinned)
 
 
 @dataclass(frozen=True, kw_only=True)

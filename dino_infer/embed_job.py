@@ -113,8 +113,8 @@ def embed_to_file(
     check_folder(paths.matrix.parent)
     if paths.matrix == paths.table and len(embedder.feature_shape) > 1:
         raise DataError(
-            f"a .parquet holds one vector an image, got features of shape {embedder.feature_shape}; "
-            "write .npy or .safetensors"
+            "a .parquet holds one vector an image, got features of shape "
+            f"{embedder.feature_shape}; write .npy or .safetensors"
         )
     part = share.slice_of(len(images), step=embedder.batch_size)
     job = job_of(embedder, images, output, images_number=len(part))

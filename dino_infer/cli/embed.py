@@ -63,8 +63,8 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         check_positive("--partition-size", self.partition_size)
-        chosen = [name for name in ("resume", "overwrite", "update") if getattr(self, name)]
-        if self.overwrite and len(chosen) > 1:
+        chosen = [name for name in ("resume", "update") if getattr(self, name)]
+        if self.overwrite and chosen:
             raise UsageError(f"--overwrite contradicts --{chosen[0]}: pass one of them")
 
 

@@ -1,8 +1,7 @@
 """The commands in-process: results on stdout, one error line on stderr, exact exit codes."""
 
-import json
 import logging
-import os
+import re
 import resource
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
 from dino_infer.cli import attention, embed, run
 from dino_infer.cli import eval as evaluation
 from dino_infer.errors import DataError
-from dino_infer.features import read_features
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,99 +45,10 @@ def photos(tmp_path):
 
 
 def outcome(capsys, main, *args):
-    """Exit code, stdout and stderr of a command."""
+    """Exit code, stdout and stderr of a command, but for the line about its weights."""
     code = main([str(arg) for arg in args])
     captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_dino_embed_writes_a_feature_set(capsys, tmp_path, photos, weights):
-    out = tmp_path / "feats.npy"
-    code, stdout, stderr = outcome(capsys, embed.main, photos, "-o", out, "--weights", weights)
-    assert (code, stdout, stderr) == (0, f"{out}: 16 rows of 128\n", "")
-    features = read_features(out, verify=True)
-    assert features.matrix.shape == (16, 128)
-    assert features.paths[0] == "cat/0.png" and list(features.labels[[0, -1]]) == ["cat", "coffee"]
-    assert features.manifest["preprocess"]["size"] == 32
-
-
-def test_dino_embed_will_not_replace_features_unless_told(capsys, tmp_path, photos, weights):
-    out = tmp_path / "feats.npy"
-    args = (photos, "-o", out, "--weights", weights)
-    assert outcome(capsys, embed.main, *args)[0] == 0
-    code, stdout, stderr = outcome(capsys, embed.main, *args)
-    assert (code, stdout) == (1, "")
-    assert stderr == (
-        f"dino-embed: error: '{out}' exists; pass --overwrite to replace it, or another -o\n"
-    )
-    assert outcome(capsys, embed.main, *args, "--overwrite")[0] == 0
-
-
-def test_dino_embed_ends_with_3_when_some_images_failed(capsys, tmp_path, photos, weights):
-    (photos / "cat" / "bad.png").write_bytes(b"\x89PNG nonsense")
-    out = tmp_path / "feats.npy"
-    code, stdout, stderr = outcome(capsys, embed.main, photos, "-o", out, "--weights", weights)
-    assert (code, stdout) == (3, f"{out}: 16 rows of 128\n")
-    assert stderr.startswith("warning: 1 of 17 images could not be read, listed in ")
-    failed = [
-        json.loads(line) for line in (tmp_path / "feats.failed.jsonl").read_text().splitlines()
-    ]
-    assert [failure["path"] for failure in failed] == ["cat/bad.png"]
-
-
-def test_dino_embed_ends_with_4_when_all_images_failed(capsys, tmp_path, weights):
-    (tmp_path / "bad.png").write_bytes(b"nonsense")
-    out = tmp_path / "feats.npy"
-    code, stdout, stderr = outcome(capsys, embed.main, tmp_path, "-o", out, "--weights", weights)
-    assert (code, stdout) == (4, "")
-    assert stderr.startswith("warning: 1 of 1 images could not be read")
-    assert sorted(os.listdir(tmp_path)) == ["bad.png", "feats.failed.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["nowhere", "-o", "f.npy"], "cannot read the data source 'nowhere'"),
-        (["{photos}", "-o", "f.csv"], "features go to a file that ends in .npy, got 'f.csv'"),
-        (["{photos}", "-o", "no/f.npy"], "folder 'no' does not exist"),
-        (["{photos}", "-o", "f.npy", "--weights", "none.pth"], "no weights at 'none.pth'"),
-        (["{photos}", "-o", "f.npy", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
-    ],
-)
-def test_a_wrong_world_is_one_line_and_exit_code_1(
-    capsys, tmp_path, monkeypatch, photos, weights, args, message
-):
-    monkeypatch.chdir(tmp_path)
-    args = [arg.format(photos=photos) for arg in args]
-    if "--weights" not in args:
-        args += ["--weights", weights]
-    code, stdout, stderr = outcome(capsys, embed.main, *args)
-    assert (code, stdout) == (1, "")
-    assert stderr.startswith("dino-embed: error: ") and message in stderr
-    assert stderr.count("\n") == 1
-    assert os.listdir(tmp_path) == ["photos"]
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["-o", "f.npy"], "no images given"),
-        (["x", "-o", "f.npy", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
-        (["x", "-o", "f.npy", "--workers", "-1"], "--workers must not be negative, got -1"),
-        (["{photos}", "-o", "f.npy", "--size", "0"], "--size must be at least 1, got 0"),
-        (["{photos}", "-o", "f.npy", "--size", "4"], "--size must be at least one patch of 8 px"),
-        (["{photos}", "-o", "f.npy", "--arch", "vit_smal"], "no arch named 'vit_smal'"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_exit_code_2(
-    capsys, tmp_path, monkeypatch, photos, weights, args, message
-):
-    monkeypatch.chdir(tmp_path)
-    args = [arg.format(photos=photos) for arg in args]
-    code, stdout, stderr = outcome(capsys, embed.main, *args, "--weights", weights)
-    assert (code, stdout) == (2, "")
-    assert stderr.startswith(f"dino-embed: error: {message}") and stderr.count("\n") == 1
-    assert os.listdir(tmp_path) == ["photos"]
+    return code, captured.out, re.sub(r".*: \d+ tensors matched\n", "", captured.err)
 
 
 @pytest.mark.parametrize(

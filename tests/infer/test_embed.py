@@ -1,5 +1,6 @@
 """Embedding does not depend on how it is run, and reports what it cannot read."""
 
+import hashlib
 import io
 import os
 
@@ -10,12 +11,18 @@ from PIL import Image
 
 from dino_infer.backbones import build_backbone
 from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
-from dino_infer.embed import Embedder, resolved_device
-from dino_infer.errors import CheckpointError, DinoError
+from dino_infer.devices import resolved_device
+from dino_infer.embed import Embedder
+from dino_infer.errors import CheckpointError, DinoError, ImageError
 from dino_infer.listing import list_images
+from dino_infer.pooling import FEATURES
 from dino_infer.preprocess import Preprocess
+from tests.infer.pixel_engine import PixelEngine, pixel_embedder
 
 COSINE = 1 - 1e-6  # fp32 sums differ in order between batch sizes
+JPEG_COSINE = 1 - 1e-4  # turned blocks of a JPEG are rounded otherwise
+UNIT = 1e-6  # of float32, around a length of 1
+ORIENTATION = 0x0112
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +32,9 @@ def backbone():
 
 
 def embedder(backbone, **options):
-    return Embedder(backbone, Preprocess(size=32), device="cpu", **({"workers": 0} | options))
+    options = {"workers": 0, "precision": "fp32"} | options
+    preprocess = options.pop("preprocess", Preprocess(size=32))
+    return Embedder(backbone, preprocess, device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +63,38 @@ def test_rows_are_the_backbone_s_features_in_the_order_of_the_list(backbone, pho
     picture = np.asarray(Image.open(photos / images.name(7)))
     expected = backbone(Preprocess(size=32)(picture)[None]).detach().numpy()
     assert cosines(embedding.features[7:8], expected) > COSINE
-    assert tuple(embedding.sizes[7]) == picture.shape[:2]
+    file = embedding.files[7]
+    path = photos / images.name(7)
+    assert (file.height, file.width) == picture.shape[:2]
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (file.bytes, file.modified_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5}, {"workers": 2}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 1}, {"batch_size": 5}, {"workers": 2, "batch_size": 3}]
+)
 def test_rows_do_not_depend_on_batch_size_or_workers(backbone, photos, options):
     images = list_images([photos])
     expected = embedder(backbone).embed(images)
     got = embedder(backbone, **options).embed(images)
     assert (cosines(got.features, expected.features) > COSINE).all()
-    assert got.sha256 == expected.sha256
+    assert got.files == expected.files
 
 
 def test_two_runs_give_the_same_bits(backbone, photos):
     images = list_images([photos])
-    first, second = (embedder(backbone, workers=2).embed(images).features for _ in range(2))
+    first, second = (
+        embedder(backbone, workers=2, batch_size=3).embed(images).features for _ in range(2)
+    )
     assert np.array_equal(first, second)
 
 
 def test_rows_do_not_depend_on_the_images_beside_them(backbone, photos):
     images = list_images([photos])
     everything = embedder(backbone).embed(images).features
-    some = embedder(backbone).embed(images.select(np.array([9, 2]))).features
-    assert (cosines(some, everything[[9, 2]]) > COSINE).all()
+    chosen = [9, 2, 2, 11, 0]
+    some = embedder(backbone, batch_size=2).embed(images.select(chosen)).features
+    assert (cosines(some, everything[chosen]) > COSINE).all()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -100,12 +118,76 @@ def test_bad_files_are_reported_and_the_others_embedded(backbone, photos, tmp_pa
     assert (cosines(embedding.features, good.features) > COSINE).all()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_tell_the_places_of_their_rows(photos, tmp_path, workers):
+    for i, path in enumerate(sorted(photos.glob("cat/*.png"))):
+        (tmp_path / f"{i}.png").write_bytes(b"" if i in (1, 2, 3) else path.read_bytes())
+    images = list_images([tmp_path])
+    batches = list(pixel_embedder(batch_size=2, workers=workers).batches(images, start=2))
+    assert [batch.places for batch in batches] == [range(2, 4), range(4, 6)]
+    assert [batch.indices.tolist() for batch in batches] == [[], [4, 5]]
+    assert [sorted(batch.failures) for batch in batches] == [[2, 3], []]
+    assert batches[0].features.shape == (0, 16)
+
+
 def test_whole_images_of_several_shapes_share_a_batch(backbone, photos):
     preprocess = Preprocess(size=32, crop="none", patch_size=8)
     images = list_images([photos])
-    together = Embedder(backbone, preprocess, device="cpu", workers=0).embed(images)
-    alone = Embedder(backbone, preprocess, device="cpu", workers=0, batch_size=1).embed(images)
+    together = embedder(backbone, preprocess=preprocess).embed(images)
+    alone = embedder(backbone, preprocess=preprocess, batch_size=1).embed(images)
     assert (cosines(together.features, alone.features) > COSINE).all()
+    picture = np.asarray(Image.open(photos / images.name(9)))
+    shown = preprocess(picture)[None]
+    assert shown.shape == (1, 3, 32, 32) and picture.shape == (120, 120, 3)
+    assert preprocess(np.ascontiguousarray(picture[:, :90])).shape == (3, 40, 32)
+    expected = backbone(shown).detach().numpy()
+    assert cosines(together.features[9:10], expected) > COSINE
+
+
+@pytest.mark.parametrize("shape", [(40, 400), (400, 40), (33, 57)])
+def test_any_aspect_ratio_is_seen_whole(backbone, shape):
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    preprocess = Preprocess(size=32, crop="none", patch_size=8)
+    vectors = embedder(backbone, preprocess=preprocess)([picture, picture[::-1].copy()])
+    assert vectors.shape == (2, 128) and cosines(vectors[:1], vectors[1:]) < COSINE
+    expected = backbone(preprocess(picture)[None]).detach().numpy()
+    assert cosines(vectors[:1], expected) > COSINE
+
+
+def oriented(picture, orientation):
+    """The pixels to store so that a reader of EXIF sees the picture."""
+    back = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = picture if orientation == 1 else picture.transpose(back[orientation])
+    return stored, exif
+
+
+@pytest.mark.parametrize(("suffix", "cosine"), [("png", COSINE), ("jpg", JPEG_COSINE)])
+def test_all_eight_orientations_embed_as_the_upright_file(backbone, tmp_path, suffix, cosine):
+    from skimage import data
+
+    picture = Image.fromarray(data.chelsea()[:160, 100:340])
+    for orientation in range(1, 9):
+        stored, exif = oriented(picture, orientation)
+        stored.save(tmp_path / f"{orientation}.{suffix}", exif=exif, **JPEG_BEST[suffix])
+    whole = Preprocess(size=32, crop="none", patch_size=8)
+    embedding = embedder(backbone, preprocess=whole).embed(list_images([tmp_path]))
+    assert {(file.height, file.width) for file in embedding.files} == {(160, 240)}
+    upright = np.repeat(embedding.features[:1], 8, axis=0)
+    assert (cosines(embedding.features, upright) > cosine).all()
+    turned = embedder(backbone, preprocess=whole)([np.rot90(np.asarray(picture)).copy()])
+    assert cosines(turned, upright[:1]) < cosine  # or the test would show nothing
+    opened = [Image.open(tmp_path / f"{orientation}.{suffix}") for orientation in range(1, 9)]
+    assert (cosines(embedder(backbone, preprocess=whole)(opened), upright) > cosine).all()
+
+
+JPEG_BEST = {"png": {}, "jpg": {"quality": 100, "subsampling": 0}}
 
 
 def test_pictures_in_memory_embed_as_their_files_do(backbone, tmp_path):
@@ -118,10 +200,14 @@ def test_pictures_in_memory_embed_as_their_files_do(backbone, tmp_path):
         exif = picture.getexif() if picture is rotated else None
         picture.save(tmp_path / f"{i}.tiff", **({"exif": exif} if exif else {}))
     from_files = embedder(backbone).embed(list_images([tmp_path])).features
-    from_memory = embedder(backbone).embed_arrays([*modes, rotated])
+    from_memory = embedder(backbone)([*modes, rotated])
     assert (cosines(from_files, from_memory) > COSINE).all()
-    array = embedder(backbone).embed_arrays([np.asarray(photo)])
-    assert (cosines(array, from_memory[:1]) > COSINE).all()
+    path = tmp_path / "0.tiff"
+    mixed = embedder(backbone, batch_size=2)([path, np.asarray(photo), str(path), photo])
+    assert (cosines(mixed, np.repeat(from_memory[:1], 4, axis=0)) > COSINE).all()
+    tensors = torch.stack([Preprocess(size=32)(np.asarray(photo))] * 3)
+    from_tensors = embedder(backbone, batch_size=2)(tensors)
+    assert (cosines(from_tensors, np.repeat(from_memory[:1], 3, axis=0)) > COSINE).all()
 
 
 def _turned(photo):
@@ -134,9 +220,56 @@ def _turned(photo):
 
 def test_arrays_that_are_no_pictures_are_named(backbone):
     with pytest.raises(ValueError, match=r"must be uint8 .* got float64 of shape \(8, 8, 3\)"):
-        embedder(backbone).embed_arrays([np.zeros((8, 8, 3))])
+        embedder(backbone)([np.zeros((8, 8, 3))])
     with pytest.raises(ValueError, match=r"got uint8 of shape \(8, 8\)"):
-        embedder(backbone).embed_arrays([np.zeros((8, 8), dtype=np.uint8)])
+        embedder(backbone)([np.zeros((8, 8), dtype=np.uint8)])
+    for tensor in (torch.zeros(3, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"float of shape \(batch, 3, height, width\), got "):
+            embedder(backbone)(tensor)
+    with pytest.raises(ValueError, match="at least one picture, got none"):
+        embedder(backbone)([])
+
+
+def test_a_path_that_cannot_be_read_is_an_error_in_memory(backbone, tmp_path):
+    (tmp_path / "x.jpg").write_text("no image")
+    for path, kind in ((tmp_path / "x.jpg", "unsupported"), (tmp_path / "y.jpg", "missing")):
+        with pytest.raises(ImageError) as caught:
+            embedder(backbone)([path])
+        assert (caught.value.path, caught.value.kind) == (str(path), kind)
+
+
+def test_every_feature_is_its_formula(backbone, photos):
+    images = list_images([photos]).select([0, 8])
+    paths = [photos / images.name(place) for place in range(2)]
+    pixels = torch.stack([Preprocess(size=32)(np.asarray(Image.open(path))) for path in paths])
+    with torch.no_grad():
+        tokens, blocks = backbone.tokens(pixels), backbone.class_tokens(pixels, last=4)
+    cls, patches = tokens.cls.numpy(), tokens.patches.numpy()
+    expected = {
+        "cls": cls,
+        "mean": patches.mean(1),
+        "cls+mean": np.concatenate([cls, patches.mean(1)], axis=1),
+        "gem": (np.maximum(patches, 1e-6) ** 4).mean(1) ** 0.25,
+        "last4": np.concatenate([blocks[:, i].numpy() for i in range(4)], axis=1),
+        "patches": patches,
+    }
+    assert set(expected) == set(FEATURES)
+    for feature, rows in expected.items():
+        chosen = embedder(backbone, feature=feature)
+        got = chosen.embed(images).features
+        assert got.shape == (2, *chosen.feature_shape) == rows.shape
+        assert (cosines(got.reshape(2, -1), rows.reshape(2, -1)) > COSINE).all()
+        assert chosen.description()["feature"] == feature
+
+
+def test_normalised_rows_have_length_1(backbone, photos):
+    images = list_images([photos])
+    plain = embedder(backbone).embed(images).features
+    unit = embedder(backbone, normalize=True).embed(images).features
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=UNIT)
+    assert (cosines(unit, plain) > COSINE).all()
+    patches = embedder(backbone, normalize=True, feature="patches").embed(images).features
+    np.testing.assert_allclose(np.linalg.norm(patches, axis=2), 1, atol=UNIT)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -147,6 +280,39 @@ def test_lower_precision_stays_close(backbone, photos, precision):
     assert rough.dtype == np.float32
     assert (cosines(rough, exact) > 0.999).all()
     assert not np.array_equal(rough, exact)
+    assert {weight.dtype for weight in backbone.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("memory_images", [1, 3, 4])
+def test_batches_are_halved_until_they_fit(photos, memory_images):
+    images = list_images([photos])
+    expected = pixel_embedder(batch_size=8).embed(images).features
+    engine = PixelEngine(memory_images=memory_images)
+    tight = pixel_embedder(engine, batch_size=8)
+    assert np.array_equal(tight.embed(images).features, expected)
+    largest = max(engine.batches)
+    assert largest == {1: 1, 3: 2, 4: 4}[memory_images]
+    engine.memory_images = None  # the limit stays, so that no later batch fails first
+    assert np.array_equal(tight.embed(images).features, expected)
+    assert max(engine.batches) == largest
+
+
+def test_an_image_too_large_for_the_memory_is_an_error(photos):
+    with pytest.raises(torch.OutOfMemoryError, match="no room for 1"):
+        pixel_embedder(PixelEngine(memory_images=0)).embed(list_images([photos]))
+
+
+def test_threads_of_torch_are_as_before(photos):
+    images = list_images([photos])
+    before = torch.get_num_threads()
+    pixel_embedder(workers=3, batch_size=2).embed(images)
+    assert torch.get_num_threads() == before
+    with pytest.raises(KeyboardInterrupt):
+        pixel_embedder(PixelEngine(stop_after=1), workers=3, batch_size=2).embed(images)
+    assert torch.get_num_threads() == before
+    for _ in pixel_embedder(workers=3, batch_size=2).batches(images):
+        break
+    assert torch.get_num_threads() == before
 
 
 def test_embedding_leaves_global_random_numbers_alone(backbone, photos):
@@ -182,6 +348,17 @@ def test_a_device_that_is_not_there_is_one_clear_line():
     for device in ("cuda:77", "quantum"):
         with pytest.raises(DinoError, match=rf"device '{device}' cannot be used .* pass --device"):
             resolved_device(device)
+
+
+def test_patches_of_images_that_are_not_cropped_have_no_shape(backbone, tmp_path):
+    info = CheckpointInfo(arch="vit_micro", patch_size=8, image_size=32)
+    save_checkpoint(tmp_path / "b.safetensors", backbone, info)
+    with pytest.raises(ValueError, match="'patches' needs images of one size"):
+        Embedder.load(tmp_path / "b.safetensors", feature="patches", crop="none", device="cpu")
+    with pytest.raises(ValueError, match="engine 'onnx' runs .onnx weights, got .*export them"):
+        Embedder.load(tmp_path / "b.safetensors", engine="onnx", device="cpu")
+    with pytest.raises(ValueError, match=r"engine 'torch' runs PyTorch weights, got 'x.onnx'"):
+        Embedder.load("x.onnx", engine="torch", device="cpu")
 
 
 def test_settings_out_of_range_are_named(backbone):

@@ -6,11 +6,14 @@ import os
 import numpy as np
 import pyarrow.parquet
 import pytest
+import safetensors.numpy
 from PIL import Image
 
+from dino_infer.decoding import ImageFile
 from dino_infer.embed import Embedding
+from dino_infer.embed_job import write_features
 from dino_infer.errors import DataError
-from dino_infer.features import check_writable, feature_paths, read_features, write_features
+from dino_infer.features import check_folder, feature_paths, partition_paths, read_features
 from dino_infer.images import ImageFailure
 from dino_infer.listing import list_images
 
@@ -32,8 +35,7 @@ def embedding(ok=(True, False, True, True)):
         features=np.arange(rows * 5, dtype=np.float32).reshape(rows, 5),
         ok=np.array(ok),
         failures=tuple(ImageFailure("a/2.png", "corrupt", "cut") for kept in ok if not kept),
-        sizes=np.tile([3, 4], (rows, 1)),
-        sha256=tuple(f"{i:064x}" for i in range(rows)),
+        files=tuple(ImageFile(3, 4, f"{i:064x}", 70 + i, 10**18 + i) for i in range(rows)),
     )
 
 
@@ -53,7 +55,7 @@ def test_what_is_written_is_read(tmp_path, images):
 def test_the_table_has_the_documented_columns(tmp_path, images):
     write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
     table = pyarrow.parquet.read_table(tmp_path / "feats.parquet")
-    names = ["row", "path", "width", "height", "sha256", "status", "label"]
+    names = ["row", "path", "width", "height", "sha256", "bytes", "modified_ns", "status", "label"]
     assert table.column_names == names
     assert table.to_pylist()[1] == {
         "row": 1,
@@ -61,6 +63,8 @@ def test_the_table_has_the_documented_columns(tmp_path, images):
         "width": 4,
         "height": 3,
         "sha256": f"{1:064x}",
+        "bytes": 71,
+        "modified_ns": 10**18 + 1,
         "status": "ok",
         "label": "b",
     }
@@ -93,6 +97,50 @@ def test_names_that_are_no_utf8_survive(tmp_path):
     assert read_features(tmp_path / "f.npy").paths == (os.fsdecode(b"caf\xe9.png"),)
     table = pyarrow.parquet.read_table(tmp_path / "f.parquet")
     assert table["path"].to_pylist() == ["caf\\xe9.png"]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".parquet"])
+def test_every_format_holds_the_same_rows(tmp_path, images, suffix):
+    out = tmp_path / f"feats{suffix}"
+    write_features(out, embedding(), images, description=DESCRIPTION)
+    features = read_features(out, verify=True)
+    assert np.array_equal(features.matrix, embedding().features)
+    assert features.paths == ("a/1.png", "b/1.png", "b/2.png")
+    with out.open("r+b") as file:
+        file.seek(-30, os.SEEK_END)
+        file.write(bytes(30))
+    with pytest.raises(DataError, match="has changed since it was written|are damaged"):
+        read_features(out, verify=True)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".parquet"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+def test_other_formats_cut_short_are_refused(tmp_path, images, suffix, share):
+    out = tmp_path / f"feats{suffix}"
+    write_features(out, embedding(), images, description=DESCRIPTION)
+    data = out.read_bytes()
+    out.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match="are damaged"):
+        read_features(out)
+
+
+def test_a_safetensors_file_of_other_tensors_is_named(tmp_path, images):
+    out = tmp_path / "feats.safetensors"
+    write_features(out, embedding(), images, description=DESCRIPTION)
+    safetensors.numpy.save_file({"weights": np.zeros(3)}, out)
+    with pytest.raises(DataError, match="holds no tensor named 'features'"):
+        read_features(out)
+
+
+def test_partitions_have_numbers_that_sort(tmp_path):
+    paths = partition_paths(tmp_path, 7, count=20_000)
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
+        "img_emb/img_emb_00007.npy",
+        "metadata/metadata_00007.parquet",
+        "manifests/manifest_00007.json",
+        "failed/failed_00007.jsonl",
+    ]
+    assert partition_paths(tmp_path, 7, count=2).matrix.name == "img_emb_0007.npy"
 
 
 @pytest.mark.parametrize("missing", ["feats.npy", "feats.parquet", "feats.json"])
@@ -149,11 +197,9 @@ def test_a_failed_write_leaves_no_manifest_and_no_leftovers(tmp_path, images):
 
 
 def test_the_output_is_checked_before_the_work(tmp_path):
-    with pytest.raises(DataError, match=r"ends in .npy, got 'feats.csv'"):
-        check_writable("feats.csv", overwrite=False)
+    message = r"ends in .npy, .safetensors, .parquet, or to a folder FOLDER/, got 'feats.csv'"
+    with pytest.raises(DataError, match=message):
+        feature_paths("feats.csv")
     with pytest.raises(DataError, match="folder .* does not exist"):
-        check_writable(tmp_path / "nowhere" / "feats.npy", overwrite=False)
-    (tmp_path / "feats.json").touch()
-    with pytest.raises(DataError, match="feats.json' exists; pass --overwrite"):
-        check_writable(tmp_path / "feats.npy", overwrite=False)
-    assert check_writable(tmp_path / "feats.npy", overwrite=True).matrix == tmp_path / "feats.npy"
+        check_folder(tmp_path / "nowhere")
+    check_folder(tmp_path)

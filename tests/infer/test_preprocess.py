@@ -97,6 +97,33 @@ def test_values_are_normalised_as_totensor_and_normalize_do():
     assert got.dtype == torch.float32
 
 
+def test_pixels_of_many_images_are_normalised_at_once():
+    preprocess = Preprocess(size=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.4, 0.3))
+    images = [photo(50, 40, seed) for seed in range(3)]
+    pixels = torch.stack([preprocess.pixels(image) for image in images])
+    assert pixels.dtype == torch.uint8
+    together = torch.stack([preprocess(image) for image in images])
+    assert torch.equal(preprocess.normalized(pixels), together)
+    expected = (pixels / 255 - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / torch.tensor(
+        [0.5, 0.4, 0.3]
+    )[:, None, None]
+    torch.testing.assert_close(together, expected, atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "least"),
+    [
+        (Preprocess(), (512, 512)),
+        (Preprocess(size=100, resize_ratio=1.0), (200, 200)),
+        (Preprocess(size=(60, 100), crop="none"), (120, 200)),
+        (Preprocess(size=224, crop="none", patch_size=16), (448, 448)),
+        (Preprocess(exact_decode=True), None),
+    ],
+)
+def test_decoding_leaves_twice_the_pixels_that_a_side_needs(preprocess, least):
+    assert preprocess.least_decoded == least
+
+
 def test_two_sides_cut_a_rectangle_from_the_centre():
     image = photo(120, 400)
     got = Preprocess(size=(60, 100), resize_ratio=1.0, **PLAIN)(image)

@@ -1,0 +1,153 @@
+"""Kills embedding at random moments and at every step; run by ``test_kill_embed``.
+
+One process imports everything, which takes seconds, and forks a victim for each run.
+
+    python -m tests.infer.killed_runs IMAGES WEIGHTS OUT
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet  # noqa: F401  before the first fork
+import timm  # noqa: F401
+import torch
+
+from dino_infer import feature_writer
+
+feature_writer.COMMIT_EVERY_S = 0.0  # every batch, so that each kill leaves something to go on with
+
+from dino_infer.cli import embed  # noqa: E402
+from dino_infer.embed_job import Output, embed_to_file  # noqa: E402
+from dino_infer.listing import list_images  # noqa: E402
+from tests.infer.pixel_engine import pixel_embedder  # noqa: E402
+
+KILLS = 20
+LATEST = 0.6  # of the time of a whole job, so that a job is killed several times
+STEPS = ("replace", "unlink", "rmdir", "mkdir", "truncate", "fsync")
+"""Functions of ``os`` that change what is on the disk."""
+
+RARELY = 1000.0  # seconds between commits: none but the last
+SETS = {  # name of the matrix, what is asked for, and again after a kill
+    "new": ("feats.npy", Output(), Output(resume=True)),
+    "table": ("feats.parquet", Output(), Output(resume=True)),
+    "update": ("feats.npy", Output(update=True), Output(update=True, resume=True)),
+    "overwrite": ("feats.npy", Output(overwrite=True), Output(overwrite=True)),
+}
+
+
+def forked(work: Callable[[], int], *, kill_after_s: float | None = None) -> int | None:
+    """The exit code of a process that does the work; None if it was killed."""
+    process = os.fork()
+    if process == 0:
+        code = 70
+        try:
+            code = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    if kill_after_s is not None:
+        time.sleep(kill_after_s)
+        os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def random_kills(images: str, weights: str, out: Path) -> dict[str, object]:
+    """Whole jobs of dino-embed, killed again and again until they are finished."""
+
+    def job(folder: Path) -> Callable[[], int]:
+        folder.mkdir(parents=True, exist_ok=True)
+        args = [images, "-o", str(folder / "feats.npy"), "--weights", weights, "--resume"]
+        return lambda: embed.main([*args, "--batch-size", "8", "--workers", "2"])
+
+    start_s = time.monotonic()
+    codes = [forked(job(out / "whole"))]
+    whole_s = time.monotonic() - start_s
+    rng, found = random.Random(0), []
+    while len(found) < KILLS:
+        folder, code = out / f"round-{len(codes)}", None
+        while code is None:
+            code = forked(job(folder), kill_after_s=rng.uniform(0, LATEST * whole_s))
+            if code is None:
+                found.append(left_in(folder))
+        codes.append(code)
+    return {"codes": codes, "found": found, "whole_s": whole_s}
+
+
+def left_in(folder: Path) -> str:
+    """How far a killed job got."""
+    if (folder / "feats.json").exists():
+        return "finished"
+    journal = folder / "feats.npy.partial" / feature_writer.JOURNAL
+    return "begun" if journal.exists() and journal.stat().st_size else "nothing"
+
+
+def kills_at_every_step(images: str, out: Path) -> dict[str, list[int | None]]:
+    """Sets that are killed before each of their steps on disk and then made again, by name."""
+    everything = list_images(images)
+    listed = everything.select(range(0, len(everything), len(everything) // 10))
+    codes: dict[str, list[int | None]] = {}
+    for name, (file, first, again) in SETS.items():
+
+        def work(folder: Path, output: Output, fuse: int | None, file: str = file) -> int:
+            if fuse is not None:
+                _kill_before_step(fuse)
+            output = replace(output, commit_every_s=RARELY)
+            embed_to_file(pixel_embedder(), listed, folder / file, output=output)
+            return 0
+
+        start = out / f"{name}-start"
+        start.mkdir(parents=True)
+        if name in ("update", "overwrite"):
+            embed_to_file(pixel_embedder(), listed.select(range(0, len(listed), 2)), start / file)
+        whole = Path(shutil.copytree(start, out / name / "whole"))
+        codes[name] = [forked(partial(work, whole, first, None))]
+        folders = []
+        while codes[name][-1] is None or not folders:
+            folders.append(Path(shutil.copytree(start, out / name / f"step-{len(folders):02}")))
+            codes[name].append(forked(partial(work, folders[-1], first, len(folders) - 1)))
+        # The last one outlived its steps.
+        made_again = partial(map, partial(work, output=again, fuse=None), folders[:-1])
+        codes[name].append(forked(lambda made=made_again: sum(made())))
+    return codes
+
+
+def _kill_before_step(number: int) -> None:
+    """Let this process kill itself instead of taking a step on disk."""
+    left = number
+
+    def fused(step: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object, **options: object) -> object:
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return step(*args, **options)
+
+        return run
+
+    for name in STEPS:
+        setattr(os, name, fused(getattr(os, name)))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a pool of threads would not survive a fork
+    images, weights, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    pixel_embedder().embed(list_images(images).select([0]))  # what is loaded on first use, is now
+    report = {
+        "random": random_kills(images, weights, out / "random"),
+        "steps": kills_at_every_step(images, out / "steps"),
+    }
+    (out / "report.json").write_text(json.dumps(report))
