@@ -27,13 +27,7 @@ if TYPE_CHECKING:
         save_checkpoint,
     )
     from dino_infer.embed import Embedder, Embedding
-    from dino_infer.embed_job import (
-        Output,
-        embed_to_file,
-        embed_to_folder,
-        merge_shares,
-        write_features,
-    )
+    from dino_infer.embed_job import embed_to_file, embed_to_folder, write_features
     from dino_infer.errors import (
         CheckpointError,
         DataError,
@@ -47,6 +41,8 @@ if TYPE_CHECKING:
     from dino_infer.images import ImageFailure, load_image, read_image
     from dino_infer.knn import KNNClassifier, accuracies, nearest, nearest_others
     from dino_infer.listing import ImageList, list_images
+    from dino_infer.merging import merge_shares
+    from dino_infer.outputs import Output
     from dino_infer.overlays import (
         head_colors,
         heat_overlay,
@@ -75,7 +71,7 @@ _MODULES = {
     "ImageList": "listing",
     "KNNClassifier": "knn",
     "MissingExtraError": "errors",
-    "Output": "embed_job",
+    "Output": "outputs",
     "PatchPCA": "patches",
     "Preprocess": "preprocess",
     "RunError": "errors",
@@ -97,7 +93,7 @@ _MODULES = {
     "mask_boxes": "boxes",
     "mask_overlay": "overlays",
     "mass_mask": "attention",
-    "merge_shares": "embed_job",
+    "merge_shares": "merging",
     "nearest": "knn",
     "nearest_others": "knn",
     "patch_pca": "patches",

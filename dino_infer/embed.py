@@ -26,7 +26,7 @@ from dino_infer.decoding import (
 )
 from dino_infer.devices import Precision, cpu_threads, one_thread_each, resolved_device
 from dino_infer.engines import Engine, OnnxEngine, TorchEngine
-from dino_infer.errors import CheckpointError
+from dino_infer.errors import CheckpointError, DinoError
 from dino_infer.images import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, ImageFailure, load_image
 from dino_infer.listing import ImageList
 from dino_infer.pooling import Feature
@@ -368,7 +368,11 @@ class Embedder:
         except torch.OutOfMemoryError:
             size = min(len(images), self._largest)
             if size == 1:
-                raise
+                height, width = images.shape[-2:]
+                raise DinoError(
+                    f"one image of {height} x {width} pixels is too much for the memory of "
+                    f"{self.device}; use a smaller --size, or --device cpu"
+                ) from None
             torch.cuda.empty_cache()
             self._largest = size // 2
             return self._features(images)

@@ -17,7 +17,7 @@ from dino_infer.listing import ImageList
 from dino_infer.row_table import OK, TableRow, table_rows
 
 ROWS_AT_ONCE = 4096
-MAY_DIFFER = ("images", "images_fingerprint", "batch_size", "on_error")
+MAY_DIFFER = ("images", "images_fingerprint", "batch_size", "on_error", "versions")
 
 logger = logging.getLogger(__name__)
 

@@ -127,7 +127,8 @@ def _run(
     *,
     to_folder: bool,
 ) -> Any:
-    from dino_infer.embed_job import Output, embed_to_file, embed_to_folder
+    from dino_infer.embed_job import embed_to_file, embed_to_folder
+    from dino_infer.outputs import Output
 
     output = Output(
         dtype=features.dtype,
@@ -148,7 +149,7 @@ def _merged(images: tuple[str, ...], out: str, job: JobOptions) -> int:
         raise UsageError(f"--merge takes no images, got {printable(images[0])!r}")
     if _is_folder(out):
         raise UsageError("--merge joins the shards of a file; partitions of a folder need none")
-    from dino_infer.embed_job import merge_shares
+    from dino_infer.merging import merge_shares
     from dino_infer.shares import Share
 
     return _done(merge_shares(out, overwrite=job.overwrite), out, Share())

@@ -27,8 +27,9 @@ from dino_infer import feature_writer
 feature_writer.COMMIT_EVERY_S = 0.0  # every batch, so that each kill leaves something to go on with
 
 from dino_infer.cli import embed  # noqa: E402
-from dino_infer.embed_job import Output, embed_to_file  # noqa: E402
+from dino_infer.embed_job import embed_to_file  # noqa: E402
 from dino_infer.listing import list_images  # noqa: E402
+from dino_infer.outputs import Output  # noqa: E402
 from tests.infer.pixel_engine import pixel_embedder  # noqa: E402
 
 KILLS = 20

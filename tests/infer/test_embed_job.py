@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import safetensors.numpy
-import torch
 
-from dino_infer.embed_job import Output, embed_to_file, embed_to_folder, merge_shares
-from dino_infer.errors import DataError
+from dino_infer.embed_job import embed_to_file, embed_to_folder
+from dino_infer.errors import DataError, DinoError
 from dino_infer.features import read_features
 from dino_infer.listing import list_images
+from dino_infer.merging import merge_shares
+from dino_infer.outputs import Output
 from dino_infer.shares import Share
 from tests.infer.pixel_engine import PixelEngine, contents, pixel_embedder
 
@@ -314,6 +315,54 @@ def test_merging_replaces_a_set_only_on_demand(images, made):
     assert contents(out.parent) == before
 
 
+def test_a_merge_that_was_killed_is_made_again(images, made):
+    out = made("out") / "feats.npy"
+    for index in range(2):
+        embed_to_file(pixel_embedder(), images, out, share=Share(index, 2))
+    merge_shares(out, overwrite=False)
+    whole = contents(out.parent)
+    for path in (out, out.with_suffix(".json")):
+        path.unlink()
+    shutil.copytree(made("left"), out.with_name("feats.npy.partial"))
+    out.with_name("feats.npy.partial").joinpath("job.json").write_text("{}")
+    merge_shares(out, overwrite=True)
+    assert contents(out.parent) == whole
+
+
+def test_embedding_reader_reads_a_folder(images, made):
+    from embedding_reader import EmbeddingReader
+
+    out = made("out")
+    embed_to_folder(pixel_embedder(), images, out, partition_size=8)
+    reader = EmbeddingReader(
+        embeddings_folder=str(out / "img_emb"),
+        metadata_folder=str(out / "metadata"),
+        meta_columns=["image_path"],
+        file_format="parquet_npy",
+    )
+    rows, paths = [], []
+    for part, table in reader(batch_size=7, show_progress=False):
+        rows.append(part)
+        paths += table["image_path"].tolist()
+    assert np.array_equal(np.concatenate(rows), pixel_embedder().embed(images).features)
+    assert paths == [name for name in names_of(images) if name not in BAD]
+
+
+def test_no_partition_of_an_older_folder_is_left(images, made):
+    out = made("out")
+    embed_to_folder(pixel_embedder(), images, out, partition_size=8)
+    output = Output(resume=True)
+    with pytest.raises(DataError, match="holds partition 2, but there are only 2 now"):
+        embed_to_folder(pixel_embedder(), images, out, partition_size=16, output=output)
+    output = Output(overwrite=True)
+    embed_to_folder(pixel_embedder(), images, out, partition_size=16, output=output)
+    assert [path.name for path in sorted((out / "img_emb").iterdir())] == [
+        "img_emb_0000.npy",
+        "img_emb_0001.npy",
+    ]
+    assert not list(out.glob("*/*_0002.*"))
+
+
 def test_partitions_pair_a_matrix_with_a_table(images, made):
     # As readers of such folders do: the n-th .npy in the order of names belongs to the n-th
     # .parquet, row by row.
@@ -372,6 +421,6 @@ def test_images_larger_than_the_memory_of_the_device_are_halved(images, made):
     embed_to_file(pixel_embedder(engine, batch_size=8), images, tight)
     assert max(engine.batches) == 3 and engine.seen == 20
     assert contents(tight.parent) == contents(whole.parent)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(DinoError, match="one image of .* is too much"):
         none = PixelEngine(memory_images=0)
         embed_to_file(pixel_embedder(none), images, made("none") / "feats.npy")

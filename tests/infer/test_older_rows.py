@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from dino_infer import older_rows
-from dino_infer.embed_job import Output, embed_to_file
+from dino_infer.embed_job import embed_to_file
 from dino_infer.errors import DataError
 from dino_infer.features import read_features
 from dino_infer.listing import list_images
+from dino_infer.outputs import Output
 from dino_infer.row_table import table_rows
 from tests.infer.pixel_engine import PixelEngine, contents, pixel_embedder
 
