@@ -1,4 +1,4 @@
-"""The quick start: pretrain on real photographs, embed, classify, look. Minutes on two cores.
+"""The quick start: pretrain on real photographs, embed, export, look. Minutes on two cores.
 
     make demo        or        python examples/demo.py --out demo
 
@@ -25,6 +25,7 @@ def main() -> int:
     out: Path = parser.parse_args().out
     started_s = time.monotonic()
 
+    import dino_export.cli
     import dino_infer.cli.attention
     import dino_infer.cli.embed
     import dino_train.cli
@@ -47,6 +48,7 @@ def main() -> int:
             "dino-embed",
             [f"{photos}/{split}", "-o", f"{out}/{split}.npy", "--weights", str(run), "--overwrite"],
         )
+    command(dino_export.cli.main, "dino-export", [str(run), "-o", f"{out}/model.onnx"])
     shown = [str(path) for path in example_photos(out / "shown")]
     command(
         dino_infer.cli.attention.main,
@@ -63,6 +65,7 @@ k-NN top-1 accuracy on tiles that no training picture overlaps, k = 20:
 pictures:  {run}/report/curves.png and attention.png, {out}/attention/
 features:  {out}/train.npy, {out}/val.npy
 weights:   {run}/checkpoint.safetensors
+exported:  {out}/model.onnx, compared with PyTorch
 all this took {time.monotonic() - started_s:.0f} s""")
     return 0
 

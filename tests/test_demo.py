@@ -20,3 +20,4 @@ def test_the_quick_start_beats_the_untrained_backbone(tmp_path: Path):
     )
     assert trained >= untrained + 5, output
     assert len(list((tmp_path / "demo" / "attention").glob("*.png"))) == 4
+    assert (tmp_path / "demo" / "model.onnx").stat().st_size > 1_000_000

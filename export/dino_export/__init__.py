@@ -1,1 +1,4 @@
-"""Exports of learned backbones to other formats. Nothing is here yet; see the changelog."""
+"""Learned backbones leave PyTorch and come back: exported files and converted weights.
+
+Nothing here says success before the result has been run and compared with PyTorch.
+"""

@@ -1,0 +1,261 @@
+"""dino-export: learned weights to ONNX and other formats, and to other projects' files.
+
+dino-export WEIGHTS -o model.onnx
+dino-export WEIGHTS --to hf -o folder/
+dino-export info model.onnx
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from dino_infer.cli.run import UsageError, exit_code, printable
+
+if TYPE_CHECKING:
+    from dino_export.convert import Target
+    from dino_export.parity import Parity
+    from dino_export.settings import ExportSettings, Format
+    from dino_infer.backbones import Backbone
+    from dino_infer.checkpoint_info import CheckpointInfo
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What the weights are, where they do not tell."""
+
+    checkpoint_key: Literal["teacher", "student"] = "teacher"
+    """Which network of a file that holds both."""
+    arch: str | None = None
+    """Architecture of the weights: vit_small, resnet50 ..."""
+    patch_size: int | None = None
+    """Side of a patch in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """What the exported file is to be."""
+
+    format: Literal["onnx", "torchscript", "pt2", "aoti"] | None = None
+    """By default what the file name's ending says. pt2 is torch.export, aoti its compiled form."""
+    outputs: str | None = None
+    """Some of cls,patches,attention; by default all that the network has."""
+    with_head: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Add the projection head, whose output is "logits"."""
+    dynamic: Annotated[str | None, tyro.conf.arg(metavar="batch,size|batch|size|none")] = None
+    """What the file leaves open; both by default, and batch for TorchScript."""
+    size: tuple[int, ...] = ()
+    """Height and width in pixels, or one number for both, of a file whose size is not open."""
+    preprocess: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Take uint8 images (batch, height, width, 3) and normalise them inside; resize them before."""
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """int8 is for ONNX: 8-bit weights, a scale for each channel."""
+    opset: int = 20
+    """Version of ONNX's operators, 18 to 23."""
+
+    def __post_init__(self) -> None:
+        if not self.dynamic_axes <= {"batch", "size", "none"}:
+            raise UsageError(
+                f"--dynamic takes batch,size, batch, size or none, got {self.dynamic!r}"
+            )
+        if len(self.size) > 2 or not all(side > 0 for side in self.size):
+            raise UsageError(f"--size takes one side, or height and width, got {self.size}")
+
+    @property
+    def dynamic_axes(self) -> set[str]:
+        """What ``dynamic`` names."""
+        return set(self.dynamic.split(",")) if self.dynamic else set()
+
+
+def export(
+    weights: Annotated[str, tyro.conf.Positional],
+    *,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    to: Literal["hf", "timm", "dino-pth", "safetensors"] | None = None,
+    source: tyro.conf.OmitArgPrefixes[SourceOptions] = SourceOptions(),
+    file: tyro.conf.OmitArgPrefixes[FileOptions] = FileOptions(),
+    images: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Export weights, or with --to convert them, and prove that the result is equal.
+
+    The result is run and compared with PyTorch; if it is not equal, nothing is written.
+    "dino-export info FILE" prints what an exported file says about itself.
+
+    Args:
+        weights: A run folder, .safetensors or .pt of ours, a published DINO .pth, timm:NAME or
+            hf:ORG/NAME.
+        out: File to write; with --to hf or timm, a folder.
+        to: Convert the weights instead: to files of transformers, timm or the original.
+        source: What the weights are, where they do not tell.
+        file: What the exported file is to be.
+        images: Folder of your images to compare on, beside a photograph of ours.
+        device: auto, cpu, cuda or cuda:N, to compare on and to compile for.
+    """
+    _check_writable(out)
+    if to is not None:
+        return _convert(weights, out, to, source)
+    return _export(weights, out, source, file, images, device)
+
+
+def info(path: Annotated[Path, tyro.conf.Positional]) -> int:
+    """Print what an exported file says about itself, as JSON.
+
+    Args:
+        path: An export of this toolkit.
+    """
+    import torch
+
+    from dino_export.runtimes import opened
+
+    print(json.dumps(opened(path, device=torch.device("cpu")).metadata, indent=2))
+    return 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run dino-export and return its exit code."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments[:1] == ["info"]:
+        return exit_code(
+            lambda: tyro.cli(info, prog="dino-export info", args=arguments[1:]), prog="dino-export"
+        )
+    return exit_code(
+        lambda: tyro.cli(export, prog="dino-export", args=arguments), prog="dino-export"
+    )
+
+
+def _export(
+    weights: str,
+    out: Path,
+    source: SourceOptions,
+    file: FileOptions,
+    images: Path | None,
+    device: str,
+) -> int:
+    from dino_export.export import export_backbone
+    from dino_export.onnx import check_onnx_installed
+    from dino_export.parity import sample_photos
+    from dino_export.settings import format_of
+    from dino_infer.devices import resolved_device
+
+    try:
+        form = file.format or format_of(out)
+        if form == "onnx":
+            check_onnx_installed()
+        photos = sample_photos() + ([] if images is None else _photos(images))
+        backbone, about, head = _loaded(weights, source, with_head=file.with_head)
+        settings = _settings(form, file, backbone, about)
+        found = export_backbone(
+            out, backbone, about, settings, photos=photos, head=head, device=resolved_device(device)
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _print_parity(out, found)
+    return 0
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse early what would fail after minutes."""
+    from dino_export.errors import ExportError
+
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise ExportError(f"no folder {str(folder)!r} to write {out.name!r} to; create it first")
+    if not os.access(folder, os.W_OK):
+        raise ExportError(f"no permission to write to {str(folder)!r}; name another folder")
+
+
+def _convert(weights: str, out: Path, to: "Target", source: SourceOptions) -> int:
+    from dino_export.convert import convert_weights
+
+    try:
+        backbone, about, _ = _loaded(weights, source)
+        difference = convert_weights(out, backbone, about, to=to)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(f"{printable(out)}: read back, features differ by at most {difference:.1e} of their rms")
+    return 0
+
+
+def _loaded(weights: str, source: SourceOptions, *, with_head: bool = False) -> Any:
+    """Backbone, what is known about it, and the head if that is wanted."""
+    from dino_export.errors import ExportError
+    from dino_infer.checkpoints import load_backbone, read_training_weights
+
+    backbone, about = load_backbone(
+        weights,
+        checkpoint_key=source.checkpoint_key,
+        arch=source.arch,
+        patch_size=source.patch_size,
+    )
+    if not with_head:
+        return backbone, about, None
+    head = read_training_weights(weights, source.checkpoint_key).get("head")
+    if head is None:
+        raise ExportError(
+            f"--with-head: {weights!r} holds no head; pass a snapshot (RUN/snapshots/step-*.pt) or "
+            "a full .pth"
+        )
+    return backbone, about, head
+
+
+def _settings(
+    form: "Format", file: FileOptions, backbone: "Backbone", about: "CheckpointInfo"
+) -> "ExportSettings":
+    from dino_export.graph import default_outputs
+    from dino_export.settings import ExportSettings
+
+    outputs: Any = default_outputs(backbone)
+    if file.outputs is not None:
+        outputs = tuple(file.outputs.split(","))
+    if file.with_head:
+        outputs += ("logits",)
+    dynamic = file.dynamic_axes or ({"batch"} if form == "torchscript" else {"batch", "size"})
+    side = about.input_size or about.image_size
+    size = (file.size[0], file.size[-1]) if file.size else (side, side)
+    if form == "torchscript":
+        logger.warning(
+            "PyTorch has deprecated TorchScript, and this file holds for images of %d x %d alone; "
+            "an .onnx or .pt2 file takes any size",
+            *size,
+        )
+    return ExportSettings(
+        format=form,
+        outputs=outputs,
+        dynamic_batch="batch" in dynamic,
+        dynamic_size="size" in dynamic,
+        size=size,
+        preprocess=file.preprocess,
+        precision=file.precision,
+        opset=file.opset,
+    )
+
+
+def _photos(folder: Path) -> list[Any]:
+    """The user's images as arrays, as many as the comparison looks at."""
+    from dino_export.parity import NEIGHBOR_IMAGES
+    from dino_infer.images import read_image
+    from dino_infer.listing import list_images
+
+    listed = list_images([folder])
+    step = max(1, len(listed) // NEIGHBOR_IMAGES)
+    places = range(0, len(listed), step)
+    return [read_image(listed.read(i), path=listed.location(i)) for i in places]
+
+
+def _print_parity(out: Path, found: "Parity") -> None:
+    print(f"{'output':10} {'max error':>10} {'mean error':>10} {'cosine':>11}")
+    for name, row in found.deviations.items():
+        print(f"{name:10} {row.max_error:10.1e} {row.mean_error:10.1e} {row.cosine:11.8f}")
+    sizes = ", ".join(f"{height}x{width}" for height, width in found.sizes)
+    print(f"over {found.images} images of {sizes}, photographs and noise; errors in units of rms")
+    print(f"nearest neighbour the same for {100 * found.neighbor_agreement:.1f} % of photographs")
+    print(f"{printable(out)}: {out.stat().st_size / 2**20:.1f} MiB")

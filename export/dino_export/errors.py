@@ -1,0 +1,7 @@
+"""What goes wrong when weights leave PyTorch."""
+
+from dino_infer.errors import DinoError
+
+
+class ExportError(DinoError):
+    """A file cannot be exported or converted, or does not compute what PyTorch does."""
