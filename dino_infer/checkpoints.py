@@ -245,6 +245,7 @@ def _untrained(info: CheckpointInfo) -> Backbone:
 def _load_timm(name: str) -> tuple[Backbone, CheckpointInfo]:
     """Pretrained weights from timm's hub, through its cache."""
     timm = imported_timm()
+    logger.info("getting timm:%s, from the cache or the network", name)
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # a download can fail in as many ways as there are networks

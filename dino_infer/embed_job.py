@@ -36,7 +36,6 @@ from dino_infer.progress import Progress
 from dino_infer.row_table import OK, TableRow
 from dino_infer.shares import Share
 
-ROWS_AT_ONCE = 4096
 NO_FILE = ImageFile(0, 0, "", -1, -1)  # of an image that could not be read
 
 logger = logging.getLogger(__name__)

@@ -46,6 +46,7 @@ def downloaded(name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 
+    logger.info("getting %s%s, from the cache or the network", PREFIX, name)
     repository, _, revision = name.partition("@")
 
     def fetched(file: str) -> Path:

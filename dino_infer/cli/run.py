@@ -80,6 +80,8 @@ class _StderrHandler(logging.Handler):
 @contextmanager
 def _records_to_stderr() -> Iterator[None]:
     """Show log records from INFO of our packages and from WARNING of all others."""
+    # It would warn of every retry, twice; the error that follows is one line.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     handler = _StderrHandler()
     loggers = [logging.getLogger(name) for name in PACKAGES]
     levels = [logger.level for logger in loggers]

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet  # noqa: F401  before the first fork
+import pyarrow.parquet
 import timm  # noqa: F401
 import torch
 
@@ -78,9 +78,11 @@ def random_kills(images: str, weights: str, out: Path) -> dict[str, object]:
     whole_s = time.monotonic() - start_s
     rng, found = random.Random(0), []
     while len(found) < KILLS:
-        folder, code = out / f"round-{len(codes)}", None
+        folder, code, kills = out / f"round-{len(codes)}", None, 0
         while code is None:
-            code = forked(job(folder), kill_after_s=rng.uniform(0, LATEST * whole_s))
+            # A little later each time, so that a machine that has become slow gets there too.
+            code = forked(job(folder), kill_after_s=rng.uniform(0, (LATEST + kills / 10) * whole_s))
+            kills += 1
             if code is None:
                 found.append(left_in(folder))
         codes.append(code)
@@ -146,7 +148,10 @@ def _kill_before_step(number: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a pool of threads would not survive a fork
     images, weights, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    pixel_embedder().embed(list_images(images).select([0]))  # what is loaded on first use, is now
+    # What is loaded on first use is loaded now, so that victims start at once: pyarrow also looks
+    # for pandas, which takes a second to import.
+    pixel_embedder().embed(list_images(images).select([0]))
+    pyarrow.array(["text"])
     report = {
         "random": random_kills(images, weights, out / "random"),
         "steps": kills_at_every_step(images, out / "steps"),

@@ -5,27 +5,16 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from dino_infer.attention import attention_maps, rollout_maps, whole_image
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, load_backbone, save_checkpoint
+from dino_infer.checkpoints import load_backbone
 from dino_infer.cli.attention import main
 from dino_infer.cli.attention_files import Scale
 from dino_infer.preprocess import Preprocess
 from dino_infer.videos import VideoFile, video_file
 
 TOLERANCE = 1e-6
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "micro.safetensors"
-    backbone = build_backbone("vit_micro", patch_size=8, image_size=32)
-    save_checkpoint(path, backbone, CheckpointInfo(arch="vit_micro", patch_size=8, image_size=32))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
