@@ -343,7 +343,9 @@ class Embedder:
         self, rows: list[tuple[np.ndarray, np.ndarray]], count: int
     ) -> Float[np.ndarray, "rows ..."]:
         """One array out of parts that know their positions."""
-        joined = np.empty((count, *self.feature_shape), dtype=np.float32)
+        # Only a batch of failures has to ask the network what its rows would have been.
+        shape = rows[0][1].shape[1:] if rows else self.feature_shape
+        joined = np.empty((count, *shape), dtype=np.float32)
         for positions, part in rows:
             joined[positions] = part
         return joined
