@@ -1,8 +1,8 @@
-# make demo | test | check | slow: each installs what it needs into .venv first.
+# make demo | test | browser | check | slow: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check slow install clean
+.PHONY: demo test browser check slow install clean
 
 install: .venv/.installed
 
@@ -16,7 +16,10 @@ demo: install
 	$(BIN)/python examples/demo.py --out demo
 
 test: install
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow and not browser"
+
+browser: install
+	$(BIN)/python -m pytest -m "browser and not slow" tests/browser
 
 slow: install
 	$(BIN)/python -m pytest -m "slow"

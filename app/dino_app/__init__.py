@@ -1,1 +1,1 @@
-"""The demo and the retrieval server. Nothing is here yet; see the changelog."""
+"""What runs on top of features: a retrieval index, an HTTP server and a demo in the browser."""

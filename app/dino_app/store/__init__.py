@@ -1,0 +1,1 @@
+"""Retrieval stores: vectors with names and metadata, searched by cosine similarity."""

@@ -1,0 +1,59 @@
+"""Stores by where they are: a folder, or a Milvus collection.
+
+    photos/                                  a folder, searched with FAISS
+    milvus:photos.db/photos                  collection ``photos`` of Milvus Lite, in one file
+    milvus:https://host:19530/photos         collection ``photos`` of a Milvus server or cluster
+
+The token of a Milvus server is read from the environment variable ``DINO_MILVUS_TOKEN``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dino_app.store.interface import Store
+
+MILVUS = "milvus:"
+
+
+def open_store(location: str | Path, *, writable: bool = False) -> Store:
+    """An existing store.
+
+    Args:
+        location: See above.
+        writable: Take the only place for a writer; readers are never kept out.
+
+    Raises:
+        StoreError: There is none, it is damaged, or it cannot be reached.
+        StoreLockedError: Another process writes to it.
+        MissingExtraError: pymilvus is not installed.
+    """
+    if str(location).startswith(MILVUS):
+        from dino_app.store.milvus import MilvusStore
+
+        return MilvusStore.open(str(location).removeprefix(MILVUS))
+    from dino_app.store.faiss_store import FaissStore
+
+    return FaissStore.open(Path(location), writable=writable)
+
+
+def create_store(location: str | Path, *, dim: int, model: Mapping[str, Any]) -> Store:
+    """A new, empty store, open for writing.
+
+    Args:
+        location: Where nothing is yet.
+        dim: Width of the vectors.
+        model: What makes the vectors: ``Embedder.description()``, or the same entries of the
+            manifest of a features file.
+
+    Raises:
+        StoreError: Something is there already, or it cannot be written.
+        MissingExtraError: pymilvus is not installed.
+    """
+    if str(location).startswith(MILVUS):
+        from dino_app.store.milvus import MilvusStore
+
+        return MilvusStore.create(str(location).removeprefix(MILVUS), dim=dim, model=model)
+    from dino_app.store.faiss_store import FaissStore
+
+    return FaissStore.create(Path(location), dim=dim, model=model)
