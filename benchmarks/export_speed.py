@@ -1,6 +1,7 @@
 """Images a second and latency of one backbone in every format it can be exported to.
 
-    python benchmarks/export_speed.py --arch vit_small --patch-size 16
+    python benchmarks/export_speed.py --arch vit_small --patch-size 16 --images photos/
+    python benchmarks/export_speed.py --quick
 
 Random weights, the feature alone, normalised images on the device. Every way runs in a process of
 its own and they take turns, round by round, so that whatever else the machine does hits all of
@@ -17,8 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CPU_WAYS = ("eager", "compile", "torchscript", "onnx", "onnx int8", "aoti")
+CPU_WAYS = ("eager", "compile", "torchscript", "onnx", "onnx fp16", "onnx int8", "aoti")
 GPU_WAYS = ("eager", "compile", "torchscript", "onnx", "onnx fp16", "aoti")
+CALIBRATED = "onnx int8 calibrated"  # where there are images
+CALIBRATION_IMAGES = 48
 ENDINGS = {"torchscript": ".ts", "onnx": ".onnx", "aoti": ".pt2"}
 SECONDS_A_TURN = 1.0  # at least one batch, and as many more as fit
 
@@ -33,12 +36,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--ways", nargs="+", choices=sorted({*CPU_WAYS, *GPU_WAYS}))
-    parser.add_argument("--quick", action="store_true", help="three rounds")
+    parser.add_argument("--ways", nargs="+", choices=sorted({*CPU_WAYS, *GPU_WAYS, CALIBRATED}))
+    parser.add_argument("--images", type=Path, help=f"folder that calibrates {CALIBRATED!r}")
+    parser.add_argument("--quick", action="store_true", help="three rounds, nothing compiled")
     options = parser.parse_args()
+    options.ways = options.ways or default_ways(options)
+    if CALIBRATED in options.ways and options.images is None:
+        parser.error(f"{CALIBRATED!r} needs --images")
     if options.quick:
         options.rounds = 3
-    options.ways = options.ways or (CPU_WAYS if options.device == "cpu" else GPU_WAYS)
     with tempfile.TemporaryDirectory() as folder:
         workers = [Worker(way, folder, options) for way in options.ways]
         for worker in workers:  # one after the other: compilers and parity checks take all cores
@@ -49,6 +55,14 @@ def main() -> None:
             print_table(options.ways, batch, seconds)
         for worker in workers:
             worker.stop()
+
+
+def default_ways(options: argparse.Namespace) -> tuple[str, ...]:
+    """All that the device runs, less what takes minutes to compile if it is to be quick."""
+    ways = CPU_WAYS if options.device == "cpu" else GPU_WAYS
+    if options.images is not None and options.device == "cpu":
+        ways += (CALIBRATED,)
+    return tuple(way for way in ways if not options.quick or way not in ("compile", "aoti"))
 
 
 class Worker:
@@ -121,20 +135,41 @@ def prepared(way: str, folder: Path, options: argparse.Namespace) -> Callable[[A
             return network(images).cpu()
 
         return run
-    form, _, precision = way.partition(" ")
+    form, precision = (*way.split(), "fp32")[:2]
     settings = ExportSettings(
         format=form,  # type: ignore[arg-type]
         outputs=("cls",),
         dynamic_size=form != "torchscript",
         size=(options.side, options.side),
-        precision=precision or "fp32",  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
     )
     info = CheckpointInfo(
         arch=options.arch, patch_size=backbone.patch_size, image_size=options.side
     )
     path = folder / f"{way.replace(' ', '_')}{ENDINGS[form]}"
-    export_backbone(path, backbone, info, settings, photos=sample_photos(), device=device)
+    calibration = calibration_images(options.images) if way == CALIBRATED else []
+    export_backbone(
+        path,
+        backbone,
+        info,
+        settings,
+        photos=sample_photos(),
+        calibration=calibration,
+        device=device,
+    )
     return opened(path, device=device).run
+
+
+def calibration_images(folder: Path) -> list[Any]:
+    """Arrays, spread over the folder."""
+    from dino_infer.images import read_image
+    from dino_infer.listing import list_images
+
+    listed = list_images([folder])
+    step = max(1, len(listed) // CALIBRATION_IMAGES)
+    return [
+        read_image(listed.read(i), path=listed.location(i)) for i in range(0, len(listed), step)
+    ]
 
 
 def about(options: argparse.Namespace) -> str:
@@ -153,12 +188,12 @@ def about(options: argparse.Namespace) -> str:
 
 def print_table(ways: tuple[str, ...], batch: int, seconds: list[list[float]]) -> None:
     """A row for each way: medians over the rounds."""
-    print(f"\nbatch {batch:<6}{'images/s':>10}{'latency ms':>12}{'x eager':>9}   range")
+    print(f"\nbatch {batch:<15}{'images/s':>10}{'latency ms':>12}{'x eager':>9}   range")
     for i, way in enumerate(ways):
         own = statistics.median(row[i] for row in seconds)
         ratios = [row[0] / row[i] for row in seconds]
         print(
-            f"{way:12}{batch / own:10.1f}{1000 * own:12.1f}{statistics.median(ratios):9.2f}   "
+            f"{way:21}{batch / own:10.1f}{1000 * own:12.1f}{statistics.median(ratios):9.2f}   "
             f"{min(ratios):.2f}-{max(ratios):.2f}"
         )
     sys.stdout.flush()

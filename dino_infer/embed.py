@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -27,14 +27,22 @@ from dino_infer.decoding import (
 from dino_infer.devices import Precision, cpu_threads, one_thread_each, resolved_device
 from dino_infer.engines import Engine, OnnxEngine, TorchEngine
 from dino_infer.errors import CheckpointError, DinoError
-from dino_infer.images import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, ImageFailure, load_image
+from dino_infer.images import (
+    DEFAULT_MAX_PIXELS,
+    MAX_FILE_BYTES,
+    ImageFailure,
+    check_size,
+    load_image,
+    read_image,
+)
 from dino_infer.listing import ImageList
 from dino_infer.pooling import Feature
 from dino_infer.preprocess import Crop, Preprocess
 from dino_infer.progress import Progress
 
 CPU_BATCH, GPU_BATCH = 16, 256
-EngineName = Literal["auto", "torch", "onnx"]
+_WHY_NOT_FINITE = "the weights are damaged, or the precision is too low; try --precision fp32"
+EngineName = Literal["auto", "torch", "onnx", "tensorrt"]
 Picture = str | Path | np.ndarray | Image.Image
 
 
@@ -157,7 +165,8 @@ class Embedder:
             checkpoint_key: "teacher" or "student", for files that hold both.
             arch: What the weights are for, where the file does not tell.
             patch_size: Likewise.
-            engine: "auto" runs ``.onnx`` files in onnxruntime and all else in PyTorch.
+            engine: "auto" runs ``.onnx`` files in onnxruntime and all else in PyTorch; "tensorrt"
+                runs them in onnxruntime through TensorRT, see ``onnx_session``.
             feature: As in the constructor.
             precision: As in the constructor; an exported file has its own.
             size: Side of the crop, or with ``crop="none"`` the shorter side, in pixels; None takes
@@ -175,14 +184,16 @@ class Embedder:
         """
         device = resolved_device(device)
         exported = str(weights).endswith(".onnx")
-        if engine != "auto" and exported != (engine == "onnx"):
+        if engine != "auto" and exported == (engine == "torch"):
             raise ValueError(
-                f"engine {engine!r} runs {'.onnx' if engine == 'onnx' else 'PyTorch'} weights, got "
+                f"engine {engine!r} runs {'PyTorch' if engine == 'torch' else '.onnx'} weights, got "
                 f"{str(weights)!r}" + ("" if exported else "; export them with dino-export first")
             )
         network: Engine
         if exported:
-            network = OnnxEngine(weights, feature=feature, device=device)
+            network = OnnxEngine(
+                weights, feature=feature, device=device, tensorrt=engine == "tensorrt"
+            )
             info = network.file.info
         else:
             backbone, info = load_backbone(
@@ -247,6 +258,32 @@ class Embedder:
         if not rows:
             raise ValueError("expected at least one picture, got none")
         return np.concatenate(rows)
+
+    def decoded(self, data: bytes, *, name: str = "image") -> UInt8[Tensor, "3 height width"]:
+        """Pixels of one encoded image, as ``features`` takes them; safe to call in many threads.
+
+        Args:
+            data: The content of a file.
+            name: What errors call it.
+
+        Raises:
+            ImageError: It cannot be decoded, or is beyond a limit.
+        """
+        limits, least = self._decoding, self.preprocess.least_decoded
+        check_size(len(data), name=name, max_file_bytes=limits.max_file_bytes)
+        image = read_image(data, path=name, max_pixels=limits.max_pixels, min_scale_size=least)
+        return self.preprocess.pixels(image, path=name)
+
+    def features(self, pixels: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[np.ndarray, "rows ..."]:
+        """Feature of each image that ``decoded`` gave; they share batches where shapes are equal.
+
+        Raises:
+            CheckpointError: The network gives features that are not finite.
+        """
+        rows = self._placed(stacks(pixels), len(pixels))
+        if not np.isfinite(rows).all():
+            raise CheckpointError(f"features are not finite: {_WHY_NOT_FINITE}")
+        return rows
 
     def embed(self, images: ImageList) -> Embedding:
         """Feature of every image of a list that can be read; the others are reported.
@@ -409,6 +446,6 @@ def _check_finite(batch: EmbeddedBatch, images: ImageList) -> None:
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise CheckpointError(
-            f"the features of {images.name(int(batch.indices[bad[0]]))!r} are not finite: the "
-            "weights are damaged, or the precision is too low; try --precision fp32"
+            f"the features of {images.name(int(batch.indices[bad[0]]))!r} are not finite: "
+            + _WHY_NOT_FINITE
         )

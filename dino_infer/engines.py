@@ -7,7 +7,6 @@ the names of ``Tokens``: ``cls`` and ``patches``.
 
 import copy
 import json
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +21,9 @@ from torch import Tensor, nn
 from dino_infer.backbones import Backbone
 from dino_infer.checkpoints import CheckpointInfo, weights_sha256
 from dino_infer.devices import AUTOCAST, Precision, resolved_precision
-from dino_infer.errors import CheckpointError, MissingExtraError
+from dino_infer.errors import CheckpointError
+from dino_infer.onnx_sessions import CPU_PROVIDER, onnx_session
 from dino_infer.pooling import Feature, check_feature, feature_of, pooled
-
-logger = logging.getLogger(__name__)
 
 ONNX_METADATA_KEY = "dino"
 
@@ -155,18 +153,26 @@ class OnnxEngine:
         feature: What to take from it.
         device: A CUDA device asks for the CUDA provider; without one the CPU is used, with a
             warning.
+        tensorrt: Ask for TensorRT before CUDA; see ``onnx_session``.
 
     Raises:
         CheckpointError: The file is damaged or not an export of this toolkit.
         MissingExtraError: onnxruntime is not installed.
-        ValueError: The file has no output for this feature.
+        ValueError: The file has no output for this feature, or TensorRT is to run on a CPU.
     """
 
-    def __init__(self, path: str | Path, *, feature: Feature, device: torch.device) -> None:
-        session = onnx_session(Path(path), device)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        feature: Feature,
+        device: torch.device,
+        tensorrt: bool = False,
+    ) -> None:
+        session = onnx_session(Path(path), device, tensorrt=tensorrt)
+        self._first_session = session
         self._sessions = {torch.get_num_threads(): session}
         self._opening = threading.Lock()
-        self._asked_for = device
         self.file = _described(Path(path), session)
         has_patches = "patches" in self.file.outputs
         check_feature(feature, arch=self.file.info.arch, has_patches=has_patches)
@@ -210,12 +216,14 @@ class OnnxEngine:
         """The session with as many threads as the caller computes with.
 
         Sessions bring their threads along, so batches that run side by side on one thread each
-        need another session than a batch that has all threads to itself.
+        need another session than a batch that has all threads to itself. On a GPU one does.
         """
+        if self._first_session.get_providers() != [CPU_PROVIDER]:
+            return self._first_session
         threads = torch.get_num_threads()
         with self._opening:
             if threads not in self._sessions:
-                self._sessions[threads] = onnx_session(self.file.path, self._asked_for)
+                self._sessions[threads] = onnx_session(self.file.path, torch.device("cpu"))
             return self._sessions[threads]
 
     def _levels(self, images: Tensor) -> Tensor:
@@ -225,33 +233,6 @@ class OnnxEngine:
         )
         levels = (255 * (images * std + mean)).round().clamp(0, 255).to(torch.uint8)
         return levels.permute(0, 2, 3, 1).contiguous()
-
-
-def onnx_session(path: Path, device: torch.device) -> Any:
-    """An .onnx file in onnxruntime, on the CPU where there is no CUDA provider."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(
-            "an .onnx file needs onnxruntime; install it with pip install 'dino-toolkit[export]'"
-        ) from error
-    if not path.is_file():
-        raise CheckpointError(f"no file at {str(path)!r}")
-    available = onnxruntime.get_available_providers()
-    providers = ["CPUExecutionProvider"]
-    if device.type == "cuda":
-        if "CUDAExecutionProvider" in available:
-            providers = ["CUDAExecutionProvider", *providers]
-        else:
-            logger.warning("this onnxruntime has no CUDA provider, so %s runs on the CPU", path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # its warnings are about its own fusions
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's errors share no public base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{str(path)!r} cannot be run ({reason}); export it again") from error
 
 
 def _described(path: Path, session: Any) -> OnnxFile:

@@ -46,8 +46,9 @@ class ComputeOptions:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of matrix products; auto is bf16 where the device multiplies it natively, else fp32.
     Features are float32 in any case."""
-    engine: Literal["auto", "torch", "onnx"] = "auto"
-    """What runs the network; auto runs an .onnx file in onnxruntime and all else in PyTorch."""
+    engine: Literal["auto", "torch", "onnx", "tensorrt"] = "auto"
+    """What runs the network; auto runs an .onnx file in onnxruntime and all else in PyTorch.
+    tensorrt has onnxruntime compile the file for a GPU: minutes, once for each file."""
     compile: tyro.conf.FlagCreatePairsOff[bool] = False
     """Fuse the network with torch.compile: a wait at the start, then faster."""
 

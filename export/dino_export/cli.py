@@ -7,8 +7,8 @@ dino-export info model.onnx
 
 import json
 import logging
-import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class FileOptions:
     preprocess: tyro.conf.FlagCreatePairsOff[bool] = False
     """Take uint8 images (batch, height, width, 3) and normalise them inside; resize them before."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """int8 is for ONNX: 8-bit weights, a scale for each channel."""
+    """int8 is for ONNX: 8-bit weights, a scale for each channel; calibrated with --images."""
     opset: int = 20
     """Version of ONNX's operators, 18 to 23."""
 
@@ -97,7 +97,8 @@ def export(
         to: Convert the weights instead: to files of transformers, timm or the original.
         source: What the weights are, where they do not tell.
         file: What the exported file is to be.
-        images: Folder of your images to compare on, beside a photograph of ours.
+        images: Folder of your images, to compare on beside a photograph of ours; with int8,
+            every other one calibrates.
         device: auto, cpu, cuda or cuda:N, to compare on and to compile for.
     """
     _check_writable(out)
@@ -150,11 +151,20 @@ def _export(
         form = file.format or format_of(out)
         if form == "onnx":
             check_onnx_installed()
-        photos = sample_photos() + ([] if images is None else _photos(images))
+        own = [] if images is None else _photos(images)
+        calibration = own[::2] if file.precision == "int8" else []
+        photos = sample_photos() + (own[1::2] if calibration else own)
         backbone, about, head = _loaded(weights, source, with_head=file.with_head)
         settings = _settings(form, file, backbone, about)
         found = export_backbone(
-            out, backbone, about, settings, photos=photos, head=head, device=resolved_device(device)
+            out,
+            backbone,
+            about,
+            settings,
+            photos=photos,
+            calibration=calibration,
+            head=head,
+            device=resolved_device(device),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -169,8 +179,12 @@ def _check_writable(out: Path) -> None:
     folder = out.absolute().parent
     if not folder.is_dir():
         raise ExportError(f"no folder {str(folder)!r} to write {out.name!r} to; create it first")
-    if not os.access(folder, os.W_OK):
-        raise ExportError(f"no permission to write to {str(folder)!r}; name another folder")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # permissions alone tell root nothing
+    except OSError as error:
+        raise ExportError(
+            f"cannot write to {str(folder)!r} ({error.strerror}); name another folder"
+        ) from error
 
 
 def _convert(weights: str, out: Path, to: "Target", source: SourceOptions) -> int:
@@ -240,13 +254,13 @@ def _settings(
 
 
 def _photos(folder: Path) -> list[Any]:
-    """The user's images as arrays, as many as the comparison looks at."""
+    """The user's images as arrays, spread over the folder: enough to compare and to calibrate."""
     from dino_export.parity import NEIGHBOR_IMAGES
     from dino_infer.images import read_image
     from dino_infer.listing import list_images
 
     listed = list_images([folder])
-    step = max(1, len(listed) // NEIGHBOR_IMAGES)
+    step = max(1, len(listed) // (2 * NEIGHBOR_IMAGES))
     places = range(0, len(listed), step)
     return [read_image(listed.read(i), path=listed.location(i)) for i in places]
 

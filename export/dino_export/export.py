@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from dino_infer.preprocess import Preprocess
 
 logger = logging.getLogger(__name__)
 
+CALIBRATION_BATCH = 4  # images at once: all activations of a batch are held
+
 
 def export_backbone(
     path: str | Path,
@@ -30,6 +33,7 @@ def export_backbone(
     settings: ExportSettings,
     *,
     photos: Sequence[np.ndarray],
+    calibration: Sequence[np.ndarray] = (),
     head: Mapping[str, Tensor] | None = None,
     device: str | torch.device = "cpu",
 ) -> Parity:
@@ -41,6 +45,8 @@ def export_backbone(
         info: Goes into the file.
         settings: What the file is to be.
         photos: RGB arrays to compare on, see ``sample_photos``.
+        calibration: RGB arrays like those that the file is for; they fix the ranges of int8,
+            which a convnet cannot do without.
         head: Tensors of the projection head, for the output "logits".
         device: Where the file is compared, and what a compiled package is for.
 
@@ -53,31 +59,62 @@ def export_backbone(
     """
     path, device = Path(path), torch.device(device)
     backbone.grid_of(*settings.size)
-    if settings.precision == "int8" and not backbone.has_attention:
+    if calibration and settings.precision != "int8":
+        raise ValueError(f"calibration is for precision 'int8', got {settings.precision!r}")
+    if settings.precision == "int8" and not backbone.has_attention and not calibration:
         raise ValueError(
-            f"precision 'int8' is for the products of a Vision Transformer, and {backbone.arch!r} "
-            "is made of convolutions; use fp16"
+            f"precision 'int8' of the convnet {backbone.arch!r} is calibrated with images like "
+            "yours; give some (--images FOLDER), or use fp16"
         )
     backbone = backbone.to(device)
+    preprocess = Preprocess(mean=info.mean, std=info.std)
+    sizes = compared_sizes(settings, backbone)
     metadata = settings.as_metadata(info, weights_sha256(backbone))
+    if settings.precision == "int8":
+        metadata["calibration_images"] = len(calibration)
     network = _network(backbone, info, settings, head).to(device).eval()
     with whole_file(path) as temporary:
         if settings.format == "torchscript":
             save_torchscript(temporary, network, settings, metadata, device=device)
         else:
-            _save_captured(temporary, network, settings, metadata, device=device)
+            batches = calibration_batches(calibration, sizes, preprocess, settings)
+            _save_captured(temporary, network, settings, metadata, batches, device=device)
         logger.info("comparing %s with PyTorch", path.name)
         found = parity(
             reference(backbone, settings.outputs, head),
             opened(temporary, device=device).run,
             settings,
-            sizes=compared_sizes(settings, backbone),
-            preprocess=Preprocess(mean=info.mean, std=info.std),
+            sizes=sizes,
+            preprocess=preprocess,
             photos=photos,
             device=device,
         )
         found.check(settings.precision, path)
     return found
+
+
+def calibration_batches(
+    images: Sequence[np.ndarray],
+    sizes: Sequence[tuple[int, int]],
+    preprocess: Preprocess,
+    settings: ExportSettings,
+) -> list[np.ndarray]:
+    """RGB arrays as the exported file takes them, in batches if it takes more than one.
+
+    Each comes in each size: position embeddings that are resampled have other ranges, and those
+    of one size alone would clip the others.
+    """
+    per_batch = CALIBRATION_BATCH if settings.dynamic_batch else 1
+    batches = []
+    for size in sizes:
+        resized = [replace(preprocess, size=size).pixels(image) for image in images]
+        for start in range(0, len(images), per_batch):
+            pixels = torch.stack(resized[start : start + per_batch])
+            given = preprocess.normalized(pixels)
+            if settings.preprocess:
+                given = pixels.permute(0, 2, 3, 1).contiguous()
+            batches.append(given.numpy())
+    return batches
 
 
 def _network(
@@ -101,6 +138,7 @@ def _save_captured(
     network: ExportedNetwork,
     settings: ExportSettings,
     metadata: Mapping[str, object],
+    calibration: Sequence[np.ndarray],
     *,
     device: torch.device,
 ) -> None:
@@ -108,7 +146,7 @@ def _save_captured(
     if settings.format == "onnx":
         from dino_export.onnx import save_onnx
 
-        save_onnx(path, program, settings, metadata)
+        save_onnx(path, program, settings, metadata, calibration=calibration)
     elif settings.format == "pt2":
         save_program(path, program, metadata)
     else:

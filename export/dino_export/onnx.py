@@ -4,10 +4,11 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 
@@ -37,9 +38,21 @@ def check_onnx_installed() -> None:
 
 
 def save_onnx(
-    path: Path, program: ExportedProgram, settings: ExportSettings, metadata: Mapping[str, Any]
+    path: Path,
+    program: ExportedProgram,
+    settings: ExportSettings,
+    metadata: Mapping[str, Any],
+    *,
+    calibration: Sequence[np.ndarray] = (),
 ) -> None:
     """Translate a captured program and write it with its description.
+
+    Args:
+        path: File to write.
+        program: From ``captured_program``.
+        settings: What the file is to be.
+        metadata: Goes into the file.
+        calibration: Batches that the program takes, to fix the ranges of int8 by.
 
     Raises:
         ExportError: One file cannot hold the weights.
@@ -52,9 +65,9 @@ def save_onnx(
         )
     model = _model(program, settings)
     if settings.precision == "int8":
-        from dino_export.int8 import quantized
+        from dino_export.int8 import calibrated, quantized
 
-        model = quantized(model)
+        model = calibrated(model, calibration) if calibration else quantized(model)
     _describe(model, metadata)
     path.write_bytes(model.SerializeToString(deterministic=True))
 

@@ -72,7 +72,7 @@ def reference(
     backbone: Backbone, outputs: Sequence[Output], head: Mapping[str, Tensor] | None
 ) -> Compute:
     """What PyTorch computes for normalised images, in float32."""
-    logits = None if head is None else ExportedHead(head)
+    logits = None if head is None else ExportedHead(head).eval()
 
     @torch.inference_mode()
     def compute(images: Tensor) -> dict[str, np.ndarray]:

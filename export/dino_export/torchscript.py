@@ -5,6 +5,7 @@ PyTorch has deprecated TorchScript; this is for systems that read nothing else.
 
 import io
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from dino_export.exported_program import example_images
 from dino_export.graph import ExportedNetwork
 from dino_export.settings import METADATA_KEY, ExportSettings
 
+PREFIX = "___torch_mangle_"
+NUMBERED = re.compile(PREFIX + r"\d+")
 DEBUG_ENDING = ".debug_pkl"  # which line of which source file made a node
 
 
@@ -37,11 +40,22 @@ def save_torchscript(
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, (images,), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(torch.jit.freeze(traced), buffer, _extra_files=described)
-    path.write_bytes(_without_sources(buffer))
+    path.write_bytes(_without_traces(buffer))
 
 
-def _without_sources(archive: io.BytesIO) -> bytes:
-    """An archive copied record by record, but for the paths of the code that was traced."""
+def _without_traces(archive: io.BytesIO) -> bytes:
+    """An archive copied record by record, but for what tells where and after what it was made.
+
+    That is the paths of the code that was traced, and the numbers that a process gives to classes
+    of one name.
+    """
+    numbers: dict[str, str] = {}
+
+    def renumbered(text: str) -> str:
+        return NUMBERED.sub(
+            lambda match: numbers.setdefault(match[0], f"{PREFIX}{len(numbers)}"), text
+        )
+
     copy = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(copy)
     with zipfile.ZipFile(archive) as records:
@@ -50,6 +64,8 @@ def _without_sources(archive: io.BytesIO) -> bytes:
             own = inside in ("version", "byteorder", ".data/serialization_id")
             if not own and not inside.endswith(DEBUG_ENDING):
                 content = records.read(name)
-                writer.write_record(inside, content, len(content))
+                if inside == "data.pkl" or inside.startswith("code/"):
+                    content = renumbered(content.decode("latin-1")).encode("latin-1")
+                writer.write_record(renumbered(inside), content, len(content))
     writer.write_end_of_file()
     return copy.getvalue()

@@ -19,6 +19,13 @@ from dino_infer.embed import Embedder
 from tests.export.networks import weights_file
 
 ROOT = Path(__file__).parents[2]
+SAME_PIXELS = 0.9999  # cosine: Pillow and PyTorch round pixels differently
+TWO_STEPS = (
+    "tiny_cpu --model.arch vit_micro --crops.global-crops-size 32 --crops.local-crops-number 0 "
+    "--head.out-dim 64 --head.hidden-dim 32 --head.bottleneck-dim 16 --head.no-use-bn "
+    "--optim.batch-size 4 --optim.epochs 1 --optim.warmup-epochs 0 --optim.precision fp32 "
+    "--device cpu --no-tensorboard"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +45,16 @@ def outcome(capsys, *args):
     code = main([str(arg) for arg in args])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def rows_of_the_example(path, *photos):
+    script = ROOT / "examples" / "onnx_embed.py"
+    subprocess.run([sys.executable, script, path, *photos], check=True, capture_output=True)
+    return np.load(path.with_suffix(".npy"))
+
+
+def cosine(one, other):
+    return (one @ other) / np.linalg.norm(one) / np.linalg.norm(other)
 
 
 def test_an_export_prints_how_equal_it_is(capsys, weights, tmp_path):
@@ -63,22 +80,53 @@ def test_the_example_gives_the_embedders_rows(exported, tmp_path):
     Image.fromarray(sample_photos()[0]).save(photo)
     copy = tmp_path / "model.onnx"
     copy.write_bytes(exported.read_bytes())
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "onnx_embed.py", copy, photo, photo],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.startswith("2 rows of 64 in ")
-    rows, ours = np.load(tmp_path / "model.npy"), Embedder.load(copy, device="cpu")([photo])
-    cosine = (rows[0] @ ours[0]) / np.linalg.norm(rows[0]) / np.linalg.norm(ours[0])
-    assert cosine > 0.9999  # Pillow and PyTorch round pixels differently
+    rows = rows_of_the_example(copy, photo, photo)
+    assert rows.shape == (2, 64)
+    assert cosine(rows[0], Embedder.load(copy, device="cpu")([photo])[0]) > SAME_PIXELS
 
 
-def test_images_of_the_user_are_compared(capsys, weights, tmp_path, image_folder):
-    folder = image_folder(count=3)
-    out = tmp_path / "model.ts"
-    assert outcome(capsys, weights, "-o", out, "--images", folder)[0] == 0
+def test_the_example_takes_files_that_normalise(weights, tmp_path):
+    photo, path = tmp_path / "photo.png", tmp_path / "model.onnx"
+    Image.fromarray(sample_photos()[0]).save(photo)
+    assert main([str(weights), "-o", str(path), "--preprocess", "--outputs", "cls"]) == 0
+    rows = rows_of_the_example(path, photo)
+    assert cosine(rows[0], Embedder.load(path, device="cpu")([photo])[0]) > SAME_PIXELS
+
+
+@pytest.mark.parametrize("ending", ["ts", "pt2"])
+def test_info_reads_every_format(capsys, weights, tmp_path, ending):
+    out = tmp_path / f"model.{ending}"
+    assert outcome(capsys, weights, "-o", out, "--outputs", "cls")[0] == 0
+    code, stdout, _ = outcome(capsys, "info", out)
+    expected = {"ts": "torchscript", "pt2": "pt2"}[ending]
+    assert (code, json.loads(stdout)["export_format"]) == (0, expected)
+
+
+def test_info_says_what_it_cannot_read(capsys, weights):
+    code, stdout, stderr = outcome(capsys, "info", weights)
+    assert (code, stdout) == (1, "")
+    assert "is not an export of this toolkit" in stderr and stderr.count("\n") == 1
+
+
+def test_images_of_the_user_calibrate_and_are_compared(capsys, weights, tmp_path, image_folder):
+    out = tmp_path / "model.onnx"
+    images = ["--images", image_folder(count=5), "--outputs", "cls"]
+    assert outcome(capsys, weights, "-o", out, "--precision", "int8", *images)[0] == 0
+    _, stdout, _ = outcome(capsys, "info", out)
+    assert json.loads(stdout)["calibration_images"] == 3
+
+
+def test_a_snapshot_gives_its_head(capsys, tmp_path, image_folder):
+    from dino_train.cli import main as train
+
+    run = tmp_path / "run"
+    assert train([*TWO_STEPS, "--data", str(image_folder(count=8)), "--out", str(run)]) == 0
+    (snapshot,) = (run / "snapshots").glob("*.pt")
+    out = tmp_path / "model.pt2"
+    code, stdout, _ = outcome(capsys, snapshot, "-o", out, "--with-head", "--outputs", "cls")
+    assert code == 0 and "logits " in stdout
+    about = json.loads(outcome(capsys, "info", out)[1])
+    assert (about["outputs"], about["step"]) == (["cls", "logits"], 2)
 
 
 @pytest.mark.parametrize("to", ["hf", "timm", "dino-pth", "safetensors"])
@@ -147,12 +195,22 @@ def test_a_folder_that_is_missing_is_an_error(capsys, weights, tmp_path):
     assert code == 1 and "to write 'm.onnx' to; create it first" in stderr
 
 
-def test_a_folder_that_is_not_writable_is_an_error(capsys, weights, tmp_path):
+@pytest.mark.parametrize("folder", ["sealed", "/sys", "/proc"])
+@pytest.mark.parametrize("to", [[], ["--to", "dino-pth"]])
+def test_a_folder_that_is_not_writable_is_an_error(capsys, weights, tmp_path, folder, to):
     (tmp_path / "sealed").mkdir(mode=0o500)
-    if os.access(tmp_path / "sealed", os.W_OK):
-        pytest.skip("this user may write everywhere")
-    code, _, stderr = outcome(capsys, weights, "-o", tmp_path / "sealed" / "m.ts")
-    assert code == 1 and stderr.startswith("dino-export: error: no permission to write to")
+    if folder == "sealed" and os.access(tmp_path / "sealed", os.W_OK):
+        pytest.skip("this user may write everywhere")  # but not to the kernel's folders
+    if not Path(tmp_path, folder).is_dir():
+        pytest.skip(f"no {folder} here")
+    out = tmp_path / folder / ("m.pth" if to else "m.onnx")
+    code, _, stderr = outcome(capsys, weights, "-o", out, *to)
+    assert code == 1 and stderr.startswith("dino-export: error: cannot write to")
+
+
+def test_a_file_is_no_folder(capsys, weights):
+    code, _, stderr = outcome(capsys, weights, "-o", weights / "m.onnx")
+    assert code == 1 and "to write 'm.onnx' to; create it first" in stderr
 
 
 def test_help_needs_neither_torch_nor_onnx():

@@ -10,8 +10,7 @@ from dino_export.export import export_backbone
 from dino_export.parity import Deviation, Parity, sample_photos
 from dino_export.runtimes import opened
 from dino_export.settings import ExportSettings
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, weights_sha256
+from dino_infer.checkpoints import weights_sha256
 from dino_train.head import DINOHead
 from tests.export.networks import SIZE, small_network
 
@@ -78,12 +77,10 @@ def test_the_head_adds_its_logits(tmp_path):
     torch.testing.assert_close(logits, expected, **ROUNDING)
 
 
-def test_a_convnet_has_no_int8_form(tmp_path):
-    backbone = build_backbone("resnet_micro").eval()
-    info = CheckpointInfo(arch="resnet_micro", patch_size=backbone.patch_size, image_size=64)
-    settings = ExportSettings(format="onnx", outputs=("cls",), size=(64, 64), precision="int8")
-    with pytest.raises(ValueError, match="'resnet_micro' is made of convolutions; use fp16"):
-        export_backbone(tmp_path / "r.onnx", backbone, info, settings, photos=sample_photos())
+def test_a_torchscript_file_is_the_same_twice_in_one_process(tmp_path):
+    for name in ("one", "two"):
+        exported(tmp_path / f"{name}.ts", "torchscript", outputs=("cls",))
+    assert (tmp_path / "one.ts").read_bytes() == (tmp_path / "two.ts").read_bytes()
 
 
 @pytest.mark.slow
