@@ -6,7 +6,7 @@ Vectors are scaled to length 1 when they come in, so the score of a hit is the c
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -88,6 +88,7 @@ class StoreInfo:
     """What made the vectors, as ``Embedder.description`` says it; empty where unknown."""
 
 
+@runtime_checkable
 class Store(Protocol):
     """Items by id, found by nearness."""
 

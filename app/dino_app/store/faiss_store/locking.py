@@ -1,0 +1,27 @@
+"""The lock that the one writer of a folder holds; it goes when its process does."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from dino_app.errors import StoreLockedError
+
+NAME = "LOCK"
+
+
+def locked(folder: Path) -> int:
+    """A file descriptor that holds the lock until it is closed.
+
+    Raises:
+        StoreLockedError: Another process holds it.
+        OSError: The file cannot be written.
+    """
+    lock = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise StoreLockedError(
+            f"another process writes to {folder}; close it, or open the index for reading"
+        ) from error
+    return lock

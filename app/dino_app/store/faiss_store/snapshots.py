@@ -1,0 +1,151 @@
+"""Named states of a store: hard links to files that never change, and a ``HEAD`` of their own.
+
+snapshots/NAME/      HEAD, base-000042/, log-000007, thumbnails-000001
+"""
+
+import os
+import re
+import shutil
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from dino_app.errors import StoreError
+from dino_app.store.faiss_store import head as heads
+from dino_app.store.faiss_store.base import base_path, link_or_copy, linked
+from dino_app.store.faiss_store.following import opened
+from dino_app.store.faiss_store.head import Head, HeadFile
+from dino_app.store.faiss_store.locking import locked
+from dino_app.store.faiss_store.log import log_numbers, log_path
+from dino_app.store.faiss_store.manifest import sync
+from dino_app.store.faiss_store.merging import next_number
+from dino_app.store.faiss_store.pictures import PREFIX as PICTURES
+from dino_infer.files import write_bytes
+
+FOLDER = "snapshots"
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_UNFINISHED = "~"  # no name ends with it
+
+
+def checked_name(name: str) -> str:
+    """A name that a snapshot may have.
+
+    Raises:
+        ValueError: It may not.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError(
+            f"snapshots are named with 1 to 64 letters, digits, '-', '_' and '.', got {name!r}"
+        )
+    return name
+
+
+def names(folder: Path) -> list[str]:
+    """Snapshots of a store, sorted."""
+    if not (folder / FOLDER).is_dir():
+        return []
+    found = (path.name for path in (folder / FOLDER).iterdir())
+    return sorted(name for name in found if not name.endswith(_UNFINISHED))
+
+
+def write(folder: Path, name: str, head: Head, *, last_log: int) -> None:
+    """Keep the state of a ``HEAD``; the logs it needs must not grow any more.
+
+    Raises:
+        ValueError: The name is not allowed or taken.
+        OSError: It cannot be written.
+    """
+    target = folder / FOLDER / checked_name(name)
+    if target.exists():
+        raise ValueError(f"there is a snapshot {name!r} already")
+    temporary = target.with_name(name + _UNFINISHED)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    linked(folder / head.base, temporary / head.base)
+    logs = [log_path(folder, number) for number in range(head.log, last_log + 1)]
+    for path in [*logs, *folder.glob(f"{PICTURES}*")]:
+        link_or_copy(path, temporary / path.name)
+    write_bytes(temporary / heads.NAME, heads.first_slots(head))
+    temporary.replace(target)
+    sync(folder / FOLDER)
+    sync(folder)
+
+
+def linked_state(folder: Path, name: str, present: Head) -> Head:
+    """Bring the files of a snapshot into the store, under new names, without using them yet.
+
+    Returns:
+        The ``HEAD`` that makes them the present state.
+
+    Raises:
+        StoreError: No such snapshot, or it is damaged.
+        OSError: They cannot be written.
+    """
+    source = folder / FOLDER / checked_name(name)
+    kept = checked_head(folder, name)
+    base = base_path(folder, next_number(folder))
+    linked(source / kept.base, base)
+    logs = log_numbers(source)
+    # One number is left out, so that nobody takes them for a continuation of the present log.
+    first = max([0, *log_numbers(folder)]) + 2
+    for number in logs:
+        link_or_copy(log_path(source, number), log_path(folder, first + number - logs[0]))
+    for path in source.glob(f"{PICTURES}*"):
+        if not (folder / path.name).exists():
+            link_or_copy(path, folder / path.name)
+    sync(folder)
+    epoch = max(present.epoch, kept.epoch) + 1
+    return replace(kept, base=base.name, log=first, epoch=epoch, commit=present.commit + 1)
+
+
+def checked_head(folder: Path, name: str) -> Head:
+    """The ``HEAD`` of a snapshot whose files are all as they were written.
+
+    Raises:
+        StoreError: No such snapshot, or it is damaged.
+    """
+    if name not in names(folder):
+        raise StoreError(f"no snapshot {name!r}; there are {names(folder)}")
+    source = folder / FOLDER / name
+    try:
+        file = HeadFile(source, writable=False)
+        try:
+            return opened(source, file)[0]
+        finally:
+            file.close()
+    except (StoreError, OSError) as error:
+        raise StoreError(f"snapshot {name!r} is damaged: {error}") from error
+
+
+def recover(folder: Path, name: str) -> None:
+    """Make a snapshot the present state of a store that is too damaged to be opened.
+
+    Raises:
+        StoreError: No such snapshot, or it is damaged too.
+        StoreLockedError: Another process writes to it.
+    """
+    with ExitStack() as last:
+        try:
+            last.callback(os.close, locked(folder))
+            kept = checked_head(folder, name)
+            file = HeadFile(folder, writable=True)
+            last.callback(file.close)
+            present = max([kept, *heads.heads_of(file.raw())], key=lambda head: head.commit)
+            head = linked_state(folder, name, present)
+            for commit in (head.commit, head.commit + 1):  # both slots
+                file.write(replace(head, commit=commit))
+        except OSError as error:
+            raise StoreError(f"snapshot {name!r} cannot be restored: {error}") from error
+
+
+def last_good(folder: Path) -> str | None:
+    """The newest snapshot that is whole, or None."""
+    taken = [(folder / FOLDER / name / heads.NAME, name) for name in names(folder)]
+    dated = [(path.stat().st_mtime_ns, name) for path, name in taken if path.exists()]
+    for _, name in sorted(dated, reverse=True):
+        try:
+            checked_head(folder, name)
+        except StoreError:
+            continue
+        return name
+    return None

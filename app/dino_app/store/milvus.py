@@ -1,0 +1,367 @@
+"""A store in Milvus: Milvus Lite in one file, or a server or cluster, through the same calls.
+
+Ids, vectors and metadata are one collection, thumbnails another. Milvus applies one request whole,
+but an upsert of more than ``CALL_BYTES``, and the thumbnails beside the rows, take several: a stop
+in between may leave the first part of an upsert that was never acknowledged. Reads are strongly
+consistent: they see all that was acknowledged before they began.
+"""
+
+import itertools
+import json
+import os
+import re
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from dino_app.errors import StoreError
+from dino_app.store.faiss_store.scan import ROUNDING, exact_scores
+from dino_app.store.filters import Filter, matches
+from dino_app.store.interface import Found, Hit, Included, Item, SearchParams, StoreInfo
+from dino_app.store.item_checks import checked_items, checked_queries, is_id
+from dino_app.store.milvus_collections import DIM, INDEX, INDEXES, MODEL, Collections
+from dino_app.store.milvus_connection import Connection, Place, parsed_place
+from dino_app.store.milvus_filters import ALWAYS, expression, metadata_of, one_of
+from dino_app.store.milvus_rows import item_of, picture_of, picture_row, row_of
+
+MAX_LIMIT = 16_384  # of hits in one answer
+AT_ONCE = 1000  # ids in one request, and rows in one answer
+_SPARE_HITS = 16  # fetched beyond k, to see where equal scores end
+_VERSION = "\tversion"  # no item can have this id
+_SNAPSHOT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+_Row = dict[str, Any]
+
+
+class MilvusStore:
+    """A ``Store`` in Milvus.
+
+    Milvus Lite lets one process at a time open its file, to read as well; in that process any
+    number of stores may share it. Snapshots are copies: they take the time and room of all rows.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """For ``create`` and ``open``."""
+        self._connection = connection
+        self._collections = Collections(connection)
+        properties = self._collections.properties()
+        self._collections.load()
+        self._dim = int(properties[DIM])
+        self._model: dict[str, Any] = json.loads(properties[MODEL])
+        self._index = properties[INDEX]
+
+    @classmethod
+    def create(
+        cls, location: str, *, dim: int, model: Mapping[str, Any], index: str = "auto"
+    ) -> "MilvusStore":
+        """A new, empty store.
+
+        Args:
+            location: ``FILE.db/COLLECTION`` or ``http://HOST:PORT/COLLECTION``.
+            dim: Width of the vectors.
+            model: What makes the vectors; anything that JSON holds.
+            index: "flat" compares with every vector, "hnsw" searches a graph, "auto" is "flat" in
+                Milvus Lite and what a server chooses otherwise.
+
+        Raises:
+            ValueError: No such index, or no such width.
+            StoreError: Something has that name already, or it cannot be written.
+            MissingExtraError: pymilvus is not installed.
+        """
+        place = parsed_place(location)
+        if dim < 1:
+            raise ValueError(f"vectors need a width of at least 1, got {dim}")
+        if index not in INDEXES:
+            raise ValueError(f"expected an index of Milvus, one of {[*INDEXES]}, got {index!r}")
+        if index == "auto" and place.is_lite:
+            index = "flat"
+        return cls._connected(place, {"dim": dim, "model": model, "index": index})
+
+    @classmethod
+    def open(cls, location: str) -> "MilvusStore":
+        """An existing store, for reading and writing.
+
+        Raises:
+            StoreError: There is none, or it cannot be reached.
+            StoreLockedError: Another process has the file of Milvus Lite open.
+            MissingExtraError: pymilvus is not installed.
+        """
+        place = parsed_place(location)
+        if place.is_lite and not os.path.isdir(place.uri):
+            raise StoreError(f"no index at {str(place)!r}; make it with dino-index build")
+        return cls._connected(place, None)
+
+    @classmethod
+    def exists(cls, location: str) -> bool:
+        """Whether something has that name.
+
+        Raises:
+            StoreError: Nobody answers there.
+        """
+        place = parsed_place(location)
+        if place.is_lite and not os.path.isdir(place.uri):
+            return False
+        with closing(Connection(place)) as connection:
+            return Collections(connection).exist()
+
+    @classmethod
+    def _connected(cls, place: Place, new: Mapping[str, Any] | None) -> "MilvusStore":
+        connection = Connection(place)
+        try:
+            collections = Collections(connection)
+            if new is None and not collections.exist():
+                raise StoreError(f"no index at {str(place)!r}; make it with dino-index build")
+            if new is not None and collections.exist():
+                raise StoreError(f"{str(place)!r} is there already")
+            if new is not None:
+                collections.create(**new)
+            return cls(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def info(self) -> StoreInfo:
+        """What is in it; recall is not measured, also where a server searches approximately."""
+        return StoreInfo(
+            backend="milvus",
+            dim=self._dim,
+            rows=self.count(),
+            deleted=0,
+            version=self._version(),
+            index=str(INDEXES[self._index]["index_type"]),
+            recall_at_10=None,
+            model=dict(self._model),
+        )
+
+    def upsert(self, items: Sequence[Item]) -> str:
+        """As ``Store.upsert``, but see above: whole up to ``CALL_BYTES``."""
+        checked = checked_items(items, dim=self._dim)
+        rows = [row_of(item) for item in checked]
+        if not rows:
+            return self._version()
+        pictures = [
+            picture_row(item.id, item.thumbnail) for item in checked if item.thumbnail is not None
+        ]
+        with self._connection.writing:
+            self._remove(self._collections.pictures, [item.id for item in checked])
+            self._collections.upsert(self._collections.pictures, pictures)
+            self._collections.upsert(self._collections.rows, rows)
+            return self._changed()
+
+    def delete(self, ids: Collection[str]) -> list[str]:
+        """As ``Store.delete``."""
+        wanted = list(dict.fromkeys(id for id in ids if is_id(id)))
+        with self._connection.writing:
+            there = self._remove(self._collections.rows, wanted)
+            if there:
+                self._remove(self._collections.pictures, there)
+                self._changed()
+        return there
+
+    def get(self, ids: Sequence[str]) -> list[Item | None]:
+        """As ``Store.get``."""
+        rows = self._rows_of([id for id in ids if is_id(id)], ["*"])
+        return [item_of(rows[id]) if id in rows else None for id in ids]
+
+    def thumbnail(self, id: str) -> bytes | None:
+        """As ``Store.thumbnail``."""
+        return self._thumbnails([id]).get(id) if is_id(id) else None
+
+    def search(
+        self,
+        vectors: Float[np.ndarray, "queries dim"],
+        *,
+        k: int,
+        filter: Filter | None = None,
+        params: SearchParams | None = None,
+        include: Collection[Included] = (),
+    ) -> Found:
+        """As ``Store.search``; of a version that is at least as new as the one it names.
+
+        An index that is not "flat" cannot be told to compare every vector; ``exact`` is false.
+        """
+        queries = checked_queries(vectors, dim=self._dim, k=k)
+        version = self._version()
+        fields = ["*"] if "metadata" in include else ["vector"]
+        options = _options(params)
+        hits: list[list[Hit]] = [[] for _ in queries]
+        for where in self._expressions(filter):
+            for place, query in enumerate(queries):
+                rows = self._nearest(query, where, k=k, fields=fields, options=options)
+                found = _scored(rows, query, include)
+                hits[place] = sorted([*hits[place], *found], key=_rank)[:k]
+        return Found(hits, version, self._index == "flat")
+
+    def count(self, filter: Filter | None = None) -> int:
+        """As ``Store.count``."""
+        total = 0
+        for where in self._expressions(filter):
+            (row,) = self._call("query", filter=where, output_fields=["count(*)"])
+            total += int(row["count(*)"])
+        return total
+
+    def page(
+        self, *, after: str | None = None, limit: int = 100, filter: Filter | None = None
+    ) -> list[Item]:
+        """As ``Store.page``."""
+        if limit < 1:
+            raise ValueError(f"a page holds at least 1 item, got {limit}")
+        found: list[Item] = []
+        where = "" if filter is None else expression(filter)
+        for item in self._walk(after or "", where or ALWAYS, at_once=min(limit, AT_ONCE)):
+            if where is not None or (filter is not None and matches(filter, item.metadata)):
+                found.append(item)
+            if len(found) == limit:
+                break
+        return found
+
+    def items(self, *, batch: int = 1000) -> Iterator[list[Item]]:
+        """All items with thumbnails; those that are written meanwhile come as old or new."""
+        walk = self._walk("", ALWAYS, at_once=min(batch, AT_ONCE))
+        while part := list(itertools.islice(walk, batch)):
+            pictures = self._thumbnails([item.id for item in part])
+            yield [replace(item, thumbnail=pictures.get(item.id)) for item in part]
+
+    def snapshot(self, name: str) -> None:
+        """As ``Store.snapshot``; copies every row."""
+        if not isinstance(name, str) or not _SNAPSHOT.fullmatch(name) or name in (".", ".."):
+            raise ValueError(
+                f"snapshots are named with 1 to 64 letters, digits, '-', '_' and '.', got {name!r}"
+            )
+        with self._connection.writing:
+            if name in self.snapshots():
+                raise ValueError(f"there is a snapshot {name!r} already")
+            self._collections.keep(name)
+
+    def snapshots(self) -> list[str]:
+        """As ``Store.snapshots``."""
+        return self._collections.snapshots()
+
+    def restore(self, name: str) -> None:
+        """As ``Store.restore``; copies every row, then changes over at once."""
+        with self._connection.writing:
+            if name not in self.snapshots():
+                raise StoreError(f"{str(self._connection.place)!r} has no snapshot {name!r}")
+            self._collections.bring_back(name)
+            self._collections.load()
+            self._changed()
+
+    def close(self) -> None:
+        """As ``Store.close``; Milvus Lite frees its file for other processes."""
+        self._connection.close()
+
+    def _expressions(self, condition: Filter | None) -> list[str]:
+        """Expressions that together find what a filter matches, each item once."""
+        if condition is None:
+            return [""]
+        said = expression(condition)
+        if said is not None:
+            return [said]
+        walk = self._walk("", ALWAYS, at_once=AT_ONCE)
+        ids = [item.id for item in walk if matches(condition, item.metadata)]
+        return [one_of(part) for part in _parts(ids)]
+
+    def _nearest(
+        self, query: Float32[np.ndarray, " dim"], where: str, *, k: int, fields: list[str],
+        options: Mapping[str, int],
+    ) -> list[_Row]:  # fmt: skip
+        """The k best rows and all whose score rounding cannot tell from the last."""
+        limit = min(k + _SPARE_HITS, MAX_LIMIT)
+        while True:
+            if "ef" in options:  # a graph search cannot give more hits than it keeps
+                options = {**options, "ef": max(options["ef"], limit)}
+            (found,) = self._call(
+                "search",
+                data=[query.tolist()],
+                filter=where,
+                limit=limit,
+                output_fields=[*fields, "vector"],
+                search_params={"metric_type": "IP", "params": dict(options)},
+            )
+            full = len(found) == limit < MAX_LIMIT
+            if not full or found[-1]["distance"] < found[k - 1]["distance"] - ROUNDING:
+                return [{"id": hit["id"], **hit["entity"]} for hit in found]
+            limit = min(4 * limit, MAX_LIMIT)
+
+    def _walk(self, after: str, where: str, *, at_once: int) -> Iterator[Item]:
+        pages = self._collections.pages(
+            self._collections.rows, fields=["*"], where=where, limit=at_once, after=after
+        )
+        for rows in pages:
+            yield from map(item_of, rows)
+
+    def _rows_of(self, ids: Sequence[str], fields: list[str], *, name: str = "") -> dict[str, _Row]:
+        found: dict[str, _Row] = {}
+        for part in _parts(ids):
+            rows = self._call(
+                "query", name=name, filter=one_of(part), output_fields=["id", *fields]
+            )
+            found |= {row["id"]: row for row in rows}
+        return found
+
+    def _thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
+        rows = self._rows_of(ids, ["parts"], name=self._collections.pictures)
+        return {id: picture_of(row) for id, row in rows.items()}
+
+    def _remove(self, name: str, ids: Sequence[str]) -> list[str]:
+        """Delete rows of a collection; returns the ids that were there, in order."""
+        there = self._rows_of(ids, [], name=name)
+        found = [id for id in ids if id in there]
+        for part in _parts(found):
+            self._call("delete", name=name, filter=one_of(part))
+        return found
+
+    def _version(self) -> str:
+        rows = self._rows_of([_VERSION], ["parts"], name=self._collections.pictures)
+        return picture_of(rows[_VERSION]).decode() if rows else "new"
+
+    def _changed(self) -> str:
+        """Note a new version after a write, and make all of it last."""
+        version = uuid.uuid4().hex
+        row = picture_row(_VERSION, version.encode())
+        self._collections.upsert(self._collections.pictures, [row])
+        self._collections.flush()
+        return version
+
+    def _call(self, method: str, *, name: str = "", **options: Any) -> Any:
+        return self._connection.call(method, name or self._collections.rows, **options)
+
+
+def _options(params: SearchParams | None) -> dict[str, int]:
+    """What a search tells the index."""
+    if params is None:
+        return {}
+    given = {"ef": params.ef, "nprobe": params.nprobe}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _scored(
+    rows: list[_Row], query: Float32[np.ndarray, " dim"], include: Collection[Included]
+) -> list[Hit]:
+    """Hits with scores that are the same for equal vectors, which those of Milvus are not."""
+    if not rows:
+        return []
+    vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+    return [
+        Hit(
+            row["id"],
+            float(score),
+            metadata_of(row) if "metadata" in include else None,
+            vector.copy() if "vector" in include else None,
+        )
+        for row, vector, score in zip(rows, vectors, exact_scores(vectors, query), strict=True)
+    ]
+
+
+def _rank(hit: Hit) -> tuple[float, bytes]:
+    return -hit.score, hit.id.encode()
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), AT_ONCE):
+        yield ids[start : start + AT_ONCE]
