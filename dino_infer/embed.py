@@ -185,9 +185,11 @@ class Embedder:
         device = resolved_device(device)
         exported = str(weights).endswith(".onnx")
         if engine != "auto" and exported == (engine == "torch"):
+            wanted, remedy = ".onnx", "; export them with dino-export first"
+            if exported:
+                wanted, remedy = "PyTorch", ""
             raise ValueError(
-                f"engine {engine!r} runs {'PyTorch' if engine == 'torch' else '.onnx'} weights, got "
-                f"{str(weights)!r}" + ("" if exported else "; export them with dino-export first")
+                f"engine {engine!r} runs {wanted} weights, got {str(weights)!r}{remedy}"
             )
         network: Engine
         if exported:

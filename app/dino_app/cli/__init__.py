@@ -1,0 +1,1 @@
+"""The commands of the app: thin, one file each."""

@@ -1,0 +1,137 @@
+"""dino-demo: see what DINO sees, in a browser."""
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import tyro
+
+from dino_infer.cli.options import DEFAULT_WEIGHTS, check_positive
+from dino_infer.cli.run import exit_code
+from dino_infer.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from dino_app.server.auth import Door
+    from dino_app.server.serving import Server
+
+logger = logging.getLogger(__name__)
+
+UPLOADS = "GRADIO_TEMP_DIR"  # the variable that says where Gradio keeps them
+DRAIN_S = 2  # for pages that are open when it ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Show what networks see in pictures, in a browser, until Ctrl-C.
+
+    Works offline; uploads are deleted after an hour, and all of them at the end.
+    """
+
+    weights: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A run folder, checkpoint, timm:NAME or hf:ORG/NAME, as for dino-embed; give it several times
+    to choose among networks on the page. By default timm:vit_small_patch16_224.dino, which is
+    downloaded once."""
+    index: str | None = None
+    """A folder that dino-index built, or milvus:LOCATION, to search; without it people search
+    photos that they upload."""
+    features: Path | None = None
+    """Labelled features that dino-embed wrote, to classify by."""
+    host: str = "127.0.0.1"
+    """Address to listen on; any but this machine's own needs keys."""
+    port: int = 7860
+    """0 takes a free one."""
+    api_key_file: str | None = None
+    """A file with one key a line; a browser asks for one as the password. DINO_API_KEYS may hold
+    more, separated by commas or spaces."""
+    insecure: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Listen to other machines without keys."""
+    max_file_mb: float = 20
+    """Larger uploads are refused."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        check_positive("--max-file-mb", self.max_file_mb)
+
+
+def demo(flags: Demo) -> int:
+    """Serve the page until a signal ends it."""
+    try:
+        from dino_app.server.serving import bound_socket
+    except ImportError as error:
+        raise MissingExtraError(
+            f"dino-demo needs {error.name}; install it with: pip install 'dino-toolkit[app]'"
+        ) from error
+    door = _door(flags)
+    with bound_socket(flags.host, flags.port) as listening, tempfile.TemporaryDirectory() as folder:
+        os.environ[UPLOADS] = folder
+        app = _app(flags, door)
+        shown = f"[{flags.host}]" if ":" in flags.host else flags.host
+        logger.info("open http://%s:%d in a browser", shown, listening.getsockname()[1])
+        _server(app).run(sockets=[listening])
+    return 0
+
+
+def _door(flags: Demo) -> "Door":
+    from dino_app.cli.serve_options import Place, check_place
+    from dino_app.server.auth import LOOPBACK_HOSTS, Door, RateLimit, read_keys
+
+    keys = read_keys(flags.api_key_file, os.environ)
+    place = Place(host=flags.host, port=flags.port, insecure=flags.insecure)
+    check_place(place, has_keys=bool(keys))
+    hosts = (*LOOPBACK_HOSTS, flags.host) if place.is_local and not keys else None
+    return Door(keys, open_paths=(), hosts=hosts, rate=RateLimit(0))
+
+
+def _app(flags: Demo, door: "Door") -> "FastAPI":
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "dino-demo needs gradio; install it with: pip install 'dino-toolkit[app]'"
+        ) from error
+    from fastapi import FastAPI
+
+    from dino_app.demo.app import demo_app, mount_demo
+    from dino_app.demo.models import Models
+    from dino_app.store.opening import open_store
+    from dino_infer.features import read_features
+
+    features = None if flags.features is None else read_features(flags.features)
+    store = None if flags.index is None else open_store(flags.index)
+    models = Models(flags.weights or (DEFAULT_WEIGHTS,), flags.device)
+    blocks = demo_app(
+        models, store=store, features=features, max_file_size=int(1e6 * flags.max_file_mb)
+    )
+    app = FastAPI(openapi_url=None)
+    return mount_demo(app, blocks, auth=lambda request: door.admit(request.scope))
+
+
+def _server(app: "FastAPI") -> "Server":
+    from dino_app.demo.app import end_streams
+    from dino_app.server.serving import Server, configured
+    from dino_app.server.settings import Settings
+    from dino_app.server.traffic import Load
+
+    class DemoServer(Server):
+        """Lets go of open pages when it ends."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            asyncio.get_running_loop().call_soon_threadsafe(end_streams, app)
+            super().handle_exit(sig, frame)
+
+    return DemoServer(configured(app, Settings(), drain_s=DRAIN_S), load=Load())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run dino-demo and return its exit code."""
+    prog = "dino-demo"
+    return exit_code(lambda: demo(tyro.cli(Demo, prog=prog, args=args)), prog=prog)

@@ -1,0 +1,250 @@
+"""dino-index build, add and delete: what changes the items of an index."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from dino_app.cli.index_options import (
+    Flag,
+    Index,
+    IndexWeights,
+    PictureOptions,
+    Sources,
+    index_embedder,
+    located,
+    model_of,
+    new_embedder,
+    parsed_condition,
+)
+from dino_app.errors import StoreError
+from dino_infer.cli.options import ComputeOptions, ViewOptions
+from dino_infer.cli.run import UsageError, inputs_code, printable
+
+if TYPE_CHECKING:
+    from dino_app.building import Built, Incoming
+    from dino_app.indexes import IndexTarget
+    from dino_infer.embed import Embedder
+
+logger = logging.getLogger(__name__)
+
+
+def build(
+    sources: Sources,
+    *,
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
+    weights: tyro.conf.OmitArgPrefixes[IndexWeights] = IndexWeights(),  # noqa: B008
+    feature: Literal["cls", "mean", "cls+mean", "gem", "last4"] = "cls",
+    view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
+    compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
+    pictures: tyro.conf.OmitArgPrefixes[PictureOptions] = PictureOptions(),  # noqa: B008
+    index: str = "auto",
+    prune: Flag = False,
+) -> int:
+    """Make an index of images, or of features from dino-embed.
+
+    Run it again to go on after a stop, or to bring the index up to date: images whose size and
+    time of modification have not changed are skipped. Images that cannot be read are listed, with
+    the reasons, in INDEX.failed.jsonl beside the index.
+
+    Args:
+        sources: Folders, images, lists, .tar files, .parquet tables or patterns, as for dino-embed;
+            or one features file or folder of dino-embed.
+        out: The index: a folder, or milvus:FILE.db/COLLECTION.
+        weights: Which weights make the vectors.
+        feature: Which vector stands for an image: see dino-embed.
+        view: What the network sees of an image; for an index that exists, as it was made.
+        compute: How to run the network.
+        pictures: Small pictures to show beside results.
+        index: How vectors are searched: auto (exact while that is fast), flat (always exact), or a
+            string for FAISS's index_factory; in Milvus auto, flat or hnsw.
+        prune: Take out of the index what is gone from the sources.
+    """
+    _check_sources(sources)
+    from dino_app.indexes import IndexTarget
+
+    with closing(IndexTarget(out, index=index)) as target:
+        before = target.model
+
+        def embedder() -> "Embedder":
+            if before is None:
+                return new_embedder(weights, compute, view, feature=feature)
+            return index_embedder(before, weights, compute, view, feature=feature)
+
+        return _filled(target, sources, embedder, weights, pictures, prune=prune)
+
+
+def add(
+    index: Index,
+    sources: Sources,
+    *,
+    weights: tyro.conf.OmitArgPrefixes[IndexWeights] = IndexWeights(),  # noqa: B008
+    view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
+    compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
+    pictures: tyro.conf.OmitArgPrefixes[PictureOptions] = PictureOptions(),  # noqa: B008
+) -> int:
+    """Add images, or features from dino-embed, to an index; replaces items of the same path.
+
+    Args:
+        index: A folder, or milvus:FILE.db/COLLECTION.
+        sources: As for build.
+        weights: Which weights make the vectors; they must be those of the index.
+        view: What the network sees of an image; by default as the index was made.
+        compute: How to run the network.
+        pictures: Small pictures to show beside results.
+    """
+    _check_sources(sources)
+    from dino_app.indexes import IndexTarget
+
+    with closing(IndexTarget(index)) as target:
+        model = target.model
+        if model is None:
+            raise StoreError(f"no index at {index!r}; make it with dino-index build")
+        return _filled(
+            target,
+            sources,
+            lambda: index_embedder(model, weights, compute, view),
+            weights,
+            pictures,
+            prune=False,
+        )
+
+
+def delete(
+    index: Index,
+    ids: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    *,
+    filter: str | None = None,
+) -> int:
+    """Take items out of an index.
+
+    Args:
+        index: A folder, or milvus:FILE.db/COLLECTION.
+        ids: Items to delete, by their paths as they were listed.
+        filter: Delete all that match, as JSON: {"label": "cat"}.
+    """
+    if bool(ids) == (filter is not None):
+        raise UsageError("pass either ids or --filter")
+    condition = parsed_condition(filter)
+    from dino_app.indexes import delete_matching
+    from dino_app.store.opening import open_store
+
+    with closing(open_store(index, writable=True)) as store:
+        if condition is not None:
+            print(f"{delete_matching(store, condition)} items deleted")
+            return 0
+        there = store.delete(ids)
+    print(f"{len(there)} items deleted")
+    missing = [id for id in ids if id not in set(there)]
+    for id in missing:
+        logger.warning("no item %r", id)
+    return inputs_code(total=len(ids), failed=len(missing))
+
+
+def _check_sources(sources: tuple[str, ...]) -> None:
+    if not sources:
+        raise UsageError("no source given; pass a folder of images, or features of dino-embed")
+
+
+def _filled(
+    target: "IndexTarget",
+    sources: tuple[str, ...],
+    embedder: Callable[[], "Embedder"],
+    weights: IndexWeights,
+    pictures: PictureOptions,
+    *,
+    prune: bool,
+) -> int:
+    from dino_app.building import fill
+    from dino_app.feature_items import is_feature_source
+    from dino_app.indexes import write_failed
+
+    if any(is_feature_source(source) for source in sources):
+        job = _feature_job(target, sources, weights, pictures)
+    else:
+        job = _image_job(target, sources, embedder, weights, pictures)
+    built = fill(
+        job.incoming, lambda: target.store(dim=job.dim, model=job.model), total=len(job.ids)
+    )
+    gone = target.prune(job.ids) if prune else 0
+    target.settle()
+    write_failed(target.location, built.failures)
+    _report(target, built, gone)
+    return inputs_code(total=built.images, failed=len(built.failures))
+
+
+class _Job(NamedTuple):
+    """What goes into an index."""
+
+    ids: list[str]
+    incoming: "Iterator[Incoming]"
+    dim: int
+    model: Mapping[str, Any]
+
+
+def _feature_job(
+    target: "IndexTarget",
+    sources: tuple[str, ...],
+    weights: IndexWeights,
+    pictures: PictureOptions,
+) -> _Job:
+    from dino_app.building import item_ids
+    from dino_app.feature_items import feature_items, feature_source
+    from dino_app.model_match import check_model
+    from dino_infer.listing import list_images
+
+    if len(sources) > 1:
+        raise UsageError("pass one features file or folder alone; add others with dino-index add")
+    source = feature_source(sources[0])
+    if target.model is not None:
+        check_model(target.model, source.model)
+    images = None if pictures.images is None else list_images(pictures.images)
+    ids = item_ids(source.names())
+    incoming = feature_items(
+        source, ids, known=target.known, images=images, thumbnails=pictures.thumbnails
+    )
+    hint = {} if weights.weights is None else {"weights": located(weights.weights)}
+    return _Job(ids, incoming, source.dim, {**source.model, **hint})
+
+
+def _image_job(
+    target: "IndexTarget",
+    sources: tuple[str, ...],
+    embedder: Callable[[], "Embedder"],
+    weights: IndexWeights,
+    pictures: PictureOptions,
+) -> _Job:
+    from dino_app.building import item_ids
+    from dino_app.image_items import image_items
+    from dino_infer.listing import list_images
+
+    if pictures.images is not None:
+        raise UsageError("--images is for features files; here the images are the source")
+    images = list_images(sources)
+    ids = item_ids(images.name(place) for place in range(len(images)))
+    made_by = embedder()
+    incoming = image_items(made_by, images, ids, known=target.known, thumbnails=pictures.thumbnails)
+    return _Job(ids, incoming, made_by.feature_shape[-1], model_of(made_by, weights))
+
+
+def _report(target: "IndexTarget", built: "Built", gone: int) -> None:
+    """What there is now, on stdout; what failed, on stderr."""
+    from dino_app.indexes import failed_path
+
+    if target.known is not None:
+        info = target.known.info()
+        recall = "" if info.recall_at_10 is None else f", recall@10 {info.recall_at_10:.4f}"
+        pruned = f", {gone} pruned" if gone else ""
+        print(
+            f"{printable(target.location)}: {info.rows} items of {info.dim}, {built.stored} new or "
+            f"changed{pruned}; index {info.index}{recall}"
+        )
+    if built.failures:
+        logger.warning(
+            "%d of %d images could not be read; they are listed, with the reasons, in %s",
+            len(built.failures),
+            built.images,
+            printable(failed_path(target.location)),
+        )

@@ -1,0 +1,146 @@
+"""What several verbs of dino-index take, and the embedder and filter that the flags ask for."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from dino_infer.cli.options import (
+    DEFAULT_WEIGHTS,
+    ComputeOptions,
+    ViewOptions,
+    WeightOptions,
+    load_embedder,
+)
+from dino_infer.cli.run import UsageError
+
+if TYPE_CHECKING:
+    from dino_app.store.filters import Filter
+    from dino_infer.embed import Embedder
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+Index = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")]
+"""A folder, or milvus:FILE.db/COLLECTION, or milvus:http://HOST:PORT/COLLECTION."""
+Sources = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="SOURCE ...", help_behavior_hint="(required)"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexWeights:
+    """Which weights make the vectors."""
+
+    weights: str | None = None
+    """As for dino-embed; by default those that the index was made with, and for a new one
+    timm:vit_small_patch16_224.dino."""
+    checkpoint_key: Literal["teacher", "student"] = "teacher"
+    """Which network of a file that holds both."""
+    arch: str | None = None
+    """Architecture of the weights, where the file does not tell: vit_small, resnet50 ..."""
+    patch_size: int | None = None
+    """Side of a patch in pixels, where the file does not tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """Small pictures to show beside results."""
+
+    thumbnails: int = 256
+    """Longest side in pixels; 0 for none."""
+    images: str | None = None
+    """Where the images of a features file are, for their thumbnails."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.thumbnails <= 1024:
+            raise UsageError(f"--thumbnails must be from 0 to 1024, got {self.thumbnails}")
+
+
+def new_embedder(
+    weights: IndexWeights, compute: ComputeOptions, view: ViewOptions, *, feature: str
+) -> "Embedder":
+    """The embedder for a new index."""
+    embedder: Embedder = load_embedder(
+        _given(weights, weights.weights or DEFAULT_WEIGHTS), compute, view, feature=feature
+    )
+    return embedder
+
+
+def index_embedder(
+    model: Mapping[str, Any],
+    weights: IndexWeights,
+    compute: ComputeOptions,
+    view: ViewOptions | None = None,
+    *,
+    feature: str = "cls",
+) -> "Embedder":
+    """The embedder that made an index; flags that would change it are refused.
+
+    Raises:
+        UsageError: Neither the index nor a flag tells the weights.
+        ModelMismatchError: The embedder is another than the one that made the index.
+    """
+    from dino_app.model_match import check_model
+
+    name = weights.weights or model.get("weights")
+    if not name:
+        raise UsageError("the index does not say with which weights it was made; pass --weights")
+    stored = str(model.get("feature", "cls")).replace("pooled", "cls")  # of a convnet
+    embedder: Embedder = load_embedder(
+        _given(weights, str(name)),
+        compute,
+        _same_view(view or ViewOptions(), model.get("preprocess") or {}),
+        feature=stored if feature == "cls" else feature,
+    )
+    check_model(model, embedder.description())
+    return embedder
+
+
+def model_of(embedder: "Embedder", weights: IndexWeights) -> dict[str, Any]:
+    """What an index remembers of its embedder, with the weights as a hint where to find them."""
+    return {**embedder.description(), "weights": located(weights.weights or DEFAULT_WEIGHTS)}
+
+
+def located(weights: str) -> str:
+    """Weights by a name that means the same from any folder."""
+    return os.path.abspath(weights) if os.path.exists(weights) else weights
+
+
+def parsed_condition(written: str | None) -> "Filter | None":
+    """The filter of a flag.
+
+    Raises:
+        UsageError: It is none.
+    """
+    from dino_app.store.filters import FilterError, parsed_filter
+
+    if written is None:
+        return None
+    try:
+        return parsed_filter(json.loads(written))
+    except (FilterError, ValueError, RecursionError) as error:
+        raise UsageError(f'--filter: {error}; write JSON such as \'{{"label": "cat"}}\'') from error
+
+
+def _given(weights: IndexWeights, name: str) -> WeightOptions:
+    return WeightOptions(
+        weights=name,
+        checkpoint_key=weights.checkpoint_key,
+        arch=weights.arch,
+        patch_size=weights.patch_size,
+    )
+
+
+def _same_view(view: ViewOptions, stored: Mapping[str, Any]) -> ViewOptions:
+    """What the index was made with, but for the flags that were given."""
+    size = stored.get("size")
+    return replace(
+        view,
+        size=view.size or (size if isinstance(size, int) else None),
+        crop=stored.get("crop", "center") if view.crop == "center" else view.crop,
+        exact_decode=view.exact_decode or stored.get("exact_decode", False),
+    )

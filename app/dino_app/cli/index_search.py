@@ -1,0 +1,112 @@
+"""dino-index search: what is near a picture, an item or a vector."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from dino_app.cli.index_options import Flag, Index, IndexWeights, index_embedder, parsed_condition
+from dino_app.errors import StoreError
+from dino_infer.cli.options import ComputeOptions, ViewOptions, check_positive
+from dino_infer.cli.run import UsageError, printable
+from dino_infer.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dino_app.store.interface import Found, Hit
+
+
+def search(
+    index: Index,
+    *,
+    image: str | None = None,
+    id: str | None = None,
+    vector: Path | None = None,
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
+    filter: str | None = None,
+    exact: Flag = False,
+    json: Flag = False,
+    weights: tyro.conf.OmitArgPrefixes[IndexWeights] = IndexWeights(),  # noqa: B008
+    view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
+    compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
+) -> int:
+    """Find the pictures nearest to one; prints cosine similarity (1 is the same), id and label.
+
+    Args:
+        index: A folder, or milvus:FILE.db/COLLECTION.
+        image: An image file to search with.
+        id: An item of the index to search with; it is left out of the results itself.
+        vector: A .npy file of one vector.
+        k: Results wanted, at most 1,000.
+        filter: Only items that match, as JSON: {"label": {"$in": ["cat", "dog"]}}.
+        exact: Compare with every vector, even where an approximate index exists.
+        json: Print JSON, with all metadata.
+        weights: Which weights embed the image; they must be those of the index.
+        view: What the network sees of the image; by default as the index was made.
+        compute: How to run the network.
+    """
+    if sum(given is not None for given in (image, id, vector)) != 1:
+        raise UsageError("pass one of --image, --id and --vector")
+    check_positive("--k", k)
+    condition = parsed_condition(filter)
+    from dino_app.indexes import near_item
+    from dino_app.store.interface import MAX_K, SearchParams
+    from dino_app.store.opening import open_store
+
+    if k > MAX_K:
+        raise UsageError(f"--k must be at most {MAX_K}, got {k}")
+    how = SearchParams(exact=exact)
+    with closing(open_store(index)) as store:
+        if id is not None:
+            near = near_item(store, id, k=k, filter=condition, params=how, include=["metadata"])
+            if near is None:
+                raise StoreError(f"no item {id!r} in {index!r}")
+            _print(near, as_json=json)
+            return 0
+        if image is not None:
+            query = index_embedder(store.info().model, weights, compute, view)([image])
+        else:
+            assert vector is not None
+            query = _read_vector(vector)
+        try:
+            found = store.search(query, k=k, filter=condition, params=how, include=["metadata"])
+        except ValueError as error:
+            raise DataError(f"cannot search with {str(vector)!r}: {error}") from error
+    _print(found, as_json=json)
+    return 0
+
+
+def _read_vector(path: Path) -> "np.ndarray":
+    import numpy as np
+
+    try:
+        vector: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(
+            f"expected a .npy file of one vector, got {str(path)!r}: {error}"
+        ) from error
+    if not isinstance(vector, np.ndarray) or vector.dtype.kind not in "fiu":
+        raise DataError(f"expected a .npy file of numbers, got {str(path)!r}")
+    if vector.ndim != 1 and vector.shape[:-1] != (1,):
+        raise DataError(f"expected one vector, got an array of shape {vector.shape}")
+    return vector.reshape(1, -1).astype(np.float32)
+
+
+def _print(found: "Found", *, as_json: bool) -> None:
+    (hits,) = found.hits
+    if as_json:
+        results = [
+            {"id": hit.id, "score": hit.score, "metadata": dict(hit.metadata or {})} for hit in hits
+        ]
+        print(json.dumps({"results": results, "exact": found.exact}, indent=2))
+        return
+    for hit in hits:
+        print(_line(hit))
+
+
+def _line(hit: "Hit") -> str:
+    label = (hit.metadata or {}).get("label")
+    return f"{hit.score:7.4f}  {printable(hit.id)}" + ("" if label is None else f"  {label}")

@@ -1,0 +1,213 @@
+"""dino-index info, verify, copy, duplicates and snapshots: whole indexes."""
+
+import csv
+import json as json_format
+import sys
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from dino_app.cli.index_options import Flag, Index
+from dino_app.errors import StoreError
+from dino_infer.cli.run import UsageError, printable
+
+if TYPE_CHECKING:
+    from dino_app.duplicates import Group
+
+Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+
+COLUMNS = ("group", "kind", "keep", "id", "similarity", "width", "height", "bytes")
+
+
+def info(index: Index, *, json: Flag = False) -> int:
+    """Say what is in an index, how it searches and what made its vectors.
+
+    Args:
+        index: A folder, or milvus:FILE.db/COLLECTION.
+        json: Print JSON.
+    """
+    from dino_app.store.opening import open_store
+
+    with closing(open_store(index)) as store:
+        found = asdict(store.info())
+        found["snapshots"] = store.snapshots()
+    if json:
+        print(json_format.dumps(found, indent=2))
+        return 0
+    for name, value in found.items():
+        if name == "model":
+            for part, setting in value.items():
+                print(f"model {part}: {_shown(setting)}")
+        elif value not in (None, []):
+            print(f"{name}: {_shown(value)}")
+    return 0
+
+
+def verify(index: Index) -> int:
+    """Check every file, item and thumbnail of an index.
+
+    Args:
+        index: A folder, or milvus:FILE.db/COLLECTION.
+    """
+    from dino_app.store.opening import open_store
+    from dino_app.verifying import verify_store
+
+    with closing(open_store(index)) as store:
+        count, pictures = verify_store(store)
+    print(f"{printable(index)}: {count} items and {pictures} thumbnails are sound")
+    return 0
+
+
+def copy(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FROM")],
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TO")],
+    *,
+    index: str = "auto",
+) -> int:
+    """Copy an index into another kind of store, or to another place.
+
+    Args:
+        source: A folder, or milvus:FILE.db/COLLECTION.
+        target: Likewise, where nothing is yet.
+        index: How vectors are searched there; see build.
+    """
+    from dino_app.indexes import copy_items, exists, new_index
+    from dino_app.store.opening import open_store
+
+    with closing(open_store(source)) as store:
+        if exists(target):
+            raise StoreError(f"{target!r} is there already; delete it or choose another place")
+        found = store.info()
+        with closing(new_index(target, dim=found.dim, model=found.model, index=index)) as other:
+            count = copy_items(store, other)
+    print(f"{printable(target)}: {count} items copied")
+    return 0
+
+
+def snapshot(index: Index, name: Name) -> int:
+    """Keep the present state of an index under a name.
+
+    In a folder this takes hardly any room; in Milvus it copies every row.
+
+    Args:
+        index: A folder, or milvus:FILE.db/COLLECTION.
+        name: Up to 64 letters, digits, dots, dashes and underscores.
+    """
+    from dino_app.store.opening import open_store
+
+    with closing(open_store(index, writable=True)) as store:
+        try:
+            store.snapshot(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    print(f"snapshot {name} of {printable(index)}")
+    return 0
+
+
+def snapshots(index: Index) -> int:
+    """List the snapshots of an index.
+
+    Args:
+        index: A folder, or milvus:FILE.db/COLLECTION.
+    """
+    from dino_app.store.opening import open_store
+
+    with closing(open_store(index)) as store:
+        for name in store.snapshots():
+            print(name)
+    return 0
+
+
+def restore(index: Index, name: Name) -> int:
+    """Bring an index back into the state of a snapshot, also one that is damaged since.
+
+    Args:
+        index: A folder, or milvus:FILE.db/COLLECTION.
+        name: Of the snapshot; it stays.
+    """
+    from dino_app.indexes import restored
+
+    with closing(restored(index, name)) as store:
+        rows = store.info().rows
+    print(f"{printable(index)}: back at {name}, {rows} items")
+    return 0
+
+
+def duplicates(
+    index: Index,
+    *,
+    threshold: float = 0.95,
+    exact: Flag = False,
+    json: Flag = False,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+) -> int:
+    """Find pictures that are the same file, or nearly the same picture.
+
+    Prints CSV, a group of pictures that hang together after the other. The one to keep is the
+    largest picture.
+
+    Args:
+        index: A folder, or milvus:FILE.db/COLLECTION.
+        threshold: Cosine similarity from which on two pictures count as nearly the same.
+        exact: Compare with every vector, even where an approximate index exists.
+        json: Write JSON, with all metadata.
+        out: A file to write instead of stdout.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError(f"--threshold must be above 0 and at most 1, got {threshold}")
+    from dino_app.duplicates import duplicate_groups
+    from dino_app.store.opening import open_store
+    from dino_infer.files import write_bytes
+
+    with closing(open_store(index)) as store:
+        groups = duplicate_groups(store, threshold=threshold, exact=exact)
+    text = _as_json(groups) if json else _as_csv(groups)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_bytes(out, text.encode())
+    extra = sum(len(group.members) - 1 for group in groups)
+    print(f"{len(groups)} groups, {extra} pictures that could go", file=sys.stderr)
+    return 0
+
+
+def _as_csv(groups: "list[Group]") -> str:
+    import io
+
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    for number, group in enumerate(groups, 1):
+        for place, member in enumerate(group.members):
+            sizes = [member.metadata.get(name, "") for name in COLUMNS[5:]]
+            keep = "no" if place else "yes"
+            rows.writerow(
+                [number, group.kind, keep, printable(member.id), f"{member.similarity:.4f}", *sizes]
+            )
+    return text.getvalue()
+
+
+def _as_json(groups: "list[Group]") -> str:
+    plain: list[dict[str, Any]] = [
+        {
+            "kind": group.kind,
+            "keep": group.members[0].id,
+            "members": [
+                {"id": m.id, "similarity": m.similarity, "metadata": dict(m.metadata)}
+                for m in group.members
+            ],
+        }
+        for group in groups
+    ]
+    return json_format.dumps(plain, indent=2) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return printable(value)

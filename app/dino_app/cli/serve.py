@@ -1,0 +1,151 @@
+"""dino-serve: embeddings, search, classification and attention over HTTP."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from dino_app.cli.serve_options import Network, Serve, check_place, with_environment
+from dino_infer.cli.options import (
+    DEFAULT_WEIGHTS,
+    ComputeOptions,
+    ViewOptions,
+    WeightOptions,
+    load_embedder,
+)
+from dino_infer.cli.run import exit_code
+from dino_infer.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from dino_app.server.auth import Keys
+    from dino_app.store.interface import Store
+    from dino_infer.embed import Embedder
+
+logger = logging.getLogger(__name__)
+
+
+def serve(flags: Serve) -> int:
+    """Answer requests until a signal ends the server."""
+    try:
+        from dino_app.server.auth import read_keys
+        from dino_app.server.serving import Server, bound_socket, configured
+    except ImportError as error:
+        raise MissingExtraError(
+            f"dino-serve needs {error.name}; install it with pip install 'dino-toolkit[app]'"
+        ) from error
+    place = flags.place
+    keys = read_keys(place.api_key_file, os.environ)
+    check_place(place, has_keys=bool(keys))
+    with bound_socket(place.host, place.port) as listening:
+        store = _store(flags)
+        try:
+            app = _app(flags, keys, store)
+            logger.info("answering at %s", _address(place.host, listening.getsockname()[1]))
+            config = configured(
+                app, flags.limits, drain_s=place.drain_s, trusted_proxies=place.trusted_proxies
+            )
+            server = Server(config, load=app.state.service.load, notice_s=place.drain_notice_s)
+            server.run(sockets=[listening])
+        finally:
+            if store is not None:
+                store.close()
+    return 0
+
+
+def _store(flags: Serve) -> "Store | None":
+    if flags.index is None:
+        return None
+    from dino_app.store.opening import open_store
+
+    return open_store(flags.index, writable=not flags.read_only)
+
+
+def _app(flags: Serve, keys: "Keys", store: "Store | None") -> "FastAPI":
+    from dino_app.server.app import create_app
+    from dino_app.server.auth import LOOPBACK_HOSTS
+
+    made_by = {} if store is None else store.info().model
+    embedder = _embedder(flags, made_by)
+    if made_by:
+        from dino_app.model_match import check_model
+
+        check_model(made_by, embedder.description())
+    hosts = None
+    if flags.place.is_local and not keys:
+        hosts = (*LOOPBACK_HOSTS, flags.place.host)
+    app = create_app(
+        embedder, store, flags.limits, keys=keys, hosts=hosts, read_only=flags.read_only
+    )
+    if flags.demo:
+        _mount_demo(app, flags, embedder, store, made_by)
+    return app
+
+
+def _embedder(flags: Serve, made_by: Mapping[str, Any]) -> "Embedder":
+    """The embedder that the flags ask for, and where they do not, the one that made the index."""
+    network, limits = flags.network, flags.limits
+    seen = made_by.get("preprocess", {})
+    feature = network.feature or made_by.get("feature", "cls")
+    embedder: Embedder = load_embedder(
+        WeightOptions(
+            weights=_weights(network, made_by),
+            checkpoint_key=network.checkpoint_key,
+            arch=network.arch,
+            patch_size=network.patch_size,
+        ),
+        ComputeOptions(
+            device=network.device,
+            batch_size=limits.max_batch,
+            precision=network.precision,
+            compile=network.compile,
+        ),
+        ViewOptions(
+            size=network.size or seen.get("size"),
+            crop=network.crop or seen.get("crop", "center"),
+            exact_decode=seen.get("exact_decode", False),
+            max_megapixels=limits.max_megapixels,
+            max_file_mb=limits.max_image_mb,
+        ),
+        feature="cls" if feature == "pooled" else feature,
+    )
+    return embedder
+
+
+def _weights(network: Network, made_by: Mapping[str, Any]) -> str:
+    """Those that were asked for, or that the index names; a hint, since files can move."""
+    return network.weights or str(made_by.get("weights", DEFAULT_WEIGHTS))
+
+
+def _mount_demo(
+    app: "FastAPI", flags: Serve, embedder: "Embedder", store: "Store | None",
+    made_by: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Put the demo at ``/``; the application's door guards it like everything else."""
+    from dino_app.demo.app import demo_app, mount_demo
+    from dino_app.demo.models import Models
+
+    models = Models([_weights(flags.network, made_by)], flags.network.device)
+    mount_demo(app, demo_app(models, store=store, embedder=embedder))
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port} (the endpoints: /docs)"
+
+
+def _main(args: Sequence[str] | None) -> int:
+    given = sys.argv[1:] if args is None else args
+    flags = tyro.cli(Serve, prog="dino-serve", args=with_environment(given, os.environ))
+    if flags.index is None:
+        flags = replace(flags, index=os.environ.get("DINO_INDEX") or None)
+    return serve(flags)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run dino-serve and return its exit code."""
+    return exit_code(lambda: _main(args), prog="dino-serve")

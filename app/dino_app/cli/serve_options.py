@@ -1,0 +1,135 @@
+"""The flags of dino-serve, by what they are about; each has an environment variable DINO_NAME."""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
+
+import tyro
+
+from dino_app.server.settings import Settings
+from dino_infer.cli.run import UsageError
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where to listen, and to whom."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; any but this machine's own needs keys."""
+    port: int = 8000
+    """0 takes a free one."""
+    api_key_file: str | None = None
+    """A file with one key a line; DINO_API_KEYS may hold more, separated by commas or spaces."""
+    insecure: Flag = False
+    """Listen to other machines without keys."""
+    trusted_proxies: str | None = None
+    """Addresses, separated by commas, whose X-Forwarded-For is believed."""
+    drain_notice_s: float = 0
+    """After SIGTERM: how long requests are still taken while /readyz says 503."""
+    drain_s: float = 30
+    """After that: time for requests in work to finish."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What makes vectors; by default what made those of the index."""
+
+    weights: str | None = None
+    """A run folder, checkpoint, .onnx, timm:NAME or hf:ORG/NAME, as for dino-embed; by default the
+    weights that the index names, or without an index timm:vit_small_patch16_224.dino."""
+    checkpoint_key: Literal["teacher", "student"] = "teacher"
+    """Which network of a file that holds both."""
+    arch: str | None = None
+    """Architecture of the weights, where the file does not tell."""
+    patch_size: int | None = None
+    """Side of a patch in pixels, where the file does not tell."""
+    feature: Literal["cls", "mean", "cls+mean", "gem", "last4"] | None = None
+    """Which vector stands for an image; by default that of the index, or cls."""
+    size: int | None = None
+    """Side of the crop in pixels; by default that of the index, or of the training crops."""
+    crop: Literal["center", "none"] | None = None
+    """The central square, or all of an image; by default as in the index, or the centre."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of matrix products; auto is bf16 where the device multiplies it natively, else fp32."""
+    compile: Flag = False
+    """Fuse the network with torch.compile: a wait at the start, then faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Answer requests for embeddings, search, classification and attention over HTTP.
+
+    Without INDEX the server embeds images and draws attention. Every flag has an environment
+    variable: DINO_PORT stands for --port, DINO_MAX_K for --max-k, DINO_INDEX for INDEX.
+    """
+
+    index: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")] = None
+    """A folder that dino-index built, or milvus:LOCATION."""
+    read_only: Flag = False
+    """Refuse what would change the index, and leave the place of its writer to another process."""
+    demo: Flag = False
+    """Show the demo at /."""
+    place: tyro.conf.OmitArgPrefixes[Place] = field(default_factory=Place)
+    """Where to listen, and to whom."""
+    network: tyro.conf.OmitArgPrefixes[Network] = field(default_factory=Network)
+    """What makes vectors."""
+    limits: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    """What requests may cost."""
+
+
+def with_environment(args: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Arguments with those in front that ``DINO_*`` variables stand for.
+
+    Raises:
+        UsageError: The variable of a flag without a value is neither true nor false.
+    """
+    more = []
+    for option in (*fields(Serve)[1:3], *fields(Place), *fields(Network), *fields(Settings)):
+        value = environment.get(f"DINO_{option.name.upper()}", "")
+        flag = f"--{option.name.replace('_', '-')}"
+        if value and not any(arg.partition("=")[0] in (flag, _no(flag)) for arg in args):
+            more += _argument(flag, value, is_switch=isinstance(option.default, bool))
+    return [*more, *args]
+
+
+def _argument(flag: str, value: str, *, is_switch: bool) -> list[str]:
+    if not is_switch:
+        return [flag, value]
+    if value.lower() in TRUE:
+        return [flag]
+    if value.lower() in FALSE:
+        return [_no(flag)] if flag == "--access-log" else []
+    raise UsageError(f"the variable of {flag} must be one of {(*TRUE, *FALSE)}, got {value!r}")
+
+
+def _no(flag: str) -> str:
+    return f"--no-{flag[2:]}"
+
+
+def check_place(place: Place, *, has_keys: bool) -> None:
+    """Refuse to be open to other machines without keys.
+
+    Raises:
+        UsageError: It would be.
+    """
+    if not (place.is_local or has_keys or place.insecure):
+        raise UsageError(
+            f"--host {place.host} is reachable from other machines: pass --api-key-file (or "
+            "DINO_API_KEYS), or --insecure to let everyone in"
+        )

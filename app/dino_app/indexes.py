@@ -1,0 +1,179 @@
+"""Indexes as wholes: one to be filled, items deleted by filter, what is near an item."""
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dino_app.building import prune
+from dino_app.errors import StoreError
+from dino_app.store.filters import Filter
+from dino_app.store.interface import MAX_K, Found, Included, SearchParams, Store
+from dino_app.store.opening import MILVUS, open_store
+from dino_infer.images import ImageFailure, write_failures
+
+AT_ONCE = 1000
+
+
+class IndexTarget:
+    """An index that is to be filled: opened at once if it exists, else made with its first item.
+
+    Args:
+        location: As for ``open_store``.
+        index: How a new one searches its vectors, as its store takes it.
+
+    Raises:
+        StoreError: It is damaged, locked, or something else lies there.
+    """
+
+    def __init__(self, location: str, *, index: str = "auto") -> None:
+        self.location = location
+        self._index = index
+        self.known = open_store(location, writable=True) if exists(location) else None
+        """The store as it is; None while there is none."""
+        self.model: Mapping[str, Any] | None = None
+        """What made its vectors."""
+        if self.known is not None:
+            self.model = self.known.info().model
+        elif not location.startswith(MILVUS):
+            _check_writable(Path(location))
+
+    def store(self, *, dim: int, model: Mapping[str, Any]) -> Store:
+        """The store, made if need be."""
+        if self.known is None:
+            self.known = new_index(self.location, dim=dim, model=model, index=self._index)
+        return self.known
+
+    def prune(self, ids: Collection[str]) -> int:
+        """Take out all other items; returns how many there were."""
+        return 0 if self.known is None else prune(self.known, ids)
+
+    def settle(self) -> None:
+        """Merge what was written into one base with its index."""
+        from dino_app.store.faiss_store import FaissStore
+
+        if isinstance(self.known, FaissStore):
+            self.known.merge()
+
+    def close(self) -> None:
+        """Free its files."""
+        if self.known is not None:
+            self.known.close()
+
+
+def exists(location: str) -> bool:
+    """Whether something lies where an index would be."""
+    if location.startswith(MILVUS):
+        from dino_app.store.milvus import MilvusStore
+
+        return MilvusStore.exists(location.removeprefix(MILVUS))
+    folder = Path(location)
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
+def new_index(location: str, *, dim: int, model: Mapping[str, Any], index: str = "auto") -> Store:
+    """As ``create_store``, with the choice of how vectors are searched.
+
+    Raises:
+        StoreError: There is no such index, something is there already, or nothing can be written.
+    """
+    try:
+        if location.startswith(MILVUS):
+            from dino_app.store.milvus import MilvusStore
+
+            return MilvusStore.create(
+                location.removeprefix(MILVUS), dim=dim, model=model, index=index
+            )
+        from dino_app.store.faiss_store import FaissStore
+
+        return FaissStore.create(location, dim=dim, model=model, index=index)
+    except ValueError as error:
+        raise StoreError(f"--index {index}: {error}") from error
+
+
+def near_item(
+    store: Store,
+    id: str,
+    *,
+    k: int,
+    filter: Filter | None = None,
+    params: SearchParams | None = None,
+    include: Collection[Included] = (),
+) -> Found | None:
+    """The items nearest to an item, itself left out; None where there is no such item."""
+    (item,) = store.get([id])
+    if item is None:
+        return None
+    found = store.search(
+        item.vector[None], k=min(k + 1, MAX_K), filter=filter, params=params, include=include
+    )
+    (hits,) = found.hits
+    return found._replace(hits=[[hit for hit in hits if hit.id != id][:k]])
+
+
+def delete_matching(store: Store, condition: Filter) -> int:
+    """Delete all items that match; returns how many there were."""
+    gone = 0
+    while page := store.page(limit=AT_ONCE, filter=condition):
+        gone += len(store.delete([item.id for item in page]))
+    return gone
+
+
+def restored(location: str, name: str) -> Store:
+    """An index back in the state of a snapshot, open; a damaged folder too.
+
+    Raises:
+        StoreError: No such snapshot, or it is damaged.
+    """
+    if not location.startswith(MILVUS):
+        from dino_app.store.faiss_store import FaissStore
+
+        return FaissStore.recover(location, name)
+    store = open_store(location, writable=True)
+    try:
+        store.restore(name)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def copy_items(source: Store, target: Store) -> int:
+    """Put all items of a store, with thumbnails, into another; returns how many."""
+    from dino_infer.progress import Progress
+
+    copied = 0
+    with Progress("copy", total=source.info().rows) as progress:
+        for part in source.items(batch=AT_ONCE):
+            target.upsert(part)
+            copied += len(part)
+            progress.advance(len(part))
+    return copied
+
+
+def failed_path(location: str) -> Path:
+    """Where the images that could not be read are listed: beside the index."""
+    if location.startswith(MILVUS):
+        uri, _, collection = location.removeprefix(MILVUS).rpartition("/")
+        folder = Path() if "://" in uri else Path(uri).parent
+        return folder / f"{collection}.failed.jsonl"
+    folder = Path(location)
+    return folder.with_name(folder.name + ".failed.jsonl")
+
+
+def write_failed(location: str, failures: Iterable[ImageFailure]) -> None:
+    """List what failed; without any, remove an older list."""
+    failures = list(failures)
+    if failures:
+        write_failures(failed_path(location), failures)
+    else:
+        failed_path(location).unlink(missing_ok=True)
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a place that cannot be written to, before hours of work."""
+    parent = Path(os.path.abspath(folder)).parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise StoreError(f"cannot make an index at {str(folder)!r}: {str(parent)!r} is read-only")

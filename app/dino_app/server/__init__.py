@@ -1,0 +1,1 @@
+"""The HTTP server: embeddings, search, items, classification and attention over one store."""

@@ -1,0 +1,175 @@
+"""What answers look like."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+Scalar = str | bool | int | float
+
+
+class ErrorBody(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+    request_id: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer other than success."""
+
+    error: ErrorBody
+
+
+class Status(BaseModel):
+    """Whether it works."""
+
+    status: str
+    checks: dict[str, str] = {}
+
+
+class Info(BaseModel):
+    """What clients may want to know."""
+
+    version: str
+    model: str
+    """The name that embedding requests give."""
+    dim: int
+    description: dict[str, Any]
+    """How vectors are made."""
+    limits: dict[str, Any]
+    read_only: bool
+    index: dict[str, Any] | None
+    """None where no index is served."""
+
+
+class EmbeddingRow(BaseModel):
+    """One vector."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Images, under the names of OpenAI's API."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    """Vectors in the order of the input."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingRow]
+    model: str
+    usage: Usage
+
+
+class Result(BaseModel):
+    """One item that was found."""
+
+    id: str
+    score: float
+    """Cosine similarity: higher is nearer, 1 is the same direction."""
+    image_url: str
+    """Its thumbnail, if it has one."""
+    metadata: dict[str, Scalar] | None = None
+    vector: list[float] | None = None
+
+
+class SearchAnswer(BaseModel):
+    """The nearest items, best first."""
+
+    results: list[Result]
+    snapshot: str
+    """The version of the index that was searched."""
+    exact: bool
+    """Whether every vector that may match was compared."""
+    timing_ms: dict[str, float]
+
+
+class BatchSearchAnswer(BaseModel):
+    """One answer a search, in order."""
+
+    results: list[SearchAnswer]
+
+
+class ItemAnswer(BaseModel):
+    """One item."""
+
+    id: str
+    metadata: dict[str, Scalar]
+    image_url: str
+    vector: list[float] | None = None
+
+
+class ItemPage(BaseModel):
+    """Items in the order of their ids."""
+
+    items: list[ItemAnswer]
+    next_cursor: str | None
+    """For the next page; None at the end."""
+
+
+class ItemStatus(BaseModel):
+    """What became of one item."""
+
+    id: str
+    status: Literal["ok", "failed"]
+    error: ErrorBody | None = None
+
+
+class UpsertAnswer(BaseModel):
+    """What became of each item; those that are ok survive a power cut."""
+
+    items: list[ItemStatus]
+    snapshot: str | None
+    """The version that holds them; None where all failed."""
+
+
+class DeleteAnswer(BaseModel):
+    """The ids that were there."""
+
+    deleted: list[str]
+
+
+class Snapshots(BaseModel):
+    """Names that can be restored."""
+
+    snapshots: list[str]
+
+
+class SnapshotAnswer(BaseModel):
+    """A named state."""
+
+    name: str
+
+
+class Share(BaseModel):
+    """How much of the vote a class has."""
+
+    label: Scalar
+    probability: float
+
+
+class Voter(BaseModel):
+    """A neighbour that voted."""
+
+    id: str
+    score: float
+    label: Scalar
+    image_url: str
+
+
+class Classes(BaseModel):
+    """What the neighbours vote, largest share first."""
+
+    label: Scalar | None
+    """The winner; None where no neighbour has a label."""
+    probabilities: list[Share]
+    neighbors: list[Voter]
+    snapshot: str

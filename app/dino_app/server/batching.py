@@ -1,0 +1,199 @@
+"""Stages of work with a bounded queue each: items that wait together are done together."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from dino_app.server.errors import BusyError
+from dino_app.server.metrics import Metrics
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+FIRST_GUESS_S = 0.05  # of the time for one item, until one was measured
+MEMORY = 0.9  # how much of the measured time the next measurement leaves standing
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waiting(Generic[Item]):
+    item: Item
+    group: Hashable
+    since: float
+
+
+class Batcher(Generic[Item, Answer]):
+    """Hands items from coroutines to threads in batches, and the answers back.
+
+    A batch starts when a thread is free and either ``max_batch`` items wait or the first one has
+    waited ``max_wait_s``. Free threads share what waits. A coroutine that is cancelled, because its
+    client has gone or its time is up, leaves the queue at once.
+
+    Args:
+        run: Answers of a batch, in its order. What it raises, every item of the batch gets.
+        name: Of the stage, in metrics.
+        metrics: Where it is counted.
+        workers: Threads.
+        max_batch: Items done at once.
+        max_wait_s: How long the first item of a batch waits for others.
+        max_waiting: Items that may wait.
+        initializer: Called in each thread first.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Sequence[Answer]],
+        *,
+        name: str,
+        metrics: Metrics,
+        workers: int = 1,
+        max_batch: int = 1,
+        max_wait_s: float = 0,
+        max_waiting: int = 64,
+        initializer: Callable[[], object] | None = None,
+    ) -> None:
+        self._run = run
+        self.name = name
+        self._metrics = metrics
+        self._workers = self._free = workers
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+        self._max_waiting = max_waiting
+        self._initializer = initializer
+        self._waiting: dict[asyncio.Future[Answer], _Waiting[Item]] = {}
+        self._arrived = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._item_s = FIRST_GUESS_S
+
+    def start(self) -> None:
+        """Begin to work; called in the event loop."""
+        self._pool = ThreadPoolExecutor(self._workers, self.name, initializer=self._initializer)
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._workers)]
+
+    async def stop(self) -> None:
+        """Finish what runs in threads, and end."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._pool is not None:
+            await asyncio.to_thread(self._pool.shutdown)
+
+    @property
+    def working(self) -> bool:
+        """Whether all its workers are there."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    @property
+    def depth(self) -> int:
+        """Items that wait."""
+        return len(self._waiting)
+
+    async def __call__(self, item: Item, *, group: Hashable = None) -> Answer:
+        """The answer to one item.
+
+        Args:
+            item: What to work on.
+            group: Only items of equal groups share a batch.
+
+        Raises:
+            BusyError: As many items wait as may.
+        """
+        self.check_space(1)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = _Waiting(item=item, group=group, since=time.perf_counter())
+        self._count_waiting()
+        self._arrived.set()
+        try:
+            return await future
+        finally:
+            if self._waiting.pop(future, None) is not None:
+                self._count_waiting()
+
+    def check_space(self, items: int) -> None:
+        """Refuse what would not fit into the queue.
+
+        Raises:
+            BusyError: It would not.
+        """
+        if len(self._waiting) + items > self._max_waiting:
+            seconds = len(self._waiting) * self._item_s / self._workers
+            message = f"{len(self._waiting)} wait for stage {self.name!r} already; try again later"
+            raise BusyError("queue_full", message, retry_after_s=seconds)
+
+    async def _work(self) -> None:
+        while True:
+            batch = await self._next_batch()
+            self._free -= 1
+            try:
+                await self._answer(batch)
+            finally:
+                self._free += 1
+
+    async def _next_batch(self) -> dict[asyncio.Future[Answer], _Waiting[Item]]:
+        while True:
+            if not self._waiting:
+                await self._arrival()
+                continue
+            first = next(iter(self._waiting.values()))
+            alike = [f for f, waiting in self._waiting.items() if waiting.group == first.group]
+            left = first.since + self._max_wait_s - time.perf_counter()
+            if len(alike) < self._max_batch and left > 0:
+                await self._arrival(timeout=left)
+                continue
+            share = min(self._max_batch, -(-len(alike) // max(1, self._free)))
+            batch = {future: self._waiting.pop(future) for future in alike[:share]}
+            self._count_waiting()
+            return batch
+
+    async def _arrival(self, timeout: float | None = None) -> None:
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._arrived.wait()
+        except TimeoutError:
+            pass
+
+    async def _answer(self, batch: dict[asyncio.Future[Answer], _Waiting[Item]]) -> None:
+        start = time.perf_counter()
+        for waiting in batch.values():
+            self._metrics.queue_seconds.labels(self.name).observe(start - waiting.since)
+        items = [waiting.item for waiting in batch.values()]
+        loop = asyncio.get_running_loop()
+        try:
+            answers = await loop.run_in_executor(self._pool, self._run, items)
+            answered = list(zip(batch, answers, strict=True))
+        except Exception as error:  # each waiting request answers it in its own way
+            for future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for future, answer in answered:
+                if not future.done():
+                    future.set_result(answer)
+        self._count_batch(len(batch), time.perf_counter() - start)
+
+    def _count_waiting(self) -> None:
+        self._metrics.queue_depth.labels(self.name).set(len(self._waiting))
+
+    def _count_batch(self, size: int, seconds: float) -> None:
+        self._item_s = MEMORY * self._item_s + (1 - MEMORY) * seconds / size
+        self._metrics.stage_seconds.labels(self.name).observe(seconds)
+        self._metrics.batch_size.labels(self.name).observe(size)
+
+
+def called(calls: list[Callable[[], Any]]) -> list[Any]:
+    """What each call returns: a stage whose items are the work itself."""
+    return [call() for call in calls]
+
+
+async def together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """All answers in order; when one fails the others are given up."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,93 @@
+"""What a Vision Transformer looks at, drawn by the code of dino-attention."""
+
+import functools
+import io
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from PIL import Image
+
+from dino_app.server.errors import ApiError
+from dino_app.server.pictures import json_or_form
+from dino_app.server.routes.documents import ERRORS, form_or_json
+from dino_app.server.schemas import AttentionRequest
+from dino_app.server.service import ImageEmbedder, Service, Serving
+from dino_infer.attention import AttentionMaps, attention_maps, chosen_maps, whole_image
+from dino_infer.backbones import Backbone
+from dino_infer.engines import TorchEngine
+from dino_infer.images import read_image
+from dino_infer.overlays import heat_overlay, mosaic
+from dino_infer.preprocess import Preprocess
+from dino_infer.render import attention_picture
+
+router = APIRouter(tags=["attention"], responses=ERRORS)
+
+MAX_PATCHES = 10_000  # of one image: time grows with their square
+TYPES = {"png": "image/png", "npz": "application/zip"}
+
+
+@router.post(
+    "/v1/attention",
+    response_class=Response,
+    openapi_extra=form_or_json(AttentionRequest),
+    responses={200: {"content": {kind: {} for kind in TYPES.values()}}},
+)
+async def attention(serving: Serving, request: Request) -> Response:
+    """[CLS] attention of one image: a sheet of heat maps and masks, an overlay, or arrays."""
+    asked = await json_or_form(request, AttentionRequest, text={"url", "image"})
+    backbone = _vision_transformer(serving.embedder)
+    image = await serving.image(asked.image, asked.url)
+    draw = functools.partial(_drawn, serving, backbone, image, asked)
+    return Response(await serving.look(draw), media_type=TYPES[asked.format])
+
+
+def _vision_transformer(embedder: ImageEmbedder) -> Backbone:
+    engine = embedder.engine
+    if isinstance(engine, TorchEngine) and engine.backbone.has_attention:
+        return engine.backbone
+    arch = embedder.description()["arch"]
+    what = "runs an .onnx file" if not isinstance(engine, TorchEngine) else f"is a {arch!r}"
+    message = f"attention needs the PyTorch weights of a Vision Transformer; this server {what}"
+    raise ApiError(400, "no_attention", message)
+
+
+def _drawn(serving: Service, backbone: Backbone, image: bytes, asked: AttentionRequest) -> bytes:
+    size = max(asked.size, backbone.patch_size)
+    preprocess = whole_image(serving.embedder.preprocess, size=size, patch_size=backbone.patch_size)
+    pixels = read_image(
+        image, path="image", max_pixels=serving.max_pixels,
+        min_scale_size=preprocess.least_decoded,
+    )  # fmt: skip
+    _check_patches(preprocess, pixels.shape[0], pixels.shape[1], backbone.patch_size)
+    try:
+        maps = attention_maps(
+            pixels, backbone=backbone, preprocess=preprocess, mass=asked.threshold,
+            layer=asked.layer,
+        )  # fmt: skip
+        return _npz(maps) if asked.format == "npz" else _png(maps, asked)
+    except ValueError as error:  # no such layer or head
+        raise ApiError(400, "invalid_value", str(error)) from error
+
+
+def _check_patches(preprocess: Preprocess, height: int, width: int, patch_size: int) -> None:
+    rows, columns = (side // patch_size for side in preprocess.resized(height, width))
+    if rows * columns > MAX_PATCHES:
+        message = f"{rows} x {columns} patches are too many (at most {MAX_PATCHES}); lower 'size'"
+        raise ApiError(413, "too_many_patches", message, param="size")
+
+
+def _png(maps: AttentionMaps, asked: AttentionRequest) -> bytes:
+    if asked.heads == "all":
+        picture = attention_picture([maps], mass=asked.threshold)
+    else:
+        chosen = chosen_maps(maps.heads, asked.heads).values()
+        picture = Image.fromarray(mosaic([heat_overlay(maps.picture, one) for one in chosen]))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _npz(maps: AttentionMaps) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, attention=maps.heads, masks=maps.masks)
+    return file.getvalue()

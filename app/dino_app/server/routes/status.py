@@ -1,0 +1,69 @@
+"""Whether the server works, what it counts, what it serves."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from dino_app.errors import StoreError
+from dino_app.server.answers import Info, Status
+from dino_app.server.service import Service, Serving
+
+router = APIRouter(tags=["status"])
+
+
+@router.get("/livez")
+async def livez() -> Status:
+    """The process answers."""
+    return Status(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": Status, "description": "Not ready"}})
+async def readyz(serving: Serving, response: Response) -> Status:
+    """Requests are welcome: every stage works and the index can be read."""
+    checks = {stage.name: "ok" if stage.working else "stopped" for stage in serving.stages}
+    if serving.load.draining:
+        checks["draining"] = "the server is going to end"
+    if serving.has_index:
+        checks["index"] = await _index_state(serving)
+    ready = all(state == "ok" for state in checks.values())
+    response.status_code = 200 if ready else 503
+    return Status(status="ok" if ready else "not ready", checks=checks)
+
+
+async def _index_state(serving: Service) -> str:
+    try:
+        await serving.read(serving.store.info)
+    except StoreError as error:
+        return str(error)
+    return "ok"
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(serving: Serving) -> Response:
+    """Counters in Prometheus' text format."""
+    info = await serving.read(serving.store.info) if serving.has_index else None
+    text = serving.metrics.text(info)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/v1/info")
+async def info(serving: Serving) -> Info:
+    """The model, the limits and the index."""
+    return Info(
+        version=version("dino-toolkit"),
+        model=serving.model["arch"],
+        dim=serving.dim,
+        description=serving.model,
+        limits=serving.settings.shown(),
+        read_only=serving.read_only,
+        index=await _index(serving) if serving.has_index else None,
+    )
+
+
+async def _index(serving: Service) -> dict[str, Any]:
+    found = await serving.read(serving.store.info)
+    return {
+        "backend": found.backend, "dim": found.dim, "rows": found.rows, "deleted": found.deleted,
+        "snapshot": found.version, "index": found.index, "recall_at_10": found.recall_at_10,
+    }  # fmt: skip

@@ -1,0 +1,293 @@
+"""What the routes share: the embedder and the store, each behind its queue."""
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from fastapi import Depends, Request
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from dino_app.server.batching import Batcher, called
+from dino_app.server.errors import ApiError
+from dino_app.server.fetching import fetched
+from dino_app.server.idempotency import Idempotency
+from dino_app.server.metrics import Metrics
+from dino_app.server.pictures import check_bytes, decoded_base64
+from dino_app.server.settings import Settings
+from dino_app.server.traffic import Load
+from dino_app.server.vectors import Row, numbers
+from dino_app.store.filters import Filter, parsed_filter
+from dino_app.store.interface import Found, Included, SearchParams, Store
+from dino_app.store.item_checks import checked_queries
+from dino_infer.devices import cores
+from dino_infer.engines import Engine
+from dino_infer.preprocess import Preprocess
+
+Answer = TypeVar("Answer")
+
+SEARCHES_AT_ONCE = 64  # one scan of the vectors answers them; FAISS gains from 20 on
+NO_INDEX = "this server has no index; start it with one: dino-serve INDEX"
+
+
+@runtime_checkable
+class ImageEmbedder(Protocol):
+    """What the server needs of an ``Embedder``."""
+
+    engine: Engine
+    preprocess: Preprocess
+    device: torch.device
+
+    def decoded(self, data: bytes, *, name: str = "image") -> UInt8[Tensor, "3 height width"]:
+        """Pixels of an encoded image."""
+
+    def features(self, pixels: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float32[np.ndarray, "rows _"]:
+        """A vector for each image."""
+
+    def description(self) -> dict[str, Any]:
+        """How vectors are made."""
+
+
+class _Query:
+    """One search as it waits."""
+
+    def __init__(
+        self, vector: Row, k: int, filter: Filter | None, params: SearchParams,
+        include: frozenset[Included],
+    ) -> None:  # fmt: skip
+        self.vector, self.k, self.filter = vector, k, filter
+        self.params, self.include = params, include
+
+
+class Service:
+    """The stages of work of one server.
+
+    Args:
+        embedder: Images to vectors.
+        store: The index, if one is served.
+        settings: Limits.
+        read_only: Refuse what would change the index.
+    """
+
+    def __init__(
+        self, embedder: ImageEmbedder, store: Store | None, settings: Settings, *, read_only: bool
+    ) -> None:
+        self.embedder, self._store = embedder, store
+        self.settings, self.read_only = settings, read_only
+        self.metrics, self.load, self.idempotency = Metrics(), Load(), Idempotency()
+        self.model = embedder.description()
+        self.max_image_bytes = int(1e6 * settings.max_image_mb)
+        self.max_pixels = int(1e6 * settings.max_megapixels)
+        self.dim = store.info().dim if store is not None else 0
+        stage = functools.partial(Batcher, metrics=self.metrics)
+        embedders = settings.embed_threads or cores()
+        if embedder.device.type != "cpu":
+            embedders = 1
+        threads = max(1, cores() // embedders)
+        self._decode: Batcher[tuple[bytes, str], Tensor] = stage(
+            self._decoded, name="decode", workers=settings.decode_threads or cores(),
+            max_waiting=settings.max_queue,
+        )  # fmt: skip
+        self._embed: Batcher[Tensor, Row] = stage(
+            self._embedded, name="embed", workers=embedders, max_batch=settings.max_batch,
+            max_wait_s=settings.batch_wait_ms / 1000, max_waiting=settings.max_queue,
+            initializer=functools.partial(torch.set_num_threads, threads),
+        )  # fmt: skip
+        self._search: Batcher[_Query, tuple[list[Any], str, bool]] = stage(
+            self._searched, name="search", workers=settings.search_threads or cores(),
+            max_batch=SEARCHES_AT_ONCE, max_waiting=settings.max_searches,
+            initializer=_one_thread_a_search,
+        )  # fmt: skip
+        calls = functools.partial(stage, called, max_waiting=settings.max_requests)
+        self._metadata: Batcher[Callable[[], Any], Any] = calls(name="metadata", workers=2)
+        self._write: Batcher[Callable[[], Any], Any] = calls(name="write")
+        self._look: Batcher[Callable[[], Any], Any] = calls(
+            name="attention", max_waiting=max(1, settings.max_queue // 8)
+        )
+        self._picture: Batcher[Callable[[], Any], Any] = calls(
+            name="thumbnail", max_waiting=settings.max_queue
+        )
+        self.stages: list[Batcher[Any, Any]] = [
+            self._decode, self._embed, self._search, self._metadata, self._write, self._look,
+            self._picture,
+        ]  # fmt: skip
+
+    async def start(self) -> None:
+        """Warm the network up, then take requests.
+
+        Raises:
+            ValueError: The network gives another number of values than the index holds.
+        """
+        for stage in self.stages:
+            stage.start()
+        blank = self.embedder.preprocess.pixels(np.zeros((64, 64, 3), dtype=np.uint8))
+        width = len(await self._embed(blank, group=blank.shape))
+        if self._store is not None and width != self.dim:
+            raise ValueError(f"the index holds vectors of {self.dim} values, the network {width}")
+        self.dim = width
+
+    async def stop(self) -> None:
+        """Finish what is in work."""
+        for stage in self.stages:
+            await stage.stop()
+
+    @property
+    def has_index(self) -> bool:
+        """Whether there is an index."""
+        return self._store is not None
+
+    @property
+    def store(self) -> Store:
+        """The index.
+
+        Raises:
+            ApiError: There is none.
+        """
+        if self._store is None:
+            raise ApiError(404, "no_index", NO_INDEX)
+        return self._store
+
+    async def image(
+        self, given: str | bytes | None, url: str | None, *, param: str = "image"
+    ) -> bytes:
+        """The encoded image that a request carries or names.
+
+        Raises:
+            ApiError: Too many bytes, no base64, or an address that is not allowed.
+        """
+        if isinstance(given, str) and given.startswith(("http://", "https://")):
+            given, url = None, given
+        if url is not None:
+            return await self._fetched(url, param)
+        if isinstance(given, bytes):
+            check_bytes(len(given), param=param, max_bytes=self.max_image_bytes)
+            return given
+        return decoded_base64(given or "", param=param, max_bytes=self.max_image_bytes)
+
+    async def embedded(self, image: bytes, *, param: str = "image") -> Row:
+        """The vector of an encoded image.
+
+        Raises:
+            ImageError: It cannot be decoded.
+            ApiError: The queue is full.
+        """
+        pixels = await self._decode((image, param))
+        return await self._embed(pixels, group=pixels.shape)
+
+    def check_space(self, images: int) -> None:
+        """Refuse images that would not fit into the queue.
+
+        Raises:
+            ApiError: They would not.
+        """
+        self._decode.check_space(images)
+
+    def query_vector(self, given: list[float] | str, *, param: str = "vector") -> Row:
+        """A unit vector as a request wrote it.
+
+        Raises:
+            ApiError: Another width, zero, or not finite.
+        """
+        vector = numbers(given, param)
+        try:
+            checked: Row = checked_queries(vector[None], dim=self.dim, k=1)[0]
+            return checked
+        except ValueError as error:
+            raise ApiError(400, "invalid_vector", str(error), param=param) from error
+
+    async def search(
+        self, vector: Row, *, k: int, filter: dict[str, Any] | None = None,
+        params: SearchParams | None = None, include: Sequence[Included] = (),
+    ) -> tuple[list[Any], str, bool]:  # fmt: skip
+        """Hits, the version they are of, and whether the search was exact.
+
+        Raises:
+            FilterError: The filter makes no sense.
+            ApiError: There is no index, or the queue is full.
+        """
+        _ = self.store
+        condition = None if filter is None else parsed_filter(filter)
+        query = _Query(vector, k, condition, params or SearchParams(), frozenset(include))
+        # Not the parsed filter: 1 and true are equal keys.
+        group = (k, repr(filter), query.params, query.include)
+        return await self._search(query, group=group)
+
+    async def read(self, call: Callable[[], Answer]) -> Answer:
+        """What a call that reads the store returns."""
+        answer: Answer = await self._metadata(call)
+        return answer
+
+    async def write(self, call: Callable[[], Answer]) -> Answer:
+        """What a call that changes the store returns; it goes on when the client has gone.
+
+        Raises:
+            ApiError: The server only reads, or what was asked for is not allowed.
+        """
+        self.check_writable()
+        task = asyncio.ensure_future(self._write(call))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        answer: Answer = await asyncio.shield(task)
+        return answer
+
+    def check_writable(self) -> None:
+        """Refuse writes where the server only reads.
+
+        Raises:
+            ApiError: It does.
+        """
+        if self.read_only:
+            raise ApiError(403, "read_only", "this server does not change its index")
+
+    async def picture(self, call: Callable[[], Answer]) -> Answer:
+        """What a call that makes a thumbnail returns."""
+        answer: Answer = await self._picture(call)
+        return answer
+
+    async def look(self, call: Callable[[], Answer]) -> Answer:
+        """What a call that draws attention returns."""
+        answer: Answer = await self._look(call)
+        return answer
+
+    async def _fetched(self, url: str, param: str) -> bytes:
+        if not self.settings.url_input:
+            message = "addresses are not fetched here; send the image itself"
+            raise ApiError(400, "url_input_off", message, param=param)
+        start = time.perf_counter()
+        data = await fetched(
+            url, max_bytes=self.max_image_bytes, timeout_s=self.settings.url_timeout_s, param=param
+        )
+        self.metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - start)
+        return data
+
+    def _decoded(self, images: list[tuple[bytes, str]]) -> list[Tensor]:
+        return [self.embedder.decoded(data, name=name) for data, name in images]
+
+    def _embedded(self, pixels: list[Tensor]) -> list[Row]:
+        return list(self.embedder.features(pixels))
+
+    def _searched(self, queries: list[_Query]) -> list[tuple[list[Any], str, bool]]:
+        first = queries[0]
+        found: Found = self.store.search(
+            np.stack([query.vector for query in queries]), k=first.k, filter=first.filter,
+            params=first.params, include=first.include,
+        )  # fmt: skip
+        return [(hits, found.version, found.exact) for hits in found.hits]
+
+
+def service_of(request: Request) -> Service:
+    """The service of the application that answers."""
+    service: Service = request.app.state.service
+    return service
+
+
+Serving = Annotated[Service, Depends(service_of)]
+
+
+def _one_thread_a_search() -> None:
+    import faiss
+
+    faiss.omp_set_num_threads(1)
