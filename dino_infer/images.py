@@ -1,12 +1,8 @@
-"""Check and decode one image: any bytes become upright RGB, or an ImageError that says why not."""
+"""Images from files and bytes: upright RGB, or an ImageError that says why not."""
 
-import functools
-import io
 import json
 import os
-import re
 import stat
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,19 +10,28 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
 
-from dino_infer import files, limits, pixel_modes
+from dino_infer import files
+from dino_infer.encoded_images import DEFAULT_MAX_PIXELS, EncodedImage
 from dino_infer.errors import ImageError, ImageErrorKind
 
-DEFAULT_MAX_PIXELS = 120_000_000
-"""Photos of 100-megapixel cameras and 108-megapixel phones pass: 360 MB of RGB."""
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "IMAGE_SUFFIXES",
+    "MAX_FILE_BYTES",
+    "EncodedImage",
+    "ImageFailure",
+    "check_size",
+    "file_bytes",
+    "file_status",
+    "image_size",
+    "load_image",
+    "read_image",
+    "write_failures",
+]
 
 MAX_FILE_BYTES = 2 << 30
 """A larger file is refused unread, so that one whole-slide scan cannot fill the memory."""
-
-# Only plain pictures: Pillow would also run Ghostscript on a PostScript file named photo.jpg.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "PPM")
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".avif"),
@@ -34,8 +39,6 @@ IMAGE_SUFFIXES = (
     *(".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
 )
 """Lower-case endings of the file names that count as images."""
-
-_PILLOW_MODULES = re.compile(r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -155,18 +158,7 @@ def read_image(
     Raises:
         ImageError: Not an image, damaged or truncated, or beyond a limit.
     """
-    if min_scale_size is not None and min(min_scale_size) < 1:
-        raise ValueError(f"min_scale_size must be at least (1, 1), got {min_scale_size!r}")
-    with _typed_errors(data, path=path, max_pixels=max_pixels):
-        image = _opened(data, path=path, max_pixels=max_pixels)
-        limits.check_cost(image, data, path=path, max_pixels=max_pixels)
-        if image.format in ("JPEG", "MPO"):
-            if _has_zeroed_end(data):
-                raise ImageError(path, "corrupt", "the end of the file is overwritten with zeros")
-            if min_scale_size is not None:
-                _draft(image, min_scale_size)
-        image.load()
-        return pixel_modes.rgb(image, orientation=_orientation(image))
+    return EncodedImage(data, path=path, max_pixels=max_pixels).pixels(min_scale_size)
 
 
 def image_size(data: bytes, path: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
@@ -175,96 +167,4 @@ def image_size(data: bytes, path: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) 
     Raises:
         ImageError: Not an image, its header is damaged, or it is beyond a limit.
     """
-    with _typed_errors(data, path=path, max_pixels=max_pixels):
-        image = _opened(data, path=path, max_pixels=max_pixels)
-        limits.check_cost(image, data, path=path, max_pixels=max_pixels)
-        if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
-            image.load()  # it follows the pixels
-        width, height = image.size
-        # Pillow announces a TIFF upright, and only a TIFF.
-        sideways = image.format != "TIFF" and _orientation(image) in pixel_modes.SIDEWAYS
-        return (width, height) if sideways else (height, width)
-
-
-def _opened(data: bytes, *, path: str, max_pixels: int) -> Image.Image:
-    """The image with its header read; ``max_pixels`` only lifts Pillow's own limit."""
-    _ignore_pillow_warnings()
-    limits.check_metadata(data, path)
-    limit = Image.MAX_IMAGE_PIXELS  # Pillow warns above it and refuses above its double
-    if limit is not None and max_pixels > max(2 * limit, DEFAULT_MAX_PIXELS):
-        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
-    return Image.open(io.BytesIO(data), formats=_known_formats())
-
-
-@functools.cache
-def _known_formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _ignore_pillow_warnings() -> None:
-    """Damaged metadata and large sizes are judged here, so Pillow need not warn about them.
-
-    The filter stays, because ``warnings.catch_warnings`` is not safe in the threads that decode.
-    """
-    for category in (UserWarning, Image.DecompressionBombWarning):
-        wanted = ("ignore", None, category, _PILLOW_MODULES, 0)
-        if wanted not in warnings.filters:
-            warnings.filterwarnings("ignore", category=category, module=_PILLOW_MODULES.pattern)
-
-
-@contextmanager
-def _typed_errors(data: bytes, *, path: str, max_pixels: int) -> Iterator[None]:
-    """Turn whatever Pillow raises into an ImageError."""
-    try:
-        if not data:
-            raise ImageError(path, "empty", "the file has 0 bytes")
-        yield
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        reason = f"expected at most {max_pixels} pixels, its header says more"
-        raise ImageError(path, "too_large", reason) from error
-    except MemoryError as error:
-        raise ImageError(path, "too_large", "not enough memory to decode it") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(path, *_why_unidentified(data)) from error
-    except Exception as error:  # the decoders meet random bytes with errors of any type
-        reason = f"damaged pixel data: {error or type(error).__name__}"
-        raise ImageError(path, "corrupt", reason) from error
-
-
-def _why_unidentified(data: bytes) -> tuple[ImageErrorKind, str]:
-    head = data[:16].ljust(16, b"\0")  # Pillow looks at fixed places in it
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "unsupported", "HEIC is not read here; convert it to JPEG, PNG or AVIF"
-    for name in _known_formats():
-        accept = Image.OPEN[name][1]
-        if accept is not None and accept(head) is True:
-            return "corrupt", f"a damaged {name} header, or a layout that Pillow does not read"
-    known = ", ".join(sorted(_known_formats()))
-    return "unsupported", f"expected an image ({known}), got a file that begins with {head!r}"
-
-
-def _has_zeroed_end(jpeg: bytes) -> bool:
-    """Whether zeros follow the scan where its end marker should be.
-
-    Interrupted copies leave such files at full length, and libjpeg decodes zeros as flat grey.
-    """
-    return jpeg.endswith(bytes(16)) and jpeg.rfind(b"\xff\xd9") < jpeg.rfind(b"\xff\xda")
-
-
-def _draft(image: Image.Image, min_scale_size: tuple[int, int]) -> None:
-    height, width = min_scale_size
-    sideways = _orientation(image) in pixel_modes.SIDEWAYS
-    image.draft(None, (height, width) if sideways else (width, height))
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8."""
-    try:
-        # Not image.getexif(): that of a PNG decodes all pixels to look behind them.
-        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-        return value if value in range(1, 9) else 1
-    except Exception:
-        return 1  # metadata of any other program: no reason to lose the picture
+    return EncodedImage(data, path=path, max_pixels=max_pixels).size

@@ -25,6 +25,10 @@ MAX_TAG_BYTES = 32 << 20
 
 # Bytes a pixel at the peak, with the result, as measured; 8 for formats not named.
 _DECODER_BYTES = {"WEBP": 20, "AVIF": 16, "JPEG2000": 26, "JPEG": 14, "MPO": 14}
+
+UNQUESTIONED_PIXELS = UNQUESTIONED_BYTES // max(_DECODER_BYTES.values())
+"""Pixels that no format needs more memory for than that."""
+
 _SAMPLE_BYTES = {"1": 1 / 8, "L": 1, "P": 1, "LA": 2, "PA": 2, "RGBA": 4, "CMYK": 4, "I": 4, "F": 4}
 _PNG_BITS = 24  # where a PNG tells the bits of a sample
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags

@@ -49,6 +49,16 @@ def rgb(image: Image.Image, *, orientation: int = 1) -> UInt8[np.ndarray, "heigh
     return upright
 
 
+def upright(
+    stored: UInt8[np.ndarray, "stored_height stored_width 3"], orientation: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Pixels as they should be seen, from an EXIF orientation of 1 to 8."""
+    turned = stored.swapaxes(0, 1) if orientation in SIDEWAYS else stored
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(turned[::rows, ::columns])
+
+
 def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     """The image cut into rows, each part with the row where it begins."""
     width, height = image.size

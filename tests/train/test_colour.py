@@ -1,6 +1,7 @@
 """Each colour operation against torchvision in floats and against Pillow in bytes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dino_train.colour import (
     augment_colours,
     gaussian_blur,
     grayscale,
+    jittered,
     normalize,
     solarize,
 )
@@ -179,6 +181,22 @@ def test_a_batch_equals_torchvision_image_by_image_in_its_own_order():
     inverted_by_one_alone = (images - expected).abs() > 5 * FLOAT_TOLERANCE
     assert inverted_by_one_alone.float().mean() < 1e-3
     assert_close(images, expected, mean=FLOAT_TOLERANCE, highest=1 + 5 * FLOAT_TOLERANCE)
+
+
+def test_jitter_without_branches_is_the_same_jitter():
+    params = drawn_params(40)
+    kept = {"blur_sigma": np.zeros(80, np.float32), "solarize": np.zeros(80, bool)}
+    params = replace(params, **kept)
+    images = tiles(24).repeat(20, 1, 1, 1)
+    factors = np.where(params.jitter[:, None], params.jitter_factors, np.float32([1, 1, 1, 0]))
+    made = jittered(
+        images,
+        torch.from_numpy(params.jitter_order),
+        torch.from_numpy(factors),
+        torch.from_numpy(params.grayscale),
+    )
+    augment_colours(images, params, solarize_threshold=128)
+    torch.testing.assert_close(made, images, atol=1e-5 * LEVELS, rtol=0)
 
 
 def test_the_order_of_the_jitter_matters_and_is_kept():

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
-from dino_train.crops import CropParams, CropSpec, draw_crops, random_resized_boxes, stack_params
+from dino_train.crop_boxes import random_resized_boxes
+from dino_train.crops import CropParams, CropSpec, draw_batch, draw_crops, stack_params
 
 # With fixed seeds these tests cannot flake; the level only says how surprising a draw may be.
 SURPRISE = 1e-3
@@ -74,6 +75,14 @@ def test_a_setting_out_of_range_is_named_with_its_value(setting, value):
     with pytest.raises(ValueError, match=setting) as caught:
         CropSpec(**{setting: value})
     assert repr(value) in str(caught.value)
+
+
+def test_a_batch_draws_what_its_images_draw_alone():
+    sizes, keys = np.array([[375, 500], [40, 900], [1, 1]]), [(1, 5), (0, 2), (7, 0)]
+    together = draw_batch(CropSpec(), seed=3, keys=keys, sizes=sizes)
+    for row, ((epoch, index), (height, width)) in enumerate(zip(keys, sizes, strict=True)):
+        alone = draw(epoch=epoch, index=index, height=int(height), width=int(width))
+        assert differing_rows(together[row], alone) == set()
 
 
 def test_a_picture_without_pixels_is_refused():

@@ -15,17 +15,18 @@ from dino_infer.errors import TrainingError
 from dino_infer.images import image_size
 from dino_infer.listing import ImageList, list_images
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from dino_train.crops import CropSpec, draw_crops
+from dino_train.crops import CropParams, CropSpec, draw_batch, draw_crops
 from dino_train.data import (
     Batch,
     CropDataset,
     FailureLog,
     StepSampler,
     build_loader,
+    device_batches,
     make_crops,
-    sufficient_size,
 )
-from dino_train.worker_crops import make_worker_crops
+from dino_train.decode_sizes import box_sides, least_box_sides, sufficient_sizes
+from dino_train.worker_crops import WorkerCrops, empty_crops, write_crops
 from tests.train.photos import photo
 
 CPU = torch.device("cpu")
@@ -57,6 +58,13 @@ def assert_same_batches(ones: list[Batch], others: list[Batch]) -> None:
             assert torch.equal(crops, other_crops)
 
 
+def cropped(image: np.ndarray, params: CropParams, spec: CropSpec = SPEC) -> WorkerCrops:
+    """The crops of one image, as a batch of one."""
+    made = empty_crops(spec, batch_size=1)
+    write_crops(made, 0, image, params, spec)
+    return made
+
+
 @pytest.fixture
 def images(image_folder) -> ImageList:
     return list_images(image_folder(count=10))
@@ -82,9 +90,9 @@ def test_a_row_shows_the_crops_drawn_for_its_image_and_epoch(images):
         height, width = image_size(data, "it")
         params = draw_crops(SPEC, seed=5, epoch=1, index=index, height=height, width=width)
         image = np.array(Image.open(images.location(index)))
-        expected = make_worker_crops(image, params, SPEC)
-        assert torch.equal(batch.payload.global_crops[:, row], expected.global_crops)
-        assert torch.equal(batch.payload.local_crops[:, row], expected.local_crops)
+        expected = cropped(image, params)
+        assert torch.equal(batch.payload.global_crops[:, row], expected.global_crops[:, 0])
+        assert torch.equal(batch.payload.local_crops[:, row], expected.local_crops[:, 0])
 
 
 def test_both_executors_give_the_same_crops(images):
@@ -117,6 +125,11 @@ def test_loading_draws_no_global_random_number(images):
     batches(images, workers=1)
     assert torch.equal(before[0], torch.get_rng_state())
     np.testing.assert_array_equal(before[1], np.random.get_state()[1])
+
+
+def test_copying_ahead_changes_no_batch(images):
+    loaded = batches(images)
+    assert_same_batches(loaded, list(device_batches(iter(loaded), CPU)))
 
 
 def test_images_without_local_crops(images):
@@ -152,15 +165,23 @@ def test_ctrl_c_leaves_the_workers_to_the_main_process(images):
 # Large photos
 
 
-def test_a_picture_is_decoded_no_smaller_than_twice_what_its_crops_need():
-    spec = CropSpec()
+def test_a_picture_is_decoded_no_smaller_than_its_crops_need():
+    spec, sizes = CropSpec(), np.array([[3000, 4000], [375, 500]])
     for index in range(50):
-        params = draw_crops(spec, seed=0, epoch=0, index=index, height=3000, width=4000)
-        height, width = sufficient_size(params, spec, height=3000, width=4000)
-        small = params.scaled(from_size=(3000, 4000), to_size=(height, width))
-        assert (np.minimum(small.height, small.width) >= 2 * spec.sizes() - 1).all()
-    params = draw_crops(spec, seed=0, epoch=0, index=0, height=375, width=500)
-    assert sufficient_size(params, spec, height=375, width=500) is None
+        params = draw_batch(spec, seed=0, keys=[(0, index), (0, index)], sizes=sizes)
+        (height, width), of_small = sufficient_sizes(box_sides(params), spec, sizes)
+        small = params[0].scaled(from_size=(3000, 4000), to_size=(height, width))
+        assert (np.minimum(small.height, small.width) >= spec.sizes() - 1).all()
+        assert of_small is None
+
+
+@pytest.mark.parametrize("size", [(3000, 4000), (2000, 40), (375, 500), (9, 9)])
+def test_no_box_is_smaller_than_the_least(size):
+    spec, sizes = CropSpec(), np.array([size] * 400)
+    params = draw_batch(spec, seed=0, keys=[(0, index) for index in range(400)], sizes=sizes)
+    least = least_box_sides(spec, sizes)
+    assert (box_sides(params) >= least).all()
+    assert box_sides(params).min() <= 1.3 * least.min() + 1  # and it is not far below
 
 
 def test_crops_of_a_large_jpeg_show_what_crops_of_all_its_pixels_show(tmp_path):
@@ -168,15 +189,13 @@ def test_crops_of_a_large_jpeg_show_what_crops_of_all_its_pixels_show(tmp_path):
     large.save(tmp_path / "large.jpg", quality=95)
     images = list_images(tmp_path)
     for executor in EXECUTORS:
-        sample = CropDataset(images, SPEC, executor=executor, seed=0)[0, 0]
+        made = CropDataset(images, SPEC, executor=executor, seed=0)[0, 0].payload
         if executor == "device":
-            image, params = sample.made
+            image = made.images.image(0).numpy()
             assert image.shape[0] <= 400  # 24 px from at least 530: an eighth or a quarter
-            made = make_worker_crops(image, params, SPEC)
-        else:
-            made = sample.made
+            made = cropped(image, made.params[0])
         params = draw_crops(SPEC, seed=0, epoch=0, index=0, height=1600, width=2400)
-        whole = make_worker_crops(np.array(Image.open(tmp_path / "large.jpg")), params, SPEC)
+        whole = cropped(np.array(Image.open(tmp_path / "large.jpg")), params)
         for few_pixels, all_pixels in (
             (made.global_crops, whole.global_crops),
             (made.local_crops, whole.local_crops),
@@ -194,7 +213,7 @@ def test_a_large_photo_taken_sideways_gives_the_crops_of_the_upright_one(tmp_pat
         picture.save(tmp_path / name, quality=95, subsampling=0, exif=exif)
     images = list_images(tmp_path)
     one, other = (
-        CropDataset(images.select([index]), SPEC, executor="worker", seed=0)[0, 0].made
+        CropDataset(images.select([index]), SPEC, executor="worker", seed=0)[0, 0].payload
         for index in range(2)
     )
     difference = one.global_crops.float() - other.global_crops.float()
@@ -230,6 +249,22 @@ def test_failures_do_not_depend_on_the_workers(images):
     here = batches(images)
     assert any(batch.failures for batch in here)
     assert_same_batches(here, batches(images, workers=2))
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_an_image_that_fails_behind_its_header_is_replaced_by_a_larger_one(executor, tmp_path):
+    for number, side in enumerate((40, 60, 30)):
+        photo("coffee.png").resize((side, side)).save(tmp_path / f"{number}.jpg", quality=90)
+    images, keys = list_images(tmp_path), [(0, 2), (0, 0), (0, 1)]
+    whole = CropDataset(images, SPEC, executor=executor, seed=0).__getitems__(keys)
+    cut_short = Path(images.location(0))
+    cut_short.write_bytes(cut_short.read_bytes()[:-200])
+    holed = CropDataset(images, SPEC, executor=executor, seed=0).__getitems__(keys)
+    assert holed.indices.tolist() == [2, 1, 1]
+    assert [failure.kind for failure in holed.failures] == ["corrupt"]
+    of_whole, of_holed = (make_crops(batch, CPU).global_crops for batch in (whole, holed))
+    torch.testing.assert_close(of_holed[:, [0, 2]], of_whole[:, [0, 2]], atol=1e-4, rtol=0)
+    torch.testing.assert_close(of_holed[:, 1], of_holed[:, 2], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

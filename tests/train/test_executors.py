@@ -1,6 +1,7 @@
 """Both executors against Pillow and against each other, on the same parameters."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,11 +14,10 @@ from torch import Tensor
 
 from dino_train import device_crops, worker_crops
 from dino_train.crops import CropParams, CropSpec, draw_crops, stack_params
-from dino_train.device_crops import make_device_crops, pad_images
-from dino_train.worker_crops import make_worker_crops, stack_crops
+from dino_train.device_crops import DeviceBatch, make_device_crops
+from dino_train.packed_images import pack_images
+from dino_train.worker_crops import WorkerCrops, empty_crops, write_crops
 from tests.train.photos import PHOTOS, as_picture, as_tensor, neutral_params, photo
-
-CPU = torch.device("cpu")
 
 # Pillow rounds to bytes after each axis, the products only at the end of the whole pipeline.
 CROP_MEAN, CROP_MAX = 0.5, 2.0
@@ -37,6 +37,17 @@ def drawn(spec: CropSpec, name: str, *, epoch: int = 0) -> CropParams:
     height, width = pixels(name).shape[:2]
     index = PHOTOS.index(name)
     return draw_crops(spec, seed=0, epoch=epoch, index=index, height=height, width=width)
+
+
+def by_workers(images: Sequence[np.ndarray], params: list, spec: CropSpec) -> WorkerCrops:
+    made = empty_crops(spec, batch_size=len(images))
+    for row, (image, own) in enumerate(zip(images, params, strict=True)):
+        write_crops(made, row, image, own, spec)
+    return made
+
+
+def device_batch(images: Sequence[np.ndarray], params: list) -> DeviceBatch:
+    return DeviceBatch(images=pack_images(images), params=stack_params(params))
 
 
 def cut_by_pillow(picture: Image.Image, params: CropParams, size: int) -> Image.Image:
@@ -65,7 +76,9 @@ def made_by_pillow(picture: Image.Image, params: CropParams, size: int, threshol
 def cut_by(executor: str, image: np.ndarray, params: CropParams, size: int, **options) -> Tensor:
     """(crops, 3, size, size) float levels, colours unchanged."""
     if executor == "worker":
-        return worker_crops.resized_crops(image, params, size=size).float()
+        cut = torch.from_numpy(np.stack(worker_crops.resized_crops(image, params, size=size)))
+        mirrored = torch.where(torch.from_numpy(params.flip)[:, None, None, None], cut.flip(2), cut)
+        return mirrored.permute(0, 3, 1, 2).float()
     batch = torch.from_numpy(image)[None]
     return device_crops.resized_crops(batch, stack_params([params]), size=size, **options)[:, 0]
 
@@ -130,10 +143,8 @@ def both_made(spec: CropSpec, epoch: int) -> tuple[list[list[Tensor]], list[list
     """All crops of the photos by the worker and by the device executor, as [photo][crop]."""
     params = [drawn(spec, name, epoch=epoch) for name in PHOTOS]
     images = [pixels(name) for name in PHOTOS]
-    by_worker = stack_crops(
-        [make_worker_crops(image, own, spec) for image, own in zip(images, params, strict=True)]
-    )
-    global_crops, local_crops = make_device_crops(pad_images(images, params), spec, CPU)
+    by_worker = by_workers(images, params, spec)
+    global_crops, local_crops = make_device_crops(device_batch(images, params), spec)
     assert local_crops is not None and by_worker.local_crops is not None
     workers = [
         [*by_worker.global_crops[:, row].float(), *by_worker.local_crops[:, row].float()]
@@ -176,10 +187,8 @@ def test_tiny_pictures_give_tiny_crops_in_both():
         draw_crops(spec, seed=0, epoch=0, index=index, height=32, width=32)
         for index in range(len(images))
     ]
-    global_crops, local_crops = make_device_crops(pad_images(images, params), spec, CPU)
-    worker = stack_crops(
-        [make_worker_crops(image, own, spec) for image, own in zip(images, params, strict=True)]
-    )
+    global_crops, local_crops = make_device_crops(device_batch(images, params), spec)
+    worker = by_workers(images, params, spec)
     assert global_crops.shape == (2, 4, 3, 32, 32)
     assert local_crops.shape == (4, 4, 3, 16, 16)
     assert (worker.global_crops - global_crops).abs().mean() <= EXECUTORS_MEAN
@@ -189,34 +198,34 @@ def test_tiny_pictures_give_tiny_crops_in_both():
 def test_without_local_crops_there_is_no_tensor_of_them():
     spec = CropSpec(local_crops_number=0, global_crops_size=20)
     image, params = pixels("coffee.png"), drawn(spec, "coffee.png")
-    worker = stack_crops([make_worker_crops(image, params, spec)])
-    global_crops, local_crops = make_device_crops(pad_images([image], [params]), spec, CPU)
+    worker = by_workers([image], [params], spec)
+    global_crops, local_crops = make_device_crops(device_batch([image], [params]), spec)
     assert worker.global_crops.shape == global_crops.shape == (2, 1, 3, 20, 20)
     assert worker.local_crops is None and local_crops is None
 
 
 def test_neighbours_and_padding_do_not_change_a_crop():
-    spec = CropSpec(global_crops_size=48, local_crops_size=24, local_crops_number=2)
-    params = [drawn(spec, name) for name in PHOTOS]
-    batch = pad_images([pixels(name) for name in PHOTOS], params)
-    together, _ = make_device_crops(batch, spec, CPU)
+    spec = CropSpec(local_crops_number=0)
+    params = stack_params([drawn(spec, name) for name in PHOTOS])
+    padded = pack_images([pixels(name) for name in PHOTOS]).padded()
+    together = device_crops.resized_crops(padded, params, size=48)
     for row, name in enumerate(PHOTOS):
-        height, width = batch.sizes[row]
-        assert (height, width) == pixels(name).shape[:2]
-        batch.images[row, height:] = 255
-        batch.images[row, :, width:] = 255
-        alone, _ = make_device_crops(pad_images([pixels(name)], params[row : row + 1]), spec, CPU)
-        torch.testing.assert_close(together[:, row], alone[:, 0], atol=0.01, rtol=0)
-    in_white, _ = make_device_crops(batch, spec, CPU)
+        height, width = pixels(name).shape[:2]
+        padded[row, height:] = 255
+        padded[row, :, width:] = 255
+        alone = torch.from_numpy(pixels(name))[None]
+        made = device_crops.resized_crops(alone, params[row : row + 1], size=48)
+        torch.testing.assert_close(together[:, row], made[:, 0], atol=0.01, rtol=0)
+    in_white = device_crops.resized_crops(padded, params, size=48)
     torch.testing.assert_close(together, in_white, atol=0.01, rtol=0)
 
 
 def test_less_memory_changes_nothing_but_the_number_of_products():
     spec = CropSpec(local_crops_number=0)
-    params = [drawn(spec, name) for name in PHOTOS]
-    batch = pad_images([pixels(name) for name in PHOTOS], params)
+    params = stack_params([drawn(spec, name) for name in PHOTOS])
+    images = pack_images([pixels(name) for name in PHOTOS]).padded()
     whole, tight = (
-        device_crops.resized_crops(batch.images, batch.params, size=64, memory_mib=memory_mib)
+        device_crops.resized_crops(images, params, size=64, memory_mib=memory_mib)
         for memory_mib in (1024, 1)
     )
     torch.testing.assert_close(whole, tight, atol=1e-3, rtol=0)
@@ -226,8 +235,8 @@ def test_less_memory_changes_nothing_but_the_number_of_products():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_makes_the_crops_of_the_cpu():
     spec = CropSpec(solarize_probability=0.5)
-    batch = pad_images([pixels(name) for name in PHOTOS], [drawn(spec, name) for name in PHOTOS])
-    by_cpu = make_device_crops(batch, spec, CPU)
-    by_gpu = make_device_crops(batch.pin_memory(), spec, torch.device("cuda"))
+    batch = device_batch([pixels(name) for name in PHOTOS], [drawn(spec, name) for name in PHOTOS])
+    by_cpu = make_device_crops(batch, spec)
+    by_gpu = make_device_crops(batch.pin_memory().to(torch.device("cuda")), spec)
     for one, other in zip(by_cpu, by_gpu, strict=True):
-        assert (one - other.cpu()).abs().mean() <= 0.1
+        assert (one - other.cpu()).abs().mean() <= 0.3  # its products are in float16

@@ -1,10 +1,16 @@
+import copy
+import math
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dino_infer.backbones import build_backbone, vision_transformer
 from dino_train import optim
 from dino_train.distributed import Process
 from dino_train.head import DINOHead
+from dino_train.health import SkippedSteps
+from dino_train.late_numbers import LateNumbers
 from dino_train.learner import Learner, Rates
 from dino_train.loss import Center
 from dino_train.student_teacher import MultiCropNetwork, teacher_of, update_teacher
@@ -25,14 +31,16 @@ def network(drop_path_rate: float = 0.0, **head) -> MultiCropNetwork:
     return MultiCropNetwork(backbone, DINOHead(16, 32, hidden_dim=24, bottleneck_dim=8, **head))
 
 
-def learner(precision="fp32", **options) -> Learner:
-    student = network(**options.pop("head", {}))
+def learner(precision="fp32", process=CPU, **options) -> Learner:
+    head = options.pop("head", {})
+    student = network(**head).to(process.device)
     optimizer = optim.build_optimizer(
-        options.pop("optimizer", "adamw"), optim.parameter_groups(student), device=CPU.device
+        options.pop("optimizer", "adamw"), optim.parameter_groups(student)
     )
-    teacher = teacher_of(student, network())
+    teacher = teacher_of(student, network(**head).to(process.device))
+    center = Center(32).to(process.device)
     return Learner(
-        student, teacher, Center(32), optimizer, process=CPU, precision=precision, **options
+        student, teacher, center, optimizer, process=process, precision=precision, **options
     )
 
 
@@ -120,16 +128,80 @@ def test_norms_of_the_last_layer_move_only_when_asked():
         assert ("head.last_layer.weight_g" in changed(ours.student, before)) is moves
 
 
-def test_a_non_finite_step_changes_nothing():
-    ours = learner()
-    ours.step([crops()], rates=RATES)
-    before = {name: state(part) for name, part in parts(ours).items()}
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+def test_a_non_finite_step_changes_nothing(optimizer: str, value: float):
+    ours = learner(optimizer=optimizer, head={"use_bn": True, "norm_last_layer": False})
     bad = crops()
-    bad[1][0, 0, 0, 0, 0] = float("nan")
-    assert not ours.step([bad], rates=RATES).applied
-    for name, part in parts(ours).items():
-        assert not changed(part, before[name]), name
-    assert ours.step([crops()], rates=RATES).applied
+    bad[1][0, 0, 0, 0, 0] = value
+    for _ in range(2):  # the first time the optimizer has no moments yet
+        before = copy.deepcopy(ours.state())
+        assert not ours.step([bad], rates=RATES).applied
+        assert_same(before, ours.state())
+        assert ours.step([crops()], rates=RATES).applied
+        assert changed(ours.student, before["student"])
+    counts = ours.skipped.numbers()
+    assert counts["skipped_steps"] == 2 and counts["skipped_in_a_row"] == 1
+
+
+def assert_same(before: dict, after: dict, path: str = "") -> None:
+    """Bit for bit; moments that were not there yet may be there now, as zeros."""
+    for key, value in after.items():
+        name = f"{path}/{key}"
+        if isinstance(value, dict):
+            assert_same(before.get(key, {}), value, name)
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(value, before.get(key, torch.zeros_like(value))), name
+
+
+def test_called_off_steps_are_counted_in_a_row_and_in_all():
+    counted = SkippedSteps(CPU.device)
+    for applied in (True, False, False, True, False):
+        counted.count(torch.tensor(applied))
+    numbers = {name: value.item() for name, value in counted.numbers().items()}
+    assert numbers == {"skipped_steps": 3, "skipped_in_a_row": 2}
+
+
+class NoReading(TorchDispatchMode):
+    """Refuses to let the host see a number of a tensor."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "the host reads a number"
+        assert func is not torch.ops.aten.nonzero.default, "a shape depends on a number"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+def test_a_step_lets_the_host_see_no_number(optimizer: str, precision: str):
+    ours = learner(precision, optimizer=optimizer, head={"use_bn": True})
+    with NoReading():
+        for freeze in (True, False):
+            ours.step([crops(), crops()], rates=RATES, freeze_last_layer=freeze)
+
+
+def test_a_number_that_the_host_reads_is_noticed():
+    with pytest.raises(AssertionError, match="the host reads a number"), NoReading():
+        bool(torch.ones(1) > 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_host_never_waits_for_the_gpu(optimizer: str, precision: str):
+    cuda = Process(rank=0, world_size=1, device=torch.device("cuda"))
+    ours = learner(precision, optimizer=optimizer, process=cuda)
+    batch = [group.cuda() for group in crops()]
+    ours.step([batch], rates=RATES)  # the first step makes moments and handles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            outcome = ours.step([batch], rates=RATES)
+            numbers = LateNumbers(torch.stack(list(outcome.health.values())))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert outcome.applied and all(math.isfinite(number) for number in numbers.values())
 
 
 def parts(ours: Learner) -> dict[str, torch.nn.Module]:
@@ -192,7 +264,7 @@ def test_batch_norm_statistics_of_the_teacher_are_its_own():
         student,
         teacher,
         Center(16),
-        optim.build_optimizer("sgd", groups, device=CPU.device),
+        optim.build_optimizer("sgd", groups),
         process=CPU,
     )
     ours.step([crops(batch=3)], rates=RATES)

@@ -26,9 +26,7 @@ def test_groups_split_vit_small_as_the_original_does():
 
 def test_rates_reach_both_groups_but_decay_only_the_first():
     net = nn.Linear(2, 2)
-    optimizer = optim.build_optimizer(
-        "adamw", optim.parameter_groups(net), device=torch.device("cpu")
-    )
+    optimizer = optim.build_optimizer("adamw", optim.parameter_groups(net))
     optim.set_rates(optimizer, lr=0.5, weight_decay=0.1)
     assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.5]
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]

@@ -126,7 +126,7 @@ def test_nine_optimizer_steps_follow_the_original():
         student,
         teacher,
         Center(meta["out_dim"]),
-        optim.build_optimizer("adamw", optim.parameter_groups(student), device=CPU.device),
+        optim.build_optimizer("adamw", optim.parameter_groups(student)),
         process=CPU,
         clip_grad=meta["clip_grad"],
     )

@@ -171,6 +171,18 @@ def test_two_gloo_processes_equal_one_with_the_same_global_batch(image_folder, t
     np.testing.assert_allclose(*losses, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_compiled_run_takes_the_same_steps(image_folder, tmp_path: Path):
+    data, more = image_folder(), ("--workers", "0", "--optim.epochs", "2")
+    more += ("--model.drop-path-rate", "0")  # compiled networks draw other random numbers
+    losses = []
+    for name, flags in (("plain", ()), ("compiled", ("--compile",))):
+        finish(start(arguments(data, tmp_path / name, *more, *flags)))
+        rows = read_rows(tmp_path / name / "metrics.jsonl")
+        losses.append([row["loss_nats"] for row in rows if "loss_nats" in row])
+    np.testing.assert_allclose(*losses, atol=1e-4)
+
+
 def test_a_finished_run_can_be_extended(image_folder, tmp_path: Path, capsys):
     data, run = image_folder(), tmp_path / "run"
     flags = ("--workers", "0", "--run.snapshot-epochs", "1")

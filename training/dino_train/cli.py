@@ -53,6 +53,12 @@ class RunOptions:
     """Processes that read and decode images, for each training process."""
     crops_on: Literal["auto", "worker", "device"] = "auto"
     """Where crops are made: in the workers, or in one batched pass on the device."""
+    cache: Literal["auto", "none", "ram", "gpu"] = "auto"
+    """Where decoded images are kept: auto where they fit and crops stay exactly the same."""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """What decodes plain JPEGs; gpu keeps no cache in memory."""
+    compile: bool = False
+    """Compile the networks: the first step takes minutes, the others less on a GPU."""
     extend: bool = False
     """Let an existing run train for more epochs."""
     tensorboard: bool = True
@@ -84,9 +90,10 @@ def _main(arguments: list[str]) -> int:
         raise UsageError(recipes.unknown_recipe(name))
     defaults = PLACEHOLDER if name == "auto" else recipes.RECIPES[name]()
     options, config = _parsed(name, arguments, defaults)
+    images = None
     if name == "auto":
-        options, config = _auto(arguments, options, config)
-    return _train(options, config)
+        options, config, images = _auto(arguments, options, config)
+    return _train(options, config, images)
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:
@@ -122,8 +129,11 @@ def _parsed(
 
 def _auto(
     arguments: list[str], options: RunOptions, config: TrainConfig
-) -> tuple[RunOptions, TrainConfig]:
-    """Settings for this data, or of the run that is there; flags on the command line win."""
+) -> tuple[RunOptions, TrainConfig, "ImageList | None"]:
+    """Settings for this data, or of the run that is there; flags on the command line win.
+
+    The data comes along where it was listed.
+    """
     from dino_infer.listing import list_images
     from dino_train.run_folder import saved_settings
 
@@ -135,7 +145,7 @@ def _auto(
                 f"this version cannot read the settings of {str(options.out)!r} ({error}); "
                 "choose another --out"
             ) from error
-        return _parsed("auto", arguments, defaults)
+        return *_parsed("auto", arguments, defaults), None
     images = list_images(options.data)
     num_images = len(images)
     defaults = recipes.auto(
@@ -160,7 +170,7 @@ def _auto(
         print(f"auto settings for {num_images:,} images:", file=sys.stderr)
         for line in recipes.explain_auto(config, num_images=num_images):
             print(f"  {line}", file=sys.stderr)
-    return options, config
+    return options, config, images
 
 
 def _if_given(value: int, placeholder: int) -> int | None:
@@ -183,7 +193,7 @@ def _usual_side(images: "ImageList") -> int:
     return median_low(sides) if sides else 256
 
 
-def _train(options: RunOptions, config: TrainConfig) -> int:
+def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None") -> int:
     from dino_train.train import train
 
     try:
@@ -196,6 +206,10 @@ def _train(options: RunOptions, config: TrainConfig) -> int:
             device=options.device,
             workers=options.workers,
             crops=options.crops_on,
+            cache=options.cache,
+            decode=options.decode,
+            compile=options.compile,
+            images=images,
             extend=options.extend,
             tensorboard=options.tensorboard,
             wandb_project=options.wandb,

@@ -3,11 +3,12 @@
 Pixels are floats in levels, 0 to 255, and stay within them; nothing is rounded in between.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int8, Shaped, UInt8
 from torch import Tensor
 
 from dino_train.crops import CropParams
@@ -28,14 +29,37 @@ def augment_colours(
         params: One row an image; the boxes and flips are not looked at.
         solarize_threshold: Levels from this one on are inverted.
     """
-    jitters = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    for turn in range(len(jitters)):
-        for kind, adjust in enumerate(jitters):
-            chosen = params.jitter & (params.jitter_order[:, turn] == kind)
-            _change(images, chosen, adjust, params.jitter_factors[:, kind])
-    _change(images, params.grayscale, grayscale)
+    if images.is_cuda:
+        _jitter_at_once(images, params)
+    else:
+        _jitter_by_kind(images, params)
     _change(images, params.blur_sigma > 0, gaussian_blur, params.blur_sigma)
     _change(images, params.solarize, lambda part: solarize(part, threshold=solarize_threshold))
+
+
+def jittered(
+    images: Float[Tensor, "crops 3 height width"],
+    order: Int8[Tensor, "crops 4"],
+    factors: Float32[Tensor, "crops 4"],
+    gray: Bool[Tensor, " crops"],
+) -> Float[Tensor, "crops 3 height width"]:
+    """Jitter and grayscale without a branch: what a compiler fuses into a few passes on a GPU.
+
+    Every turn computes all four operations and takes for each image the one that is due.
+
+    Args:
+        images: Levels from 0 to 255.
+        order: As in ``CropParams.jitter_order``.
+        factors: As in ``CropParams.jitter_factors``; (1, 1, 1, 0) changes nothing.
+        gray: Images that lose their colours.
+    """
+    for turn in range(order.shape[1]):
+        kind = order[:, turn, None, None, None]
+        made = adjust_hue(images, factors[:, 3])
+        made = torch.where(kind == 2, adjust_saturation(images, factors[:, 2]), made)
+        made = torch.where(kind == 1, adjust_contrast(images, factors[:, 1]), made)
+        images = torch.where(kind == 0, adjust_brightness(images, factors[:, 0]), made)
+    return torch.where(gray[:, None, None, None], grayscale(images), images)
 
 
 def adjust_brightness(
@@ -131,6 +155,32 @@ def normalize(
     shift = torch.tensor([-of / one for of, one in zip(mean, std, strict=True)]).view(3, 1, 1)
     scale = scale.to(images.device, non_blocking=True)
     return torch.addcmul(shift.to(images.device, non_blocking=True), images.float(), scale)
+
+
+def _jitter_by_kind(images: Float[Tensor, "crops 3 height width"], params: CropParams) -> None:
+    """Each operation on those images alone that take part in it."""
+    jitters = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    for turn in range(len(jitters)):
+        for kind, adjust in enumerate(jitters):
+            chosen = params.jitter & (params.jitter_order[:, turn] == kind)
+            _change(images, chosen, adjust, params.jitter_factors[:, kind])
+    _change(images, params.grayscale, grayscale)
+
+
+def _jitter_at_once(images: Float[Tensor, "crops 3 height width"], params: CropParams) -> None:
+    neutral = np.array([1, 1, 1, 0], dtype=np.float32)
+    values = (
+        params.jitter_order,
+        np.where(params.jitter[:, None], params.jitter_factors, neutral),
+        params.grayscale,
+    )
+    own = (torch.from_numpy(value).to(images.device, non_blocking=True) for value in values)
+    images.copy_(_compiled_jitter()(images, *own))
+
+
+@functools.cache
+def _compiled_jitter() -> Callable[..., Tensor]:
+    return torch.compile(jittered)
 
 
 def _change(

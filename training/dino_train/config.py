@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dino_train.crops import CropSpec
 
-Precision = Literal["bf16", "fp16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 def _require(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
@@ -124,8 +124,9 @@ class OptimConfig:
     """Epochs at the start during which the head's last layer stands still."""
     freeze_backbone_epochs: int = 0
     """Epochs at the start during which only the head learns. For continued pretraining."""
-    precision: Precision = "bf16"
-    """Arithmetic of the networks; loss, softmax and weights are always fp32."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; sums, softmax and weights are always fp32. auto: bf16 where the
+    device multiplies it natively, else fp32."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation_steps"):

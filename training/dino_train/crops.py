@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int8, Int32
+from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64, Integer
+
+from dino_train.crop_boxes import BOX_DRAWS, random_resized_boxes
 
 _CROPS_STREAM = 1  # data order draws from stream 0 of the same seed
-_TRIES = 10
-_DRAWS = 2 * _TRIES + 16
+_DRAWS = BOX_DRAWS + 14
 _PerCrop = float | tuple[float, float]
 
 
@@ -112,7 +113,9 @@ class CropParams:
     """In pixels of the finished crop; 0 is no blur."""
     solarize: Bool[np.ndarray, "*crops"]
 
-    def __getitem__(self, index: int | slice | tuple[int | slice, ...]) -> "CropParams":
+    def __getitem__(
+        self, index: int | slice | tuple[int | slice, ...] | Int64[np.ndarray, " chosen"]
+    ) -> "CropParams":
         """Some of the crops, or one of them; the index works on the leading axes."""
         rows = {field.name: getattr(self, field.name) for field in fields(self)}
         return CropParams(**{name: np.asarray(value[index]) for name, value in rows.items()})
@@ -127,6 +130,11 @@ class CropParams:
             }
         )
 
+    def replace_row(self, row: int, params: "CropParams") -> None:
+        """Put other parameters in the place of a row."""
+        for field in fields(self):
+            getattr(self, field.name)[row] = getattr(params, field.name)
+
     def scaled(self, *, from_size: tuple[int, int], to_size: tuple[int, int]) -> "CropParams":
         """The same crops on a copy of the picture that has another (height, width)."""
         if from_size == to_size:
@@ -139,31 +147,41 @@ class CropParams:
 def draw_crops(
     spec: CropSpec, *, seed: int, epoch: int, index: int, height: int, width: int
 ) -> CropParams:
-    """Draw the parameters of every crop of one image.
+    """Draw the parameters of every crop of one image; see ``draw_batch``."""
+    return draw_batch(spec, seed=seed, keys=[(epoch, index)], sizes=np.array([[height, width]]))[0]
 
-    They depend on the arguments alone. Every crop takes the same number of random numbers whatever
-    comes out, so the crops of an image do not change when more local crops are asked for.
+
+def draw_batch(
+    spec: CropSpec,
+    *,
+    seed: int,
+    keys: Sequence[tuple[int, int]],
+    sizes: Integer[np.ndarray, "batch 2"],
+) -> CropParams:
+    """Draw the parameters of every crop of several images, as (batch, crops).
+
+    Those of an image depend on the seed, its key and its size alone. Every crop takes the same
+    number of random numbers whatever comes out, so the crops of an image do not change when more
+    local crops are asked for.
 
     Args:
         spec: What to draw.
         seed: Seed of the run, 0 or more.
-        epoch: Pass over the images, from 0.
-        index: Number of the image in its listing.
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
+        keys: Pass over the images, from 0, and number in the listing, of each image.
+        sizes: Height and width of each picture in pixels.
 
     Source: https://arxiv.org/abs/2104.14294, appendix C; the distribution is that of the authors'
         release, with the crop boxes of torchvision's RandomResizedCrop.
     """
-    if height < 1 or width < 1:
+    if sizes.min() < 1:
+        height, width = sizes[sizes.min(axis=1).argmin()]
         raise ValueError(f"a picture has at least 1x1 pixels, got height {height}, width {width}")
-    key = np.random.SeedSequence(seed, spawn_key=(_CROPS_STREAM, epoch, index))
-    uniform = np.random.Generator(np.random.PCG64(key)).random((spec.crops_number, _DRAWS))
-    boxes, order, factors, switches = np.split(uniform, [_DRAWS - 14, _DRAWS - 10, _DRAWS - 6], 1)
+    uniform = np.stack([_uniform(spec, seed, *key) for key in keys])
+    boxes, order, factors, switches = np.split(uniform, [_DRAWS - 14, _DRAWS - 10, _DRAWS - 6], 2)
     top, left, box_height, box_width = random_resized_boxes(
         boxes,
-        height=height,
-        width=width,
+        height=sizes[:, :1],
+        width=sizes[:, 1:],
         scale=_per_crop(spec, [spec.global_crops_scale] * 2, spec.local_crops_scale),
         ratio=spec.crop_ratio,
     )
@@ -174,7 +192,7 @@ def draw_crops(
     )
     solarize_probability = _per_crop(spec, [0.0, spec.solarize_probability], 0.0)
     lowest_sigma, highest_sigma = spec.blur_sigma
-    flip, jitter, grayscale, blur, sigma, solarize = switches.T
+    flip, jitter, grayscale, blur, sigma, solarize = np.moveaxis(switches, 2, 0)
     spread = np.array([spec.brightness, spec.contrast, spec.saturation, spec.hue])
     return CropParams(
         top=top,
@@ -183,7 +201,7 @@ def draw_crops(
         width=box_width,
         flip=flip < spec.flip_probability,
         jitter=jitter < spec.jitter_probability,
-        jitter_order=order.argsort(axis=1).astype(np.int8),
+        jitter_order=order.argsort(axis=2).astype(np.int8),
         jitter_factors=((1, 1, 1, 0) + spread * (2 * factors - 1)).astype(np.float32),
         grayscale=grayscale < spec.grayscale_probability,
         blur_sigma=np.where(
@@ -199,55 +217,9 @@ def stack_params(params: Sequence[CropParams]) -> CropParams:
     return CropParams(**{name: np.stack([getattr(one, name) for one in params]) for name in names})
 
 
-def random_resized_boxes(
-    uniform: Float64[np.ndarray, "crops draws"],
-    *,
-    height: int,
-    width: int,
-    scale: Float64[np.ndarray, "crops 2"],
-    ratio: tuple[float, float],
-) -> tuple[
-    Int32[np.ndarray, " crops"],
-    Int32[np.ndarray, " crops"],
-    Int32[np.ndarray, " crops"],
-    Int32[np.ndarray, " crops"],
-]:
-    """Boxes as torchvision's RandomResizedCrop draws them, from uniform random numbers.
-
-    Each crop gets ten tries at an area and a log-uniform aspect ratio; the first box that fits is
-    put anywhere inside the picture. If none fits, the box is the central one nearest in ratio.
-
-    Args:
-        uniform: 22 numbers in [0, 1) a crop: ten areas, ten ratios, vertical, horizontal position.
-        height: Height of the picture.
-        width: Width of the picture.
-        scale: Lowest and highest share of the picture's area, of each crop.
-        ratio: Lowest and highest width / height.
-
-    Returns:
-        Top, left, height and width.
-    """
-    lowest, highest = scale[:, :1], scale[:, 1:]
-    area = height * width * (lowest + uniform[:, :_TRIES] * (highest - lowest))
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = np.exp(low + uniform[:, _TRIES : 2 * _TRIES] * (high - low))
-    widths, heights = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first = (np.arange(len(fits)), fits.argmax(axis=1))
-    top = np.floor(uniform[:, -2] * (height - heights[first] + 1))
-    left = np.floor(uniform[:, -1] * (width - widths[first] + 1))
-    boxes = np.stack([top, left, heights[first], widths[first]]).astype(np.int32)
-    boxes[:, ~fits.any(axis=1)] = np.reshape(_central_box(height, width, ratio), (4, 1))
-    return boxes[0], boxes[1], boxes[2], boxes[3]
-
-
-def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
-    box_height, box_width = height, width
-    if width / height < ratio[0]:
-        box_height = max(round(width / ratio[0]), 1)
-    elif width / height > ratio[1]:
-        box_width = max(round(height * ratio[1]), 1)
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+def _uniform(spec: CropSpec, seed: int, epoch: int, index: int) -> Float64[np.ndarray, "crops 36"]:
+    key = np.random.SeedSequence(seed, spawn_key=(_CROPS_STREAM, epoch, index))
+    return np.random.Generator(np.random.PCG64(key)).random((spec.crops_number, _DRAWS))
 
 
 def _scaled_span(

@@ -1,28 +1,28 @@
-"""From a list of images to crops on the device: read, decode, crop, batch."""
+"""From a list of images to crops on the device: workers, batches, prefetching."""
 
 import functools
-import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from dino_infer.errors import ImageError, TrainingError
-from dino_infer.images import ImageFailure, image_size, read_image
+from dino_infer.errors import TrainingError
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from dino_train.cache import RamCache
 from dino_train.colour import normalize
-from dino_train.crops import CropParams, CropSpec, draw_crops
-from dino_train.device_crops import DeviceBatch, make_device_crops, pad_images
+from dino_train.crops import CropSpec
+from dino_train.dataset import Batch, CropDataset, Decoder, Executor
+from dino_train.device_crops import DeviceBatch, make_device_crops
 from dino_train.failures import FailureLog
+from dino_train.gpu_decoding import EncodedBatch
 from dino_train.sampler import StepSampler
-from dino_train.worker_crops import WorkerCrops, make_worker_crops, stack_crops
+from dino_train.worker_crops import prepare_executor
 
 __all__ = [
     "Batch",
@@ -30,49 +30,14 @@ __all__ = [
     "Crops",
     "Executor",
     "FailureLog",
-    "Sample",
     "StepSampler",
     "build_loader",
-    "collate",
+    "device_batches",
     "make_crops",
-    "sufficient_size",
 ]
 
-Executor = Literal["worker", "device"]
-
-# A JPEG decoded at 1/2 is a little softer than one that is shrunk afterwards. With at least twice
-# the pixels that a crop needs, little of that is left in it.
-_DECODE_OVERSAMPLING = 2.0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image as a worker leaves it."""
-
-    index: int
-    """The image shown, which is not the one asked for when that could not be read."""
-    made: WorkerCrops | tuple[UInt8[np.ndarray, "height width 3"], CropParams] | None
-    """Crops, or a decoded image and its parameters; None when no image at all could be read."""
-    failures: tuple[ImageFailure, ...]
-    """Images that were passed over on the way to this one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Images on their way to the device."""
-
-    payload: WorkerCrops | DeviceBatch | None
-    """None when no image could be read."""
-    spec: CropSpec
-    indices: Int64[Tensor, " batch"]
-    """Number in the listing of the image that each row shows."""
-    failures: tuple[ImageFailure, ...]
-    """Images that could not be read; another took the place of each."""
-
-    def pin_memory(self) -> "Batch":
-        """The same batch where a GPU can copy it from without waiting."""
-        pinned = None if self.payload is None else self.payload.pin_memory()
-        return Batch(payload=pinned, spec=self.spec, indices=self.indices, failures=self.failures)
+StartMethod = Literal["fork", "spawn", "forkserver"]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,53 +54,6 @@ class Crops:
         return self.global_crops, self.local_crops
 
 
-class CropDataset(Dataset[Sample]):
-    """Reads, decodes and, for the worker executor, crops one image.
-
-    An item is asked for by (epoch, image). If the image cannot be read, the next readable one of
-    the listing takes its place, with the crops that it would have had itself.
-    """
-
-    def __init__(self, images: ImageList, spec: CropSpec, *, executor: Executor, seed: int) -> None:
-        self._images = images
-        self._spec = spec
-        self._executor = executor
-        self._seed = seed
-        self._unreadable: dict[int, ImageFailure] = {}  # what this process has already tried
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, asked = key
-        passed_over: list[ImageFailure] = []
-        for index in (*range(asked, len(self)), *range(asked)):
-            if index not in self._unreadable:
-                try:
-                    return Sample(index, self._made(epoch, index), tuple(passed_over))
-                except ImageError as error:
-                    self._unreadable[index] = ImageFailure(
-                        self._images.location(index), error.kind, error.reason
-                    )
-            passed_over.append(self._unreadable[index])
-        return Sample(asked, None, tuple(passed_over))
-
-    def _made(
-        self, epoch: int, index: int
-    ) -> WorkerCrops | tuple[UInt8[np.ndarray, "height width 3"], CropParams]:
-        data, name = self._images.read(index), self._images.name(index)
-        height, width = image_size(data, name)
-        params = draw_crops(
-            self._spec, seed=self._seed, epoch=epoch, index=index, height=height, width=width
-        )
-        needed = sufficient_size(params, self._spec, height=height, width=width)
-        image = read_image(data, path=name, min_scale_size=needed)
-        params = params.scaled(from_size=(height, width), to_size=image.shape[:2])
-        if self._executor == "worker":
-            return make_worker_crops(image, params, self._spec)
-        return image, params
-
-
 def build_loader(
     images: ImageList,
     spec: CropSpec,
@@ -145,8 +63,10 @@ def build_loader(
     workers: int,
     prefetch: int = 2,
     pin_memory: bool = False,
-    start_method: Literal["fork", "spawn", "forkserver"] | None = None,
-) -> DataLoader[Sample]:
+    cache: RamCache | None = None,
+    decoder: Decoder = "cpu",
+    start_method: StartMethod | None = None,
+) -> DataLoader[Batch]:
     """Batches in the order of the sampler, read and decoded in worker processes.
 
     What a batch holds does not depend on the workers. The loader draws no global random number.
@@ -159,38 +79,48 @@ def build_loader(
         workers: Processes that read; 0 reads in this one.
         prefetch: Batches that each worker prepares ahead.
         pin_memory: Put batches where a GPU can copy them from without waiting.
+        cache: Where decoded images are kept; None decodes them in every epoch.
+        decoder: "gpu" leaves plain JPEGs to ``Batch.to``; for the device executor without a cache.
         start_method: How worker processes start; None is the platform's way.
     """
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers!r}")
+    if executor == "worker":
+        prepare_executor()
     return DataLoader(
-        CropDataset(images, spec, executor=executor, seed=sampler.seed),
+        CropDataset(
+            images, spec, executor=executor, seed=sampler.seed, cache=cache, decoder=decoder
+        ),
         batch_sampler=sampler,
-        collate_fn=functools.partial(collate, spec=spec),
+        collate_fn=unchanged,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         multiprocessing_context=start_method if workers else None,
         generator=torch.Generator(),
     )
 
 
-def collate(samples: Sequence[Sample], *, spec: CropSpec) -> Batch:
-    """Samples as one batch."""
-    crops = [sample.made for sample in samples if isinstance(sample.made, WorkerCrops)]
-    decoded = [sample.made for sample in samples if isinstance(sample.made, tuple)]
-    payload: WorkerCrops | DeviceBatch | None = None
-    if len(crops) == len(samples):
-        payload = stack_crops(crops)
-    elif len(decoded) == len(samples):
-        payload = pad_images([image for image, _ in decoded], [params for _, params in decoded])
-    return Batch(
-        payload=payload,
-        spec=spec,
-        indices=torch.tensor([sample.index for sample in samples]),
-        failures=tuple(failure for sample in samples for failure in sample.failures),
-    )
+def device_batches(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy each batch to the device; a GPU copies it while it still computes the step before.
+
+    The copy runs on a stream of its own, and what follows on the current stream waits for it, not
+    the host: the sooner a batch is asked for, the more of its copy is hidden.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.to(device)
+        return
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            copied = batch.to(device)
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(copying)
+        for tensor in copied.tensors():
+            tensor.record_stream(computing)  # else its memory could be reused too early
+        yield copied
 
 
 def make_crops(batch: Batch, device: torch.device) -> Crops:
@@ -199,16 +129,15 @@ def make_crops(batch: Batch, device: torch.device) -> Crops:
     Raises:
         TrainingError: The batch is empty because no image could be read.
     """
-    if batch.payload is None:
+    batch = batch.to(device)
+    payload = batch.payload
+    if payload is None or isinstance(payload, EncodedBatch):  # which ``to`` has decoded
         raise TrainingError(f"none of the images can be read, the first: {batch.failures[0]!r}")
     local_crops: Tensor | None
-    if isinstance(batch.payload, DeviceBatch):
-        global_crops, local_crops = make_device_crops(batch.payload, batch.spec, device)
+    if isinstance(payload, DeviceBatch):
+        global_crops, local_crops = make_device_crops(payload, batch.spec)
     else:
-        global_crops, local_crops = batch.payload.global_crops, batch.payload.local_crops
-        global_crops = global_crops.to(device, non_blocking=True)
-        if local_crops is not None:
-            local_crops = local_crops.to(device, non_blocking=True)
+        global_crops, local_crops = payload.global_crops, payload.local_crops
     finish = functools.partial(normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return Crops(
         global_crops=finish(global_crops),
@@ -216,19 +145,14 @@ def make_crops(batch: Batch, device: torch.device) -> Crops:
     )
 
 
-def sufficient_size(
-    params: CropParams, spec: CropSpec, *, height: int, width: int
-) -> tuple[int, int] | None:
-    """Height and width at which a picture still has pixels enough for all its crops."""
-    pixels_per_pixel = np.minimum(params.height, params.width) / spec.sizes()
-    spare = float(pixels_per_pixel.min()) / _DECODE_OVERSAMPLING
-    if spare < 2:
-        return None  # decoders shrink by 2 at least
-    return math.ceil(height / spare), math.ceil(width / spare)
-
-
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """Make a worker process leave signals to the main one, and threads to the other workers."""
     # Both signals reach the whole process group; the main process saves, then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def unchanged(batch: _T) -> _T:
+    """What datasets that make whole batches use in the place of collation."""
+    return batch

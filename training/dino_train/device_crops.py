@@ -5,73 +5,61 @@ antialiased bicubic filter is linear in each axis, so a crop is ``down @ image @
 banded matrices, and every crop of one size comes out of two batched products.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64, UInt8
 from torch import Tensor
 
 from dino_train.colour import augment_colours
-from dino_train.crops import CropParams, CropSpec, stack_params
+from dino_train.crops import CropParams, CropSpec
+from dino_train.packed_images import PackedImages
+
+_CPU_MEMORY_MIB, _GPU_MEMORY_MIB = 256, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceBatch:
-    """Decoded images and what to do with them, before the device has seen them."""
+    """Decoded images and what to do with them; the crops are not made yet."""
 
-    images: UInt8[Tensor, "batch height width 3"]
-    """Upright RGB in the upper left corner; the rest is never read."""
-    sizes: Int32[np.ndarray, "batch 2"]
-    """Height and width of each image."""
+    images: PackedImages
     params: CropParams
     """One row an image, one column a crop."""
+    full_sizes: Int32[np.ndarray, "batch 2"] | None = None
+    """Height and width of each picture before it was scaled, for whoever keeps the images."""
 
     def pin_memory(self) -> "DeviceBatch":
         """The same batch where a GPU can copy it from without waiting."""
-        return DeviceBatch(images=self.images.pin_memory(), sizes=self.sizes, params=self.params)
+        pinned = self.images.pixels.pin_memory()
+        return replace(self, images=replace(self.images, pixels=pinned, lease=None))
 
+    def to(self, device: torch.device) -> "DeviceBatch":
+        """The same batch on the device."""
+        pixels = self.images.pixels.to(device, non_blocking=True)
+        return replace(self, images=replace(self.images, pixels=pixels))
 
-def pad_images(
-    images: Sequence[UInt8[np.ndarray, "_height _width 3"]], params: Sequence[CropParams]
-) -> DeviceBatch:
-    """Put images of any size into one tensor, with the parameters of their crops."""
-    sizes = np.array([image.shape[:2] for image in images], dtype=np.int32)
-    height, width = (int(longest) for longest in sizes.max(axis=0))
-    padded = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
-    rows = padded.numpy()
-    for row, image in zip(rows, images, strict=True):
-        row[: image.shape[0], : image.shape[1]] = image
-    return DeviceBatch(images=padded, sizes=sizes, params=stack_params(params))
+    def select(self, rows: Int64[np.ndarray, " chosen"]) -> "DeviceBatch":
+        """Some of the rows; the images stay where they are."""
+        return DeviceBatch(images=self.images.select(rows), params=self.params[rows])
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What lies on the device."""
+        return (self.images.pixels,)
 
 
 def make_device_crops(
-    batch: DeviceBatch,
-    spec: CropSpec,
-    device: torch.device,
-    *,
-    dtype: torch.dtype = torch.float32,
-    memory_mib: int = 256,
+    batch: DeviceBatch, spec: CropSpec
 ) -> tuple[
     Float32[Tensor, "2 batch 3 global_size global_size"],
     Float32[Tensor, "local_crops batch 3 local_size local_size"] | None,
 ]:
-    """Global and local crops in levels of 0 to 255, not yet normalised.
-
-    Args:
-        batch: Images and parameters.
-        spec: Sizes of the crops and the threshold of solarisation.
-        device: Where the crops are made.
-        dtype: Arithmetic of the two matrix products; float16 is exact to Pillow's own rounding
-            and faster on a GPU.
-        memory_mib: Bound on the temporary memory of the products, beyond one image's.
-    """
-    images = batch.images.to(device, non_blocking=True)
+    """Global and local crops in levels of 0 to 255, not yet normalised, where the images are."""
+    images = batch.images.padded()
 
     def crops_of(columns: slice, size: int) -> Float32[Tensor, "crops batch 3 size size"]:
         params = batch.params[:, columns]
-        crops = resized_crops(images, params, size=size, dtype=dtype, memory_mib=memory_mib)
+        crops = resized_crops(images, params, size=size)
         augment_colours(
             crops.flatten(0, 1),
             params.crop_major(),
@@ -90,11 +78,23 @@ def resized_crops(
     params: CropParams,
     *,
     size: int,
-    dtype: torch.dtype = torch.float32,
-    memory_mib: int = 256,
+    dtype: torch.dtype | None = None,
+    memory_mib: int | None = None,
 ) -> Float32[Tensor, "crops batch 3 size size"]:
-    """Cut, resize and mirror ``(batch, crops)`` boxes; levels stay within 0 and 255."""
+    """Cut, resize and mirror ``(batch, crops)`` boxes; levels stay within 0 and 255.
+
+    Args:
+        images: In the upper left corner of each; what lies outside the boxes does not count.
+        params: Boxes and flips.
+        size: Side of the crops.
+        dtype: Arithmetic of the two matrix products. None is float32 on a CPU, and float16 on a
+            GPU: exact to Pillow's own rounding, and many times faster there.
+        memory_mib: Bound on the temporary memory of the products, beyond one image's. None is
+            256 on a CPU and 1024 on a GPU.
+    """
     batch, height, width = images.shape[:3]
+    dtype = dtype or (torch.float16 if images.is_cuda else torch.float32)
+    memory_mib = memory_mib or (_GPU_MEMORY_MIB if images.is_cuda else _CPU_MEMORY_MIB)
     crops = params.top.shape[1]
     out = torch.empty(crops, batch, 3, size, size, device=images.device)
     numbers = 3 * height * (width + 2 * crops * size) + 5 * crops * size * (height + width)

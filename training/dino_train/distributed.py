@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dino_infer.devices import resolved_device
+from dino_train.late_numbers import LateNumbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,11 @@ class Process:
     rank: int
     world_size: int
     device: torch.device
+
+    @property
+    def local_world_size(self) -> int:
+        """Processes on this computer."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     @property
     def is_main(self) -> bool:
@@ -70,13 +76,47 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on at least one process."""
-    if not dist.is_initialized():
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+class PendingMean:
+    """The mean of a tensor over all processes, on its way while other work goes on.
+
+    Args:
+        value: This process's part; all processes must ask in the same order.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self._total = value
+        self._work = None
+        if dist.is_initialized():
+            self._total = value.clone()
+            self._work = dist.all_reduce(self._total, async_op=True)
+
+    def value(self) -> Tensor:
+        """The mean; a GPU waits for it, the host does not."""
+        if self._work is None:
+            return self._total
+        self._work.wait()
+        return self._total / dist.get_world_size()
+
+
+class Agreement:
+    """Lets all processes stop at the same step, which they learn one step late.
+
+    Nobody waits for an answer: each call asks anew and reads what the call before has asked. A
+    process that trains alone needs no answer and gets its own at once.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._asked: LateNumbers | None = None
+
+    def reached(self, flag: bool) -> bool:
+        """Whether any process had set its flag at the call before."""
+        if not dist.is_initialized():
+            return flag
+        value = torch.full((1,), float(flag), device=self._device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        asked, self._asked = self._asked, LateNumbers(value)
+        return asked is not None and asked.values()[0] > 0
 
 
 def barrier() -> None:

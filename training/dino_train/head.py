@@ -19,7 +19,9 @@ class WeightNormLinear(nn.Module):
         bound = in_features**-0.5  # what nn.Linear draws its weights from
         nn.init.uniform_(self.weight_v, -bound, bound)
 
-    def forward(self, x: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features"]:
+    def forward(
+        self, x: Float[Tensor, "*batch in_features"]
+    ) -> Float[Tensor, "*batch out_features"]:
         """Logits; cosines between rows and unit-length inputs while ``weight_g`` is 1."""
         return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
 
@@ -65,5 +67,10 @@ class DINOHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch in_dim"]) -> Float[Tensor, "batch out_dim"]:
         """Logits, before centring and temperature."""
-        bottleneck = F.normalize(self.mlp(features).float(), dim=-1)  # fp16 norms underflow
-        return self.last_layer(bottleneck)  # type: ignore[no-any-return]
+        return self.last_layer(self.bottleneck(features))  # type: ignore[no-any-return]
+
+    def bottleneck(
+        self, features: Float[Tensor, "batch in_dim"]
+    ) -> Float[Tensor, "batch bottleneck_dim"]:
+        """Unit vectors in front of the last layer."""
+        return F.normalize(self.mlp(features).float(), dim=-1)  # fp16 norms underflow

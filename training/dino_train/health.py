@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -13,7 +13,7 @@ from torch import Tensor
 def step_health(
     *,
     loss: Float[Tensor, ""],
-    teacher_probs: Float[Tensor, "teacher_crops batch out_dim"],
+    teacher_entropy: Float[Tensor, ""],
     features: Float[Tensor, "batch embed_dim"],
     center: Float[Tensor, " out_dim"],
 ) -> dict[str, Float[Tensor, ""]]:
@@ -26,17 +26,34 @@ def step_health(
         L2-normalised teacher features, 0 when all images look the same, near 1 when they fill
         the sphere).
     """
-    entropy = -(teacher_probs * teacher_probs.clamp_min(1e-30).log()).sum(-1).mean()
     unit = torch.nn.functional.normalize(features.float(), dim=-1)
     spread = unit.var(dim=0, correction=0).sum().sqrt()
     return {
         "loss_nats": loss,
-        "loss_over_ln_k": loss / math.log(teacher_probs.shape[-1]),
-        "teacher_entropy_nats": entropy,
-        "kl_nats": loss - entropy,
+        "loss_over_ln_k": loss / math.log(len(center)),
+        "teacher_entropy_nats": teacher_entropy,
+        "kl_nats": loss - teacher_entropy,
         "center_norm": center.norm(),
         "feature_std": spread,
     }
+
+
+class SkippedSteps:
+    """Counts steps that were called off, on the device; nobody waits for the counts."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._in_a_row, self._longest, self._total = torch.zeros(3, device=device).unbind()
+
+    @torch.no_grad()
+    def count(self, applied: Bool[Tensor, ""]) -> None:
+        """One more step, which changed something or was called off."""
+        self._in_a_row.add_(1).mul_(~applied)
+        torch.maximum(self._longest, self._in_a_row, out=self._longest)
+        self._total += ~applied
+
+    def numbers(self) -> dict[str, Float[Tensor, ""]]:
+        """``skipped_steps``, and ``skipped_in_a_row`` at worst, since this object was made."""
+        return {"skipped_steps": self._total, "skipped_in_a_row": self._longest}
 
 
 def rankme(features: Float[Tensor, "images embed_dim"]) -> float:

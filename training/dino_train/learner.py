@@ -1,4 +1,8 @@
-"""What one optimizer step does: algorithm 1 of the paper, with clipping, scaler and freezing."""
+"""What one optimizer step does: algorithm 1 of the paper, with clipping, scaler and freezing.
+
+Nothing here waits for the device: numbers stay on it until somebody reads them, and a step that is
+not finite is called off by a flag that the host never sees.
+"""
 
 import contextlib
 from collections.abc import Sequence
@@ -6,14 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dino_infer.devices import AUTOCAST
 from dino_train import optim
-from dino_train.distributed import Process, any_process, data_parallel
-from dino_train.health import step_health
-from dino_train.loss import Center, dino_loss
+from dino_train.distributed import PendingMean, Process, data_parallel
+from dino_train.health import SkippedSteps, step_health
+from dino_train.loss import Center
+from dino_train.sliced_loss import SlicedLoss, mean_logits, sliced_dino_loss
 from dino_train.student_teacher import MultiCropNetwork, update_teacher
 
 CropGroups = Sequence[Float[Tensor, "_crops batch 3 _height _width"]]
@@ -34,9 +39,9 @@ class Rates:
 class StepOutcome:
     """What one step did; the numbers stay on the device until somebody reads them."""
 
-    applied: bool
+    applied: Bool[Tensor, ""]
     """False where a number was not finite: nothing was changed then."""
-    grad_norm: Tensor
+    grad_norm: Float[Tensor, ""]
     """L2 norm of the whole gradient before clipping."""
     health: dict[str, Tensor]
     """See ``dino_train.health.step_health``."""
@@ -49,11 +54,12 @@ class Learner:
         student: Learns by gradient.
         teacher: Its frozen copy, which follows as a moving average.
         center: Of the teacher's logits.
-        optimizer: Over the student's parameters.
+        optimizer: Over the student's parameters, from ``optim.build_optimizer``.
         process: This process; with several, gradients and centre are averaged.
         precision: Arithmetic of the forward passes.
         student_temp: Softmax temperature of the student.
         clip_grad: Bound on the norm of each gradient tensor; 0 clips nothing.
+        compiled: Compile both networks.
     """
 
     def __init__(
@@ -67,12 +73,17 @@ class Learner:
         precision: Literal["bf16", "fp16", "fp32"] = "fp32",
         student_temp: float = 0.1,
         clip_grad: float = 3.0,
+        compiled: bool = False,
     ) -> None:
         self.student = student
         self.teacher = teacher
         self.center = center
         self.optimizer = optimizer
-        self._parallel_student = data_parallel(student, process)
+        self.skipped = SkippedSteps(process.device)
+        # The modules themselves stay as they are: others read their weights and embed with them.
+        runs: list[Any] = [torch.compile(net) if compiled else net for net in (student, teacher)]
+        self._parallel_student, self._run_teacher = data_parallel(runs[0], process), runs[1]
+        self._statistics = [*student.buffers(), *teacher.buffers()]
         self._device = process.device
         self._dtype = AUTOCAST.get(precision)
         self._scaler = torch.amp.GradScaler(process.device.type, enabled=precision == "fp16")
@@ -96,38 +107,42 @@ class Learner:
             freeze_backbone: Leave the backbone as it is.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        losses, mean_logits = [], torch.zeros_like(self.center.center)
+        statistics = [buffer.clone() for buffer in self._statistics]
+        # Mean loss, mean entropy, then the mean logits of the teacher.
+        means = torch.zeros(2 + len(self.center.center), device=self._device)
         for number, crops in enumerate(parts):
+            last = number == len(parts) - 1
             with self._autocast(), torch.no_grad():
-                teacher_logits, teacher_features = self.teacher(crops[0])
-            targets = self.center.targets(teacher_logits, teacher_temp=rates.teacher_temp)
-            with self._gradient_sync(last=number == len(parts) - 1):
+                teacher_out, teacher_features = self._run_teacher(crops[0])
+            with self._gradient_sync(last=last):
                 with self._autocast():
-                    student_logits, _ = self._parallel_student(*crops)
-                loss = dino_loss(student_logits, targets, student_temp=self._student_temp)
-                self._scaler.scale(loss / len(parts)).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            mean_logits += teacher_logits.float().mean(dim=(0, 1)) / len(parts)
-        mean_loss = torch.stack(losses).mean()
+                    student_out, _ = self._parallel_student(*crops)
+                terms = self._loss(student_out, teacher_out, teacher_temp=rates.teacher_temp)
+                logits = mean_logits(teacher_out, self.teacher.head.last_layer)
+                means += torch.cat([torch.stack(terms).detach(), logits]) / len(parts)
+                if last:  # travels while gradients are computed
+                    pending = PendingMean(means)
+                self._scaler.scale(terms.loss / len(parts)).backward()  # type: ignore[no-untyped-call]
 
         self._scaler.unscale_(self.optimizer)
         norms = optim.clip_each_gradient(self.student.parameters(), self._clip_grad)
-        finite = bool((mean_loss.isfinite() & norms.isfinite().all()).item())
-        applied = not any_process(not finite, self._device)
-        if applied:
-            if freeze_last_layer:
-                optim.drop_gradients(self.student.head.last_layer)
-            if freeze_backbone:
-                optim.drop_gradients(self.student.backbone)
-            optim.set_rates(self.optimizer, lr=rates.lr, weight_decay=rates.weight_decay)
-            self.optimizer.step()
-            update_teacher(self.teacher, self.student, momentum=rates.momentum)
-            self.center.update(mean_logits)
+        shared = pending.value()
+        applied = norms.isfinite().all() & shared.isfinite().all()  # the same in all processes
+        if freeze_last_layer:
+            optim.drop_gradients(self.student.head.last_layer)
+        if freeze_backbone:
+            optim.drop_gradients(self.student.backbone)
+        optim.set_rates(self.optimizer, lr=rates.lr, weight_decay=rates.weight_decay)
+        optim.step_if(self.optimizer, applied)
+        update_teacher(self.teacher, self.student, momentum=rates.momentum, applies=applied)
+        self.center.update(shared[2:], applies=applied)
+        self._restore_statistics(statistics, applied)
+        self.skipped.count(applied)
         if self._scaler.is_enabled():
             self._scaler.update()
         health = step_health(
-            loss=mean_loss,
-            teacher_probs=targets,
+            loss=means[0],
+            teacher_entropy=means[1],
             features=teacher_features[0],
             center=self.center.center,
         )
@@ -150,6 +165,25 @@ class Learner:
         self.center.load_state_dict(state["center"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
+
+    def _loss(self, student_out: Tensor, teacher_out: Tensor, *, teacher_temp: float) -> SlicedLoss:
+        return sliced_dino_loss(
+            student_out,
+            teacher_out,
+            student_layer=self.student.head.last_layer,
+            teacher_layer=self.teacher.head.last_layer,
+            center=self.center.center,
+            student_temp=self._student_temp,
+            teacher_temp=teacher_temp,
+            # float16 would lose the small probabilities.
+            dtype=torch.bfloat16 if self._dtype == torch.bfloat16 else torch.float32,
+        )
+
+    @torch.no_grad()
+    def _restore_statistics(self, before: list[Tensor], applied: Tensor) -> None:
+        """Undo what a step that was called off did to the statistics of batch norm."""
+        for buffer, old in zip(self._statistics, before, strict=True):
+            buffer.copy_(torch.where(applied, buffer, old))
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self._dtype is None:

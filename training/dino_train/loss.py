@@ -1,11 +1,12 @@
-"""The DINO loss, pure, and the centre, which only changes when told to."""
+"""The DINO loss, pure, and the centre, which only changes when told to.
+
+Training computes the same loss without holding the logits, see ``sliced_loss``.
+"""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-
-from dino_train.distributed import mean_over_processes
 
 
 def dino_loss(
@@ -73,6 +74,12 @@ class Center(nn.Module):
         return F.softmax((teacher_logits.float() - self.center) / teacher_temp, dim=-1)
 
     @torch.no_grad()
-    def update(self, mean_logits: Float[Tensor, " out_dim"]) -> None:
-        """Move toward the mean of this step's teacher logits, averaged over every process."""
-        self.center.lerp_(mean_over_processes(mean_logits.float()), 1 - self.momentum)
+    def update(
+        self, mean_logits: Float[Tensor, " out_dim"], *, applies: Bool[Tensor, ""] | None = None
+    ) -> None:
+        """Move toward the mean of this step's teacher logits in all processes.
+
+        Where ``applies``, a flag on the device, is false, nothing changes.
+        """
+        moved = self.center.lerp(mean_logits.float(), 1 - self.momentum)
+        self.center.copy_(moved if applies is None else torch.where(applies, moved, self.center))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 OptimizerName = Literal["adamw", "sgd", "lars"]
@@ -24,21 +24,39 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
 
 
-def build_optimizer(
-    name: OptimizerName, groups: list[dict[str, Any]], *, device: torch.device
-) -> torch.optim.Optimizer:
-    """An optimizer whose learning rate and weight decay are set before each step.
+def build_optimizer(name: OptimizerName, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """An optimizer for ``step_if``, whose rates are set before each step.
 
     Raises:
         ValueError: Unknown name.
     """
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, fused=device.type in ("cuda", "cpu"))
+        return torch.optim.AdamW(groups, lr=0.0, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+        return _sgd(groups)
     if name == "lars":
         return LARS(groups, momentum=0.9)
     raise ValueError(f"no optimizer named {name!r}; choose one of adamw, sgd, lars")
+
+
+def _sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
+    for group in groups:
+        for parameter in group["params"]:
+            # The fused kernel leaves new buffers undefined when its first step is called off.
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def step_if(optimizer: torch.optim.Optimizer, applies: Bool[Tensor, ""]) -> None:
+    """Take the step where the flag, which stays on the device, is true.
+
+    Where it is false, parameters, moments and step counts stay what they were, bit for bit: fused
+    optimizers and ``LARS`` look at ``found_inf`` as they do for a loss scaler.
+    """
+    optimizer.grad_scale, optimizer.found_inf = None, (~applies).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
@@ -104,7 +122,8 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient, unless ``found_inf`` is set to 1."""
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -119,5 +138,10 @@ class LARS(torch.optim.Optimizer):
                 buffer = self.state[p].get("momentum_buffer")
                 if buffer is None:
                     buffer = self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                buffer.mul_(group["momentum"]).add_(direction)
-                p.sub_(group["lr"] * buffer)
+                moved = group["momentum"] * buffer + direction
+                updated = p - group["lr"] * moved
+                if found_inf is not None:
+                    moved = torch.where(found_inf > 0, buffer, moved)
+                    updated = torch.where(found_inf > 0, p, updated)
+                buffer.copy_(moved)
+                p.copy_(updated)

@@ -13,6 +13,7 @@ from dino_infer.checkpoints import (
     read_training_weights,
     save_checkpoint,
 )
+from dino_infer.devices import resolved_precision
 from dino_infer.errors import DataError
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -39,6 +40,7 @@ class Run:
         process: Process,
         *,
         data_fingerprint: str,
+        compiled: bool = False,
     ) -> None:
         self.config = config
         self.images = images
@@ -52,7 +54,8 @@ class Run:
         self.snapshot_steps = max(1, round(c.run.snapshot_epochs * self.steps_per_epoch))
         self.rates = _rates(config, self.steps_per_epoch)
         self.step = 0
-        self.skipped_steps = 0
+        self.skipped_before = 0
+        """Steps of the run that were not finite, up to the snapshot it went on from."""
         distributed.seed_everything(c.seed)
         student = _network(config, drop_path_rate=c.model.drop_path_rate)
         teacher = _network(config, drop_path_rate=0.0)
@@ -63,13 +66,12 @@ class Run:
             student,
             teacher,
             Center(c.head.out_dim, momentum=c.teacher.center_momentum).to(process.device),
-            optim.build_optimizer(
-                o.optimizer, optim.parameter_groups(student), device=process.device
-            ),
+            optim.build_optimizer(o.optimizer, optim.parameter_groups(student)),
             process=process,
-            precision=o.precision,
+            precision=resolved_precision(o.precision, process.device),  # type: ignore[arg-type]
             student_temp=c.teacher.student_temp,
             clip_grad=o.clip_grad,
+            compiled=compiled,
         )
 
     def resume(self) -> bool:
@@ -80,7 +82,7 @@ class Run:
         state, path = found
         self.learner.load_state(state)
         self.step = state["step"]
-        self.skipped_steps = state["skipped_steps"]
+        self.skipped_before = state["skipped_steps"]
         logger.info("going on from %s, step %d of %d", path, self.step, self.total_steps)
         return True
 
@@ -110,7 +112,8 @@ class Run:
         state = {
             **self.learner.state(),
             "step": self.step,
-            "skipped_steps": self.skipped_steps,
+            "skipped_steps": self.skipped_before
+            + int(self.learner.skipped.numbers()["skipped_steps"]),
             "config": as_dict(self.config),
             "checkpoint_info": info.as_metadata(),
         }

@@ -71,6 +71,11 @@ class StepSampler:
         self._rank = rank
         self._world_size = world_size
 
+    @property
+    def epochs_left(self) -> float:
+        """Epochs from the first step on."""
+        return len(self._steps) / self._steps_per_epoch
+
     def __len__(self) -> int:
         return len(self._steps) * self._accumulation_steps
 

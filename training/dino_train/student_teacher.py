@@ -1,7 +1,9 @@
 """The student, and the teacher that follows it as a moving average."""
 
+from typing import Any
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dino_infer.backbones import Backbone
@@ -20,19 +22,21 @@ class MultiCropNetwork(nn.Module):
 
     def forward(
         self, *crops: Float[Tensor, "_crops batch 3 _height _width"]
-    ) -> tuple[Float[Tensor, "all_crops batch out_dim"], Float[Tensor, "all_crops batch embed"]]:
-        """Logits and features of every crop, in the order given.
+    ) -> tuple[Float[Tensor, "all_crops batch bottleneck"], Float[Tensor, "all_crops batch embed"]]:
+        """Bottlenecks and features of every crop, in the order given.
+
+        The head's last layer is left to the loss, see ``sliced_loss``.
 
         Args:
             crops: One tensor for each crop size: all crops of that size.
 
         Returns:
-            Head logits and backbone features.
+            What goes into the head's last layer, and backbone features.
         """
         features = torch.cat([self._features(group.flatten(0, 1)) for group in crops])
         batch = crops[0].shape[1]
-        logits = self.head(features)
-        return logits.unflatten(0, (-1, batch)), features.unflatten(0, (-1, batch))  # type: ignore[no-untyped-call]
+        bottlenecks = self.head.bottleneck(features)
+        return bottlenecks.unflatten(0, (-1, batch)), features.unflatten(0, (-1, batch))  # type: ignore[no-untyped-call]
 
     def _features(self, images: Tensor) -> Tensor:
         if not self.backbone.has_attention:  # convolutions are faster with channels last
@@ -51,14 +55,22 @@ def teacher_of(student: MultiCropNetwork, teacher: MultiCropNetwork) -> MultiCro
 
 @torch.no_grad()
 def update_teacher(
-    teacher: MultiCropNetwork, student: MultiCropNetwork, *, momentum: float
+    teacher: MultiCropNetwork,
+    student: MultiCropNetwork,
+    *,
+    momentum: float,
+    applies: Bool[Tensor, ""] | None = None,
 ) -> None:
     """Exponential moving average of the parameters: ``momentum`` of the old, the rest new.
 
-    Buffers (batch-norm statistics) stay the teacher's own, as in the original.
+    Buffers (batch-norm statistics) stay the teacher's own, as in the original. Where ``applies``,
+    a flag on the device, is false, nothing changes.
 
     Source: https://arxiv.org/abs/2104.14294, section 3.1.
     """
-    torch._foreach_lerp_(
-        list(teacher.parameters()), list(student.parameters()), weight=1 - momentum
-    )
+    averages: list[Tensor] = list(teacher.parameters())
+    weight = torch.full((), 1 - momentum, device=averages[0].device)
+    if applies is not None:
+        weight = weight * applies
+    weights: list[Any] = [weight] * len(averages)  # tensors, which the stubs do not know of
+    torch._foreach_lerp_(averages, list(student.parameters()), weights)

@@ -9,9 +9,8 @@ Running the same call again goes on from the newest snapshot.
 """
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,19 +20,20 @@ import torch
 
 from dino_infer.errors import ImageError, TrainingError
 from dino_infer.images import read_image
-from dino_infer.listing import list_images
+from dino_infer.listing import ImageList, list_images
 from dino_infer.preprocess import Preprocess
 from dino_train import distributed
-from dino_train.config import TrainConfig, as_dict
-from dino_train.data import Batch, FailureLog, StepSampler, build_loader, make_crops
+from dino_train.batches import Cache, batches_on_device
+from dino_train.config import SettingsError, TrainConfig, as_dict
+from dino_train.data import Batch, Executor, FailureLog, StepSampler, make_crops
+from dino_train.dataset import Decoder
 from dino_train.evaluation import Evaluation
-from dino_train.health import CollapseMonitor
-from dino_train.learner import StepOutcome
 from dino_train.metrics import MetricsLog, check_wandb
 from dino_train.progress import Progress, StopRequest
 from dino_train.report import Report
 from dino_train.run import Run, check_amounts
 from dino_train.run_folder import config_record, enter_run_folder
+from dino_train.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,10 @@ def train(
     device: str = "auto",
     workers: int = 4,
     crops: Literal["auto", "worker", "device"] = "auto",
+    cache: Cache = "auto",
+    decode: Decoder = "cpu",
+    compile: bool = False,
+    images: ImageList | None = None,
     extend: bool = False,
     tensorboard: bool = True,
     wandb_project: str | None = None,
@@ -83,6 +87,10 @@ def train(
         workers: Processes that decode images, for each training process.
         crops: Where crops are made; "auto" makes them on the device when it is a GPU or when
             they are tiny, and in the workers otherwise.
+        cache: Where decoded images are kept after they were first read, see ``batches_on_device``.
+        decode: "gpu" decodes plain JPEGs there.
+        compile: Compile the networks; the first step takes minutes, the others less.
+        images: The listing of ``data``, where it has been made before.
         extend: Let ``optim.epochs`` of an existing run grow.
         tensorboard: Write ``tensorboard/``.
         wandb_project: Log to this Weights & Biases project.
@@ -96,7 +104,9 @@ def train(
     try:
         if wandb_project:
             check_wandb()
-        images = list_images(data)
+        executor = _executor(crops, config, process.device)
+        _check_decoder(decode, executor, cache, process.device)
+        images = list_images(data) if images is None else images
         check_amounts(config, len(images), process.world_size)
         fingerprint = images.fingerprint()
         record = config_record(
@@ -110,7 +120,7 @@ def train(
             init_from=str(init_from) if init_from else None,
             extend=extend,
         )
-        run = Run(config, images, out, process, data_fingerprint=fingerprint)
+        run = Run(config, images, out, process, data_fingerprint=fingerprint, compiled=compile)
         evaluation = Evaluation(
             images,
             eval_data=Path(eval_data) if eval_data else None,
@@ -141,8 +151,17 @@ def train(
                 evaluation=evaluation,
                 metrics=metrics,
                 stop=opened.enter_context(StopRequest()),
-                executor=_executor(crops, config, process.device),
-                workers=workers,
+                batches=batches_on_device(
+                    images,
+                    config.crops,
+                    sampler=_sampler(run),
+                    device=process.device,
+                    executor=executor,
+                    workers=workers,
+                    cache=cache,
+                    decoder=decode,
+                    processes=process.local_world_size,
+                ),
             )
     finally:
         distributed.stop()
@@ -154,8 +173,7 @@ def _loop(
     evaluation: Evaluation,
     metrics: MetricsLog | None,
     stop: StopRequest,
-    executor: Literal["worker", "device"],
-    workers: int,
+    batches: Iterator[Batch],
 ) -> TrainResult:
     """Steps from where the run stands to its end, or until somebody stops it."""
     c, process, device = run.config, run.process, run.process.device
@@ -166,7 +184,6 @@ def _loop(
         num_images=len(run.images),
         max_bad_share=c.run.max_bad_share,
     )
-    monitor = CollapseMonitor(patience_steps=max(200, run.steps_per_epoch))
     if metrics and run.step == 0:
         numbers = evaluation.measure(run.learner.teacher.backbone)
         metrics.append({"step": 0, "epoch": 0.0, **numbers})
@@ -174,13 +191,12 @@ def _loop(
     if report:  # a run that was killed after its snapshot has not drawn this step yet
         report.update(run.learner.teacher.backbone, step=run.step)
     progress = Progress(total_steps=run.total_steps, start_step=run.step, visible=process.is_main)
-    nonfinite_in_a_row = 0
-    clock = _Clock(c.optim.batch_size)
-    batches = _batches(run, executor=executor, workers=workers)
+    log = StepLog(run, metrics, progress, late=device.type == "cuda")
+    agreement = distributed.Agreement(device)
     while run.step < run.total_steps:
         step = run.step
         distributed.seed_everything(c.seed, step, process.rank)  # stochastic depth
-        with clock.waiting():
+        with log.waiting_for_data():
             loaded = [next(batches) for _ in range(c.optim.accumulation_steps)]
         for batch in loaded:
             failures.add(batch.failures)
@@ -193,39 +209,31 @@ def _loop(
             freeze_backbone=epoch < c.optim.freeze_backbone_epochs,
         )
         run.step += 1
-        clock.step_done()
-        progress.advance()
-        nonfinite_in_a_row = 0 if outcome.applied else nonfinite_in_a_row + 1
-        if not outcome.applied:
-            run.skipped_steps += 1
-            logger.warning("step %d was not finite and changed nothing", step)
+        log.step_done(outcome)
 
         last = run.step == run.total_steps
-        stopping = distributed.any_process(stop.received, device)
-        giving_up = nonfinite_in_a_row == c.run.max_nonfinite_steps
-        if step % c.run.log_every == 0 or last:
-            row = _row(run, step, outcome, clock)
-            if metrics:
-                metrics.append(row)
-                progress.show(row)
-                if warning := monitor.warning(row):
-                    logger.warning("step %d: %s", step, warning)
-        if last or (run.step % (c.run.eval_epochs * run.steps_per_epoch) == 0):
+        stopping = agreement.reached(stop.received)
+        measuring = last or run.step % (c.run.eval_epochs * run.steps_per_epoch) == 0
+        saving = last or stopping or run.step % run.snapshot_steps == 0
+        if measuring or saving:
+            log.settle()
+        giving_up = log.skipped_in_a_row >= c.run.max_nonfinite_steps
+        if measuring:
             if metrics:
                 numbers = evaluation.measure(run.learner.teacher.backbone)
                 metrics.append({"step": step, "epoch": run.step / run.steps_per_epoch, **numbers})
                 logger.info("epoch %g: %s", run.step / run.steps_per_epoch, _in_words(numbers))
             distributed.barrier()
-            clock.restart()
-        if last or stopping or giving_up or run.step % run.snapshot_steps == 0:
+            log.restart_clock()
+        if saving or giving_up:
             run.save()
             if report:
                 report.update(run.learner.teacher.backbone, step=run.step)
             distributed.barrier()
-            clock.restart()
+            log.restart_clock()
         if giving_up:
             raise TrainingError(
-                f"{nonfinite_in_a_row} steps in a row were not finite; the state before them is "
+                f"{log.skipped_in_a_row} steps in a row were not finite; the state before them is "
                 f"saved in {str(run.out / 'snapshots')!r}; lower optim.lr, set optim.clip_grad "
                 "to 0.3 or use optim.precision fp32"
             )
@@ -235,9 +243,9 @@ def _loop(
     return TrainResult(steps=run.step, total_steps=run.total_steps, numbers=numbers)
 
 
-def _batches(run: Run, *, executor: Literal["worker", "device"], workers: int) -> Iterator[Batch]:
+def _sampler(run: Run) -> StepSampler:
     """Parts of batches from the run's step on, in the order that the seed decides."""
-    sampler = StepSampler(
+    return StepSampler(
         len(run.images),
         batch_size_per_process=run.part_size,
         seed=run.config.seed,
@@ -248,80 +256,23 @@ def _batches(run: Run, *, executor: Literal["worker", "device"], workers: int) -
         rank=run.process.rank,
         world_size=run.process.world_size,
     )
-    loader = build_loader(
-        run.images,
-        run.config.crops,
-        executor=executor,
-        sampler=sampler,
-        workers=workers,
-        pin_memory=run.process.device.type == "cuda",
-    )
-    return iter(loader)
+
+
+def _check_decoder(decode: Decoder, executor: Executor, cache: Cache, device: torch.device) -> None:
+    if decode == "gpu" and (device.type != "cuda" or executor != "device" or cache == "ram"):
+        raise SettingsError(
+            "decode 'gpu' needs a CUDA device that makes the crops, and no cache in memory; got "
+            f"device {device.type!r}, crops {executor!r}, cache {cache!r}"
+        )
 
 
 def _executor(
     asked: Literal["auto", "worker", "device"], config: TrainConfig, device: torch.device
-) -> Literal["worker", "device"]:
+) -> Executor:
     if asked != "auto":
         return asked
     tiny = config.crops.global_crops_size <= SMALL_CROP
     return "device" if device.type == "cuda" or tiny else "worker"
-
-
-def _row(run: Run, step: int, outcome: StepOutcome, clock: "_Clock") -> dict[str, float]:
-    """One row of metrics.jsonl; health numbers are means over the processes."""
-    names = [*outcome.health, "grad_norm"]
-    values = torch.stack([*outcome.health.values(), outcome.grad_norm]).float()
-    numbers = distributed.mean_over_processes(values).tolist()
-    rates = run.rates(step)
-    row = {
-        "step": step,
-        "epoch": run.step / run.steps_per_epoch,
-        **dict(zip(names, numbers, strict=True)),
-        "lr": rates.lr,
-        "weight_decay": rates.weight_decay,
-        "momentum": rates.momentum,
-        "teacher_temp": rates.teacher_temp,
-        "skipped_steps": run.skipped_steps,
-        **clock.read(),
-    }
-    if run.process.device.type == "cuda":
-        row["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    return row
-
-
-class _Clock:
-    """Speed of the steps since the last reading; measuring and saving do not count."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._steps = 0
-        self._elapsed_s = 0.0
-        self._waited_s = 0.0
-        self._since_s = time.perf_counter()
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        start_s = time.perf_counter()
-        yield
-        self._waited_s += time.perf_counter() - start_s
-
-    def step_done(self) -> None:
-        self._steps += 1
-        self._elapsed_s += time.perf_counter() - self._since_s
-        self.restart()
-
-    def restart(self) -> None:
-        self._since_s = time.perf_counter()
-
-    def read(self) -> dict[str, float]:
-        numbers = {
-            "step_time_s": self._elapsed_s / self._steps,
-            "images_per_s": self._steps * self._batch_size / self._elapsed_s,
-            "data_wait_share": self._waited_s / self._elapsed_s,
-        }
-        self._steps, self._elapsed_s, self._waited_s = 0, 0.0, 0.0
-        return numbers
 
 
 def _report(run: Run) -> Report | None:

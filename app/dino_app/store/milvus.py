@@ -17,21 +17,19 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 from dino_app.errors import StoreError
-from dino_app.store.faiss_store.scan import ROUNDING, exact_scores
 from dino_app.store.filters import Filter, matches
 from dino_app.store.interface import Found, Hit, Included, Item, SearchParams, StoreInfo
 from dino_app.store.item_checks import checked_items, checked_queries, is_id
 from dino_app.store.milvus_collections import DIM, INDEX, INDEXES, MODEL, Collections
 from dino_app.store.milvus_connection import Connection, Place, parsed_place
-from dino_app.store.milvus_filters import ALWAYS, expression, metadata_of, one_of
+from dino_app.store.milvus_filters import ALWAYS, expression, one_of
 from dino_app.store.milvus_rows import item_of, picture_of, picture_row, row_of
+from dino_app.store.milvus_searching import Searching, rank
 
-MAX_LIMIT = 16_384  # of hits in one answer
 AT_ONCE = 1000  # ids in one request, and rows in one answer
-_SPARE_HITS = 16  # fetched beyond k, to see where equal scores end
 _VERSION = "\tversion"  # no item can have this id
 _SNAPSHOT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -187,14 +185,12 @@ class MilvusStore:
         """
         queries = checked_queries(vectors, dim=self._dim, k=k)
         version = self._version()
-        fields = ["*"] if "metadata" in include else ["vector"]
-        options = _options(params)
+        search = Searching(self._connection, params, include)
         hits: list[list[Hit]] = [[] for _ in queries]
         for where in self._expressions(filter):
             for place, query in enumerate(queries):
-                rows = self._nearest(query, where, k=k, fields=fields, options=options)
-                found = _scored(rows, query, include)
-                hits[place] = sorted([*hits[place], *found], key=_rank)[:k]
+                found = search.hits(query, where, k=k)
+                hits[place] = sorted([*hits[place], *found], key=rank)[:k]
         return Found(hits, version, self._index == "flat")
 
     def count(self, filter: Filter | None = None) -> int:
@@ -266,28 +262,6 @@ class MilvusStore:
         ids = [item.id for item in walk if matches(condition, item.metadata)]
         return [one_of(part) for part in _parts(ids)]
 
-    def _nearest(
-        self, query: Float32[np.ndarray, " dim"], where: str, *, k: int, fields: list[str],
-        options: Mapping[str, int],
-    ) -> list[_Row]:  # fmt: skip
-        """The k best rows and all whose score rounding cannot tell from the last."""
-        limit = min(k + _SPARE_HITS, MAX_LIMIT)
-        while True:
-            if "ef" in options:  # a graph search cannot give more hits than it keeps
-                options = {**options, "ef": max(options["ef"], limit)}
-            (found,) = self._call(
-                "search",
-                data=[query.tolist()],
-                filter=where,
-                limit=limit,
-                output_fields=[*fields, "vector"],
-                search_params={"metric_type": "IP", "params": dict(options)},
-            )
-            full = len(found) == limit < MAX_LIMIT
-            if not full or found[-1]["distance"] < found[k - 1]["distance"] - ROUNDING:
-                return [{"id": hit["id"], **hit["entity"]} for hit in found]
-            limit = min(4 * limit, MAX_LIMIT)
-
     def _walk(self, after: str, where: str, *, at_once: int) -> Iterator[Item]:
         pages = self._collections.pages(
             self._collections.rows, fields=["*"], where=where, limit=at_once, after=after
@@ -330,36 +304,6 @@ class MilvusStore:
 
     def _call(self, method: str, *, name: str = "", **options: Any) -> Any:
         return self._connection.call(method, name or self._collections.rows, **options)
-
-
-def _options(params: SearchParams | None) -> dict[str, int]:
-    """What a search tells the index."""
-    if params is None:
-        return {}
-    given = {"ef": params.ef, "nprobe": params.nprobe}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _scored(
-    rows: list[_Row], query: Float32[np.ndarray, " dim"], include: Collection[Included]
-) -> list[Hit]:
-    """Hits with scores that are the same for equal vectors, which those of Milvus are not."""
-    if not rows:
-        return []
-    vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
-    return [
-        Hit(
-            row["id"],
-            float(score),
-            metadata_of(row) if "metadata" in include else None,
-            vector.copy() if "vector" in include else None,
-        )
-        for row, vector, score in zip(rows, vectors, exact_scores(vectors, query), strict=True)
-    ]
-
-
-def _rank(hit: Hit) -> tuple[float, bytes]:
-    return -hit.score, hit.id.encode()
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -27,7 +27,7 @@ MAX_PARTS = 32
 NO_DIM = 2  # Milvus wants a vector in every collection; of pictures it is zero
 COPIED_AT_ONCE = 1000
 CALL_BYTES = 8 << 20  # of rows in one request; servers take 64 MiB
-INDEXES = {
+INDEXES: dict[str, dict[str, Any]] = {
     "flat": {"index_type": "FLAT"},
     "auto": {"index_type": "AUTOINDEX"},
     "hnsw": {"index_type": "HNSW", "params": {"M": 32, "efConstruction": 200}},
@@ -157,7 +157,7 @@ class Collections:
         for schema, dim in ((rows, int(properties[DIM])), (pictures, NO_DIM)):
             schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
             schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-        text = {"element_type": DataType.VARCHAR, "max_length": MAX_TEXT_BYTES}
+        text: dict[str, Any] = {"element_type": DataType.VARCHAR, "max_length": MAX_TEXT_BYTES}
         pictures.add_field(
             "parts", DataType.ARRAY, max_capacity=MAX_PARTS, mmap_enabled=True, **text
         )

@@ -15,6 +15,8 @@ from dino_infer.errors import MissingExtraError
 TOKEN_VARIABLE = "DINO_MILVUS_TOKEN"
 CONNECT_TIMEOUT_S = 10
 CALL_TIMEOUT_S = 120
+# pymilvus pings idle servers every 10 s, which Milvus Lite answers by hanging up on its clients.
+_LITE_OPTIONS = {"grpc.keepalive_time_ms": 2**31 - 1}
 _COLLECTION = re.compile(r"(?!.*__)[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -147,10 +149,12 @@ def _client(uri: str) -> Any:
     # They log each error with its traceback, though they raise it as well.
     for name in ("pymilvus", "milvus_lite.adapter", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    token = os.environ.get(TOKEN_VARIABLE, "")
+    options: dict[str, Any] = {"token": os.environ.get(TOKEN_VARIABLE, "")}
+    if "://" not in uri:
+        options["grpc_options"] = _LITE_OPTIONS
     with _lite_errors() as errors:
         try:
-            return MilvusClient(uri, token=token, timeout=CONNECT_TIMEOUT_S)
+            return MilvusClient(uri, timeout=CONNECT_TIMEOUT_S, **options)
         except MilvusException as error:
             cause = errors[-1] if errors else error
             if type(cause).__name__ == "DataDirLockedError":

@@ -1,17 +1,16 @@
 """Items as rows of Milvus, and back."""
 
 import base64
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from dino_app.store.interface import Item
+from dino_app.store.item_checks import MAX_METADATA_BYTES, metadata_text
 from dino_app.store.milvus_collections import MAX_TEXT_BYTES, NO_DIM
 from dino_app.store.milvus_filters import dynamic_fields, metadata_of
 
-MAX_METADATA_BYTES = 65_536
 _PART_BYTES = MAX_TEXT_BYTES // 4 * 3  # in base64 just what a text holds
 _NO_VECTOR = [0.0] * NO_DIM
 
@@ -23,7 +22,7 @@ def row_of(item: Item) -> dict[str, Any]:
         ValueError: Its metadata are too large for Milvus.
     """
     fields = dynamic_fields(item.metadata)
-    size = len(json.dumps(fields, ensure_ascii=False).encode())
+    size = len(metadata_text(fields).encode())
     if size > MAX_METADATA_BYTES:
         raise ValueError(
             f"item {item.id!r}: metadata may have {MAX_METADATA_BYTES} bytes in Milvus, with the "

@@ -59,7 +59,7 @@ def name(models):
 
 
 def scores_of(answer):
-    return [float(caption.rsplit(" ", 1)[1]) for _, caption in answer.tiles]
+    return [float(caption.split(" ")[0]) for _, caption in answer.tiles]
 
 
 def test_uploads_are_found_in_the_order_of_their_similarity(in_uploads, models, uploads, name):
@@ -213,7 +213,7 @@ def test_convnets_search_too(in_uploads, models, uploads):
 
 
 def test_captions_keep_the_end_of_a_name_and_markdown_shows_it_as_text():
-    assert caption("holiday/2024/beach.jpg", "0.93") == "beach.jpg · 0.93"
+    assert caption("holiday/2024/beach.jpg", "0.93") == "0.93 · beach.jpg"
     long = caption("a" * 50 + "_0042.jpg")
     assert len(long) == 28 and long.endswith("_0042.jpg")
     hostile = plain("<img src=x onerror=alert(1)> **b** [l](http://e)")

@@ -1,0 +1,1 @@
+"""The Gradio demo: see what DINO sees, in a browser."""

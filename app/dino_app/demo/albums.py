@@ -1,0 +1,141 @@
+"""Photos that can be searched: an index, or the photos that a visitor uploaded."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+
+from dino_app.demo.tiles import photo_tile, thumbnail_tile
+from dino_app.store.filters import Filter, matches
+from dino_app.store.interface import Metadata, Store
+from dino_infer.embed import Embedder
+from dino_infer.knn import nearest
+
+
+class Result(NamedTuple):
+    """A photo that a search found."""
+
+    id: str
+    score: float
+    """Cosine similarity."""
+    tile: Image.Image
+
+
+@runtime_checkable
+class Album(Protocol):
+    """Photos by nearness."""
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """What made the vectors, as ``Embedder.description`` says it."""
+
+    def summary(self) -> str:
+        """What is in it, in one line."""
+
+    def search(
+        self, vector: Float[np.ndarray, " dim"], *, k: int, condition: Filter | None = None
+    ) -> list[Result]:
+        """The most similar photos that match the condition, the best first."""
+
+    def vector(self, id: str) -> Float32[np.ndarray, " dim"] | None:
+        """The vector of a photo, or None if it is no longer there."""
+
+
+class IndexAlbum:
+    """The photos of an index."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """What made the vectors."""
+        return self._store.info().model
+
+    def summary(self) -> str:
+        """What is in it, in one line."""
+        info = self._store.info()
+        recall = "" if info.recall_at_10 is None else f", recall@10 {info.recall_at_10:.3f}"
+        return f"{info.rows:,} photos · {info.dim} numbers each · index {info.index}{recall}"
+
+    def search(
+        self, vector: Float[np.ndarray, " dim"], *, k: int, condition: Filter | None = None
+    ) -> list[Result]:
+        """The most similar photos that match the condition, the best first."""
+        hits = self._store.search(vector[None], k=k, filter=condition).hits[0]
+        return [
+            Result(hit.id, hit.score, thumbnail_tile(self._store.thumbnail(hit.id))) for hit in hits
+        ]
+
+    def vector(self, id: str) -> Float32[np.ndarray, " dim"] | None:
+        """The vector of a photo, or None if it is no longer there."""
+        item = self._store.get([id])[0]
+        return None if item is None else item.vector
+
+
+class UploadedAlbum:
+    """A few photos, each compared with the one that is asked with.
+
+    Args:
+        photos: At least one name and picture; only one picture is held at a time.
+        embedder: Makes the vectors.
+    """
+
+    def __init__(
+        self,
+        photos: Iterable[tuple[str, UInt8[np.ndarray, "_ _ 3"]]],
+        embedder: Embedder,
+    ) -> None:
+        vectors: list[Float32[np.ndarray, " dim"]] = []
+        self._names: list[str] = []
+        self._tiles: list[Image.Image] = []
+        self._metadata: list[Metadata] = []
+        for name, picture in photos:
+            height, width = picture.shape[:2]
+            vectors.append(embedder([picture])[0])
+            self._names.append(_distinct(name, self._names))
+            self._tiles.append(photo_tile(picture))
+            self._metadata.append({"path": self._names[-1], "width": width, "height": height})
+        self._vectors = np.stack(vectors)
+        self.model: Mapping[str, Any] = embedder.description()
+
+    def summary(self) -> str:
+        """What is in it, in one line."""
+        return f"{len(self._names)} photos · {self._vectors.shape[1]} numbers each"
+
+    def search(
+        self, vector: Float[np.ndarray, " dim"], *, k: int, condition: Filter | None = None
+    ) -> list[Result]:
+        """The most similar photos that match the condition, the best first."""
+        rows = [
+            row
+            for row, metadata in enumerate(self._metadata)
+            if condition is None or matches(condition, metadata)
+        ]
+        if not rows:
+            return []
+        found = nearest(self._vectors[rows], vector[None], k=min(k, len(rows)))
+        return [
+            Result(self._names[rows[row]], float(score), self._tiles[rows[row]])
+            for score, row in zip(found.similarities[0], found.rows[0], strict=True)
+        ]
+
+    def vector(self, id: str) -> Float32[np.ndarray, " dim"] | None:
+        """The vector of a photo, or None if there is no such photo."""
+        return self._vectors[self._names.index(id)] if id in self._names else None
+
+
+def others(results: Sequence[Result], id: str | None, *, k: int) -> list[Result]:
+    """Results without the photo that was asked with, which is always the most like itself."""
+    return [result for result in results if result.id != id][:k]
+
+
+def _distinct(name: str, taken: Sequence[str]) -> str:
+    """The name, with a number where it is taken."""
+    number, candidate = 1, name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name} ({number})"
+    return candidate

@@ -1,0 +1,156 @@
+"""The page as a whole: title, picker of networks, tabs; and how it is put beside an API."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from dino_app.demo.attention_tab import attention_tab
+from dino_app.demo.classify_tab import classify_tab
+from dino_app.demo.compare_tab import compare_tab
+from dino_app.demo.models import Model, Models
+from dino_app.demo.only_uploads import close_to_all_but_uploads
+from dino_app.demo.patches_tab import patches_tab
+from dino_app.demo.pca_tab import pca_tab
+from dino_app.demo.search_tab import search_tab
+from dino_app.demo.style import CSS, FOOTER, HEAD, HEADER, theme
+from dino_app.demo.uploads import MAX_FILE_SIZE, plain_errors
+from dino_app.demo.video_tab import video_tab
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+
+    from dino_app.store.interface import Store
+    from dino_infer.embed import Embedder
+    from dino_infer.features import Features
+
+QUEUE = 32  # calls that may wait; more are told to come back later
+SWEEP_S, KEEP_S = 600, 3600  # how often pictures are cleared away, and how old they are then
+
+
+def demo_app(
+    models: Models,
+    *,
+    store: "Store | None" = None,
+    embedder: "Embedder | None" = None,
+    features: "Features | None" = None,
+    max_file_size: int = MAX_FILE_SIZE,
+) -> gr.Blocks:
+    """The demo, ready for ``mount_demo``.
+
+    Args:
+        models: The networks to choose from.
+        store: An index to search; without one, people search photos that they upload.
+        embedder: Turns photos into vectors as those of ``store`` and ``features`` were made.
+        features: Labelled vectors to classify by.
+        max_file_size: Bytes of one upload.
+    """
+    blocks: gr.Blocks = gr.Blocks(
+        title="DINO demo", analytics_enabled=False, delete_cache=(SWEEP_S, KEEP_S)
+    )
+    with blocks:
+        gr.HTML(HEADER, padding=False, elem_classes="flush")
+        picker = _picker(models)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Attention", id="attention"):
+                attention_tab(models, picker)
+            with gr.Tab("Click a patch", id="patches"):
+                patches_tab(models, picker)
+            with gr.Tab("PCA colours", id="pca"):
+                pca_tab(models, picker)
+            with gr.Tab("Search my photos", id="search"):
+                search_tab(models, picker, store=store, embedder=embedder)
+            with gr.Tab("Classify", id="classify"):
+                classify_tab(models, picker, embedder=embedder, features=features, store=store)
+            with gr.Tab("Compare", id="compare"):
+                compare_tab(models)
+            with gr.Tab("Video", id="video"):
+                video_tab(models, picker)
+        gr.HTML(FOOTER, padding=False, elem_classes="flush")
+    blocks.max_file_size = max_file_size
+    blocks.queue(max_size=QUEUE, default_concurrency_limit=1)
+    return blocks
+
+
+def mount_demo(
+    app: "FastAPI",
+    blocks: gr.Blocks,
+    *,
+    auth: "Callable[[Request], str | None] | None" = None,
+    path: str = "/",
+) -> "FastAPI":
+    """Put the demo beside what an app serves already; routes that were added before go first.
+
+    Args:
+        app: Changed in place.
+        blocks: From ``demo_app``.
+        auth: Says who asks, or None for nobody that is let in; it may raise ``HTTPException`` to
+            ask a browser for the password. The same as that of the API makes one login of both.
+        path: Where the demo is.
+    """
+    close_to_all_but_uploads(blocks)
+    mounted: FastAPI = gr.mount_gradio_app(
+        app,
+        blocks,
+        path=path,
+        auth_dependency=auth,
+        allowed_paths=[],
+        max_file_size=blocks.max_file_size,
+        show_error=False,  # of errors that nobody foresaw; those we raise are always shown
+        run_history=False,
+        footer_links=["api"],
+        ssr_mode=False,
+        mcp_server=False,
+        theme=theme(),
+        css=CSS,
+        head=HEAD,
+    )
+    return mounted
+
+
+def end_streams(app: "FastAPI") -> None:
+    """End the connections that open pages keep; to be called in the loop when a server ends.
+
+    Otherwise it would wait for them in vain and log an error for each.
+    """
+    for route in app.routes:
+        if isinstance(mounted := getattr(route, "app", None), gr.routes.App):
+            mounted.stop_event.set()
+
+
+def _picker(models: Models) -> gr.Dropdown:
+    """Which network the tabs use, and a line about it."""
+    first = models.names[0]
+    with gr.Row(elem_id="network"):
+        picker = gr.Dropdown(
+            choices=list(models.names),
+            value=first,
+            label="Network",
+            visible=len(models.names) > 1,
+            filterable=False,
+            elem_id="picker",
+            scale=1,
+            min_width=200,
+        )
+        about = gr.Markdown(described(models.model(first)), elem_id="about-network")
+
+    @plain_errors()
+    def described_by_name(name: str) -> str:
+        return described(models.model(name))
+
+    picker.change(
+        described_by_name, picker, about, show_progress="hidden", api_visibility="private"
+    )
+    return picker
+
+
+def described(model: Model) -> str:
+    """A line about a network for people who have not met it."""
+    info, million = model.info, sum(p.numel() for p in model.backbone.parameters()) / 1e6
+    kind = "Vision Transformer" if model.has_attention else "convolutional network"
+    text = f"**{info.arch}**, a {kind} with {million:.1f} million weights"
+    if model.has_attention:
+        text += f", {model.heads} attention heads and patches of {model.patch_size} px"
+    if info.recipe:
+        text += f"; trained with the recipe *{info.recipe}*"
+    return text + (f" for {info.epoch:g} epochs." if info.epoch else ".")

@@ -1,0 +1,37 @@
+"""How finely a network looks at a picture: a choice that means the same for every network."""
+
+import math
+
+import gradio as gr
+import numpy as np
+from jaxtyping import UInt8
+
+from dino_app.demo.models import MAX_PATCHES, Look, Model
+
+DETAILS = {"low": 0.5, "normal": 1.0, "high": 2.0}  # of the size that suits the network
+
+
+def detail_choice() -> gr.Radio:
+    """The choice."""
+    return gr.Radio(
+        list(DETAILS), value="normal", label="Detail", info="More is finer, and slower."
+    )
+
+
+def detailed_look(model: Model, image: UInt8[np.ndarray, "height width 3"], detail: str) -> Look:
+    """What a network sees in a picture, with less detail where it would be too many patches.
+
+    Args:
+        model: The network.
+        image: Upright RGB.
+        detail: One of ``DETAILS``.
+
+    Raises:
+        ImageError: The picture is too elongated for any detail.
+        ValueError: There is no such detail.
+    """
+    if detail not in DETAILS:
+        raise ValueError(f"detail must be one of {list(DETAILS)}, got {detail!r}")
+    shorter, longer = sorted(image.shape[:2])
+    most = math.isqrt(MAX_PATCHES * shorter // longer) * model.patch_size
+    return model.look(image, size=min(round(DETAILS[detail] * model.default_size), most))

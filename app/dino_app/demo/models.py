@@ -1,0 +1,290 @@
+"""The networks that the demo offers, and what they make of the pictures seen last."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+from torch import Tensor
+
+from dino_infer.attention import whole_image
+from dino_infer.backbones import Backbone, build_backbone
+from dino_infer.checkpoints import CheckpointInfo, load_backbone
+from dino_infer.devices import resolved_device
+from dino_infer.errors import ImageError
+from dino_infer.preprocess import Preprocess
+from dino_infer.views import View, view_of
+
+LOOKS = 12  # pictures remembered for each network, a few MB each
+MAX_PATCHES = 6400
+"""Patches of one picture: what a network of laptop size looks at within seconds."""
+
+SIZE = 480  # pixels of the shorter side, as in the figures of the paper
+SMALL_FACTOR = 8  # networks that learned on small pictures are shown larger ones, but not so large
+SHOWN, LONGEST_SHOWN = 480, 1280  # pixels of the sides of what people see
+FIXED_SEED = 0  # of untrained networks, so that they look the same each time
+UNTRAINED = " (untrained)"
+GENERIC = ("checkpoint.safetensors",)  # file names that say nothing without their folder
+
+
+class Models:
+    """The networks to choose from; the first is loaded now, the others when they are chosen.
+
+    Args:
+        weights: What ``load_backbone`` takes, in the order of the picker.
+        device: Where they run; "auto" is a GPU if there is one.
+
+    Raises:
+        ValueError: There are no weights.
+        DinoError: The first weights cannot be loaded, or there is no such device.
+    """
+
+    def __init__(self, weights: Sequence[str], device: str | torch.device = "auto") -> None:
+        if not weights:
+            raise ValueError("expected at least one source of weights, got none")
+        unique = list(dict.fromkeys(str(one) for one in weights))
+        self._weights = dict(zip(_short_names(unique), unique, strict=True))
+        self._device = resolved_device(device)
+        self._loaded: dict[str, Model] = {}
+        self._loading = threading.Lock()
+        self.model(self.names[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the picker shows: the shortest endings of the paths that tell them apart."""
+        return tuple(self._weights)
+
+    @property
+    def names_with_untrained(self) -> tuple[str, ...]:
+        """As ``names``, each also with random weights, to compare with."""
+        return (*self.names, *(name + UNTRAINED for name in self.names))
+
+    def model(self, name: str) -> "Model":
+        """The network of a name of ``names_with_untrained``, loaded if need be.
+
+        Raises:
+            ValueError: There is no such name.
+            DinoError: The weights cannot be loaded.
+        """
+        if name not in self.names_with_untrained:
+            raise ValueError(f"model must be one of {list(self.names)}, got {name!r}")
+        with self._loading:
+            return self._of(name)
+
+    def _of(self, name: str) -> "Model":
+        """The network of a name; the caller holds the lock."""
+        if name not in self._loaded:
+            if name.endswith(UNTRAINED):
+                info = self._of(name.removesuffix(UNTRAINED)).info
+                backbone = untrained_backbone(info)
+            else:
+                backbone, info = load_backbone(self._weights[name])
+            self._loaded[name] = Model(name, backbone.to(self._device).eval(), info)
+        return self._loaded[name]
+
+
+class Model:
+    """One network and what it made of the last pictures.
+
+    Attributes:
+        name: As the picker shows it.
+        backbone: In evaluation mode, on its device; use it under ``lock``.
+        info: What its weights are.
+        lock: Held during forward passes, so that they do not compete for the cores.
+    """
+
+    def __init__(self, name: str, backbone: Backbone, info: CheckpointInfo) -> None:
+        self.name = name
+        self.backbone = backbone
+        self.info = info
+        self.lock = threading.RLock()
+        self._looks: OrderedDict[tuple[str, int], Look] = OrderedDict()
+        self._remembering = threading.Lock()
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether it has a [CLS] token over patches: attention maps and patch tokens."""
+        return self.backbone.has_attention
+
+    @property
+    def default_size(self) -> int:
+        """Pixels of the shorter side that suit it."""
+        size = self.info.input_size or self.info.image_size
+        return min(SIZE, SMALL_FACTOR * size) // self.patch_size * self.patch_size
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.backbone.patch_size
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of each block; 0 for networks without."""
+        network: Any = self.backbone.network
+        return int(network.blocks[0].attn.num_heads) if self.has_attention else 0
+
+    def preprocess(self, size: int) -> Preprocess:
+        """Shows the whole picture, its shorter side ``size`` pixels."""
+        plain = Preprocess(mean=self.info.mean, std=self.info.std)
+        return whole_image(plain, size=max(size, self.patch_size), patch_size=self.patch_size)
+
+    def look(
+        self, image: UInt8[np.ndarray, "height width 3"], *, size: int | None = None
+    ) -> "Look":
+        """What the network sees in an upright RGB picture; remembered for the next call.
+
+        Args:
+            image: As ``read_image`` gives it.
+            size: Pixels of the shorter side; ``default_size`` if None.
+
+        Raises:
+            ImageError: It would be more than ``MAX_PATCHES`` patches.
+        """
+        size = size or self.default_size
+        key = (pixel_hash(image), size)
+        with self._remembering:
+            look = self._looks.pop(key, None) or Look(self, image, self.preprocess(size))
+            self._looks[key] = look
+            if len(self._looks) > LOOKS:
+                self._looks.popitem(last=False)
+        return look
+
+
+class Look:
+    """One picture as one network sees it at one resolution.
+
+    A forward pass runs when ``attention`` or ``tokens`` is first asked for, and never again.
+
+    Attributes:
+        picture: The picture resized and cut to whole patches, as the network sees it.
+        shown: The same part of the picture at a size to draw on, whatever the resolution.
+        view: Where its patches lie in the picture as it was uploaded.
+        model: The network.
+    """
+
+    def __init__(
+        self, model: Model, image: UInt8[np.ndarray, "height width 3"], preprocess: Preprocess
+    ) -> None:
+        self.model = model
+        self.view: View = view_of(
+            *image.shape[:2], preprocess=preprocess, patch_size=model.patch_size
+        )
+        check_patches(self.view)
+        self._preprocess = preprocess
+        self._pixels = preprocess.pixels(image).contiguous()
+        self.picture: UInt8[np.ndarray, "_height _width 3"] = (
+            self._pixels.permute(1, 2, 0).contiguous().numpy()
+        )
+        self.shown = _shown(image, self.view)
+        self._attention: Float32[np.ndarray, "layers heads rows columns"] | None = None
+        self._tokens: Float32[np.ndarray, "rows columns dim"] | None = None
+
+    @property
+    def attention(self) -> Float32[np.ndarray, "layers heads rows columns"]:
+        """Attention of the [CLS] token to each patch, in every block and head.
+
+        Raises:
+            ValueError: The network is no Vision Transformer.
+        """
+        with self.model.lock, torch.inference_mode():
+            if self._attention is None:
+                layers = self.model.backbone.cls_attention_by_layer(self._input())[0]
+                self._attention = self._on_grid(layers)
+            return self._attention
+
+    @property
+    def tokens(self) -> Float32[np.ndarray, "rows columns dim"]:
+        """The normed patch tokens of the last block.
+
+        Raises:
+            ValueError: The network is no Vision Transformer.
+        """
+        with self.model.lock, torch.inference_mode():
+            if self._tokens is None:
+                patches = self.model.backbone.tokens(self._input()).patches[0]
+                self._tokens = self._on_grid(patches.T).transpose(1, 2, 0).copy()
+            return self._tokens
+
+    def _input(self) -> Float[Tensor, "1 3 _height _width"]:
+        device = next(self.model.backbone.parameters()).device
+        return self._preprocess.normalized(self._pixels.to(device))[None]
+
+    def _on_grid(
+        self, values: Float[Tensor, "*leading patches"]
+    ) -> Float32[np.ndarray, "*leading rows columns"]:
+        shape = (*values.shape[:-1], self.view.rows, self.view.columns)
+        array: np.ndarray = values.float().cpu().reshape(shape).numpy()
+        return array
+
+
+def check_patches(view: View) -> None:
+    """Refuse to look at more than ``MAX_PATCHES`` patches at once.
+
+    Raises:
+        ImageError: They are too many.
+    """
+    if view.rows * view.columns > MAX_PATCHES:
+        reason = (
+            f"{view.columns} x {view.rows} patches are more than the {MAX_PATCHES} of this demo; "
+            "choose a lower resolution, or a less elongated part"
+        )
+        raise ImageError("picture", "too_large", reason)
+
+
+def _shown(
+    image: UInt8[np.ndarray, "height width 3"], view: View
+) -> UInt8[np.ndarray, "shown_height shown_width 3"]:
+    """What the patches cover of a picture, ``SHOWN`` pixels on the shorter side."""
+    x0, y0, x1, y1 = view.box(0, 0, view.rows, view.columns)
+    width, height = max(1, x1 - x0), max(1, y1 - y0)
+    ratio = min(SHOWN / min(width, height), LONGEST_SHOWN / max(width, height))
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    part = Image.fromarray(image).resize(
+        size, Image.Resampling.BICUBIC, box=(x0, y0, x0 + width, y0 + height), reducing_gap=2.0
+    )
+    return np.asarray(part)
+
+
+def pixel_hash(image: UInt8[np.ndarray, "height width 3"]) -> str:
+    """A name for the content of a picture, whatever file it came in."""
+    digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def untrained_backbone(info: CheckpointInfo) -> Backbone:
+    """The same network with the weights that training starts from, alike each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(FIXED_SEED)
+        return build_backbone(
+            info.arch,
+            patch_size=info.patch_size,
+            image_size=info.image_size,
+            small_stem=info.small_stem,
+            shape=info.shape,
+        )
+
+
+def _short_names(weights: Sequence[str]) -> list[str]:
+    """The shortest ending of each path that no other one has."""
+    parts = [_parts(one) for one in weights]
+    names = []
+    for own in parts:
+        length = 2 if own[-1] in GENERIC and len(own) > 1 else 1
+        while length < len(own) and sum(p[-length:] == own[-length:] for p in parts) > 1:
+            length += 1
+        names.append("/".join(own[-length:]))
+    return names
+
+
+def _parts(weights: str) -> tuple[str, ...]:
+    kind, colon, name = weights.partition(":")
+    if colon and kind in ("timm", "hf"):
+        return (name,)
+    return tuple(part for part in PurePath(weights).parts if part != "/") or (weights,)

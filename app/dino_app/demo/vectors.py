@@ -1,0 +1,88 @@
+"""Photos to vectors that fit an index or a features file, with the network that is chosen."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from dino_app.demo.models import Models
+from dino_app.model_match import check_model
+from dino_infer.embed import Embedder
+from dino_infer.errors import DataError
+from dino_infer.preprocess import Preprocess
+
+
+class Vectors:
+    """Makes vectors, with an embedder for each network and each way of looking at photos.
+
+    Args:
+        models: The networks of the picker.
+        embedder: Used instead of them where it is given, whatever the picker says.
+    """
+
+    def __init__(self, models: Models, embedder: Embedder | None = None) -> None:
+        self._models = models
+        self._given = embedder
+        self._made: dict[tuple[object, ...], Embedder] = {}
+        self._matching: set[tuple[int, str]] = set()
+        self._lock = threading.RLock()
+
+    def embedder(self, name: str, made: Mapping[str, Any] | None = None) -> Embedder:
+        """An embedder that looks at photos as the vectors it will be compared with were made.
+
+        Args:
+            name: Of the network.
+            made: The description of those vectors; None or empty takes the network's own ways.
+
+        Raises:
+            DinoError: The network cannot be loaded, or the description cannot be followed.
+        """
+        if self._given is not None:
+            return self._given
+        made = made or {}
+        preprocess, feature = made.get("preprocess"), made.get("feature", "cls")
+        key = (name, str(preprocess), feature)
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = self._new(name, preprocess, feature)
+            return self._made[key]
+
+    def vector(
+        self, image: UInt8[np.ndarray, "height width 3"], *, name: str, made: Mapping[str, Any]
+    ) -> Float32[np.ndarray, " dim"]:
+        """The vector of a photo.
+
+        Args:
+            image: Upright RGB.
+            name: Of the network.
+            made: The description of the vectors that it will be compared with.
+
+        Raises:
+            ModelMismatchError: The network is not the one that made them.
+            DinoError: The network cannot be loaded, or the description cannot be followed.
+        """
+        embedder = self.embedder(name, made)
+        with self._lock:
+            pair = (id(embedder), str(made))
+            if pair not in self._matching:  # the description hashes all weights
+                check_model(made, embedder.description())
+                self._matching.add(pair)
+            row: np.ndarray = embedder([image])[0]
+        return row
+
+    def _new(self, name: str, preprocess: Any, feature: Any) -> Embedder:
+        model = self._models.model(name)
+        info = model.info
+        own = Preprocess(size=info.input_size or info.image_size, mean=info.mean, std=info.std)
+        try:
+            return Embedder(
+                model.backbone,
+                own if preprocess is None else Preprocess.from_metadata(preprocess),
+                device=next(model.backbone.parameters()).device,
+                precision="fp32",  # shares the weights with the picker's network
+                feature="cls" if feature == "pooled" else feature,
+            )
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name!r} cannot make vectors as these were made: {error}") from error

@@ -1,0 +1,266 @@
+"""Speed of pretraining: stages, whole steps against the original's way, and whole runs.
+
+    python benchmarks/train_speed.py                                  # on a GPU, or on a CPU
+    python benchmarks/train_speed.py --device cpu --archs vit_tiny --batches 8
+    python benchmarks/train_speed.py --runs --data photos/ --baseline ~/dino
+    python benchmarks/train_speed.py --processes 1 2 4 --device cpu
+    python benchmarks/train_speed.py --startup 1000 10000 100000 1000000
+
+Stages are medians with the device waited for at both ends of each. Whole steps are timed without
+waiting in between; ours and the original's are taken in turn, and the ratio is the median over the
+rounds. The share of the peak is that of the largest rate that a matrix product reaches here.
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from original_step import OriginalLearner
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from train_runs import print_processes, print_runs, print_startup
+
+from dino_infer.backbones import build_backbone
+from dino_infer.devices import AUTOCAST
+from dino_train import optim
+from dino_train.distributed import Process
+from dino_train.head import DINOHead
+from dino_train.learner import Learner, Rates
+from dino_train.loss import Center
+from dino_train.sliced_loss import mean_logits, sliced_dino_loss
+from dino_train.student_teacher import MultiCropNetwork, teacher_of, update_teacher
+
+RATES = Rates(lr=1e-4, weight_decay=0.04, momentum=0.996, teacher_temp=0.04)
+DEFAULTS: dict[str, tuple[list[str], list[int]]] = {
+    "cpu": (["vit_tiny"], [8]),
+    "cuda": (["vit_small", "vit_base"], [64, 128, 256]),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what was asked for and print tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default_device, choices=list(DEFAULTS))
+    parser.add_argument("--archs", nargs="+", help="default: by device")
+    parser.add_argument("--batches", nargs="+", type=int, help="images a step; default: by device")
+    parser.add_argument("--out-dim", type=int, default=65_536)
+    parser.add_argument("--global-size", type=int, default=224)
+    parser.add_argument("--local-size", type=int, default=96)
+    parser.add_argument("--local-crops", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7, help="after one that does not count")
+    parser.add_argument("--compile", action="store_true", help="time compiled networks, too")
+    parser.add_argument("--runs", action="store_true", help="time whole runs of dino-train")
+    parser.add_argument("--data", help="images of the runs; default: pictures made of noise")
+    parser.add_argument("--steps", type=int, default=30, help="length of the runs")
+    parser.add_argument("--workers", type=int, default=16, help="processes that decode in the runs")
+    parser.add_argument("--baseline", help="checkout of the original, whose script is timed, too")
+    parser.add_argument("--processes", nargs="+", type=int, help="runs with so many processes")
+    parser.add_argument("--startup", nargs="+", type=int, help="files; time to the first step")
+    options = parser.parse_args(arguments)
+    print(versions(options.device), flush=True)
+    if options.startup:
+        print_startup(options.startup, device=options.device)
+    elif options.processes:
+        print_processes(options.processes, device=options.device, steps=options.steps)
+    elif options.runs or options.baseline:
+        print_runs(options)
+    else:
+        print_steps(options)
+    return 0
+
+
+def print_steps(options: argparse.Namespace) -> None:
+    """Whole steps and their stages, of every architecture and batch size."""
+    kinds = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    peaks = {name: matmul_rate(options.device, dtype) for name, dtype in kinds.items()}
+    rates = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in peaks.items())
+    print(f"matrix products reach, in TFLOP/s: {rates}")
+    archs, batches = DEFAULTS[options.device]
+    for arch in options.archs or archs:
+        for batch in options.batches or batches:
+            crops = random_crops(options, batch)
+            print(f"\n{arch}, {batch} images, {options.out_dim:,} prototypes", flush=True)
+            print_whole_steps(options, arch, crops, peaks)
+            for precision in ("fp32", "bf16"):
+                taken = stages(learner(options, arch, precision), crops, precision, options.rounds)
+                words = ", ".join(f"{name} {ms:.1f}" for name, ms in taken.items())
+                print(f"{precision} stages in ms: {words}", flush=True)
+
+
+def print_whole_steps(
+    options: argparse.Namespace, arch: str, crops: list[Tensor], peaks: dict[str, float]
+) -> None:
+    """Steps of all ways in turn, with ratios to the original's."""
+    batch = crops[0].shape[1]
+    student, teacher = networks(options, arch)
+    original = OriginalLearner(student, teacher, options.out_dim)
+    ways: dict[str, Callable[[], object]] = {"original fp32": lambda: original.step(crops)}
+    for precision in ("fp32", "bf16"):
+        for compiled in (False, True)[: 1 + options.compile]:
+            ours = learner(options, arch, precision, compiled=compiled)
+            name = f"ours {precision}" + (" compiled" if compiled else "")
+            ways[name] = lambda ours=ours: ours.step([crops], rates=RATES)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    memory: dict[str, float] = {}
+    for number in range(options.rounds + 1):
+        for name, way in ways.items():
+            if options.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            taken = timed(way, options.device)
+            if number:
+                seconds[name].append(taken)
+            if options.device == "cuda":
+                memory[name] = torch.cuda.max_memory_allocated() / 2**30
+    counter = FlopCounterMode(display=False)
+    with counter:
+        ways["ours fp32"]()
+    flops = counter.get_total_flops()
+    print(f"{flops / batch / 1e9:.1f} GFLOP an image")
+    print(f"{'':20}{'ms':>9}{'min':>9}{'max':>9}{'images/s':>10}{'of peak':>9}{'faster':>8}  GiB")
+    for name, times in seconds.items():
+        middle = statistics.median(times)
+        pairs = zip(seconds["original fp32"], times, strict=True)
+        ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+        peak = peaks["bf16" if "bf16" in name else "fp32"]
+        print(
+            f"{name:20}{middle * 1e3:9.1f}{min(times) * 1e3:9.1f}{max(times) * 1e3:9.1f}"
+            f"{batch / middle:10.1f}{flops / middle / peak:9.0%}{ratio:7.2f}x"
+            f"{memory.get(name, float('nan')):5.1f}",
+            flush=True,
+        )
+
+
+def stages(ours: Learner, crops: list[Tensor], precision: str, rounds: int) -> dict[str, float]:
+    """Milliseconds of the parts of a step, each waited for; medians."""
+    device = crops[0].device.type
+    dtype = AUTOCAST.get(precision, torch.float32)
+    kept: dict[str, Any] = {}
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device, dtype=dtype, enabled=precision != "fp32")
+
+    def run_teacher() -> None:
+        ours.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad(), autocast():
+            kept["teacher"] = ours.teacher(crops[0])[0]
+
+    def run_student() -> None:
+        with autocast():
+            kept["student"] = ours.student(*crops)[0]
+
+    def compute_loss() -> None:
+        kept["loss"] = sliced_dino_loss(
+            kept["student"],
+            kept["teacher"],
+            student_layer=ours.student.head.last_layer,
+            teacher_layer=ours.teacher.head.last_layer,
+            center=ours.center.center,
+            student_temp=0.1,
+            teacher_temp=RATES.teacher_temp,
+            dtype=dtype,
+        ).loss
+        kept["mean"] = mean_logits(kept["teacher"], ours.teacher.head.last_layer)
+
+    def optimize() -> None:
+        norms = optim.clip_each_gradient(ours.student.parameters(), 3.0)
+        optim.set_rates(ours.optimizer, lr=RATES.lr, weight_decay=RATES.weight_decay)
+        optim.step_if(ours.optimizer, norms.isfinite().all())
+
+    def move_averages() -> None:
+        update_teacher(ours.teacher, ours.student, momentum=RATES.momentum)
+        ours.center.update(kept["mean"])
+
+    parts: dict[str, Callable[[], object]] = {
+        "teacher": run_teacher,
+        "student": run_student,
+        "loss with last layer": compute_loss,
+        "backward": lambda: kept["loss"].backward(),
+        "clip and optimizer": optimize,
+        "EMA and centre": move_averages,
+    }
+    taken: dict[str, list[float]] = {name: [] for name in parts}
+    for number in range(rounds + 1):
+        for name, part in parts.items():
+            seconds = timed(part, device)
+            if number:
+                taken[name].append(seconds)
+    return {name: 1e3 * statistics.median(values) for name, values in taken.items()}
+
+
+def networks(options: argparse.Namespace, arch: str) -> tuple[MultiCropNetwork, MultiCropNetwork]:
+    """Student and teacher with the same weights, in every way's start."""
+    torch.manual_seed(0)
+    pair = []
+    for _ in range(2):
+        backbone = build_backbone(arch, image_size=options.global_size)
+        head = DINOHead(backbone.embed_dim, options.out_dim)
+        pair.append(MultiCropNetwork(backbone, head).to(options.device))
+    return pair[0], teacher_of(*pair)
+
+
+def learner(
+    options: argparse.Namespace, arch: str, precision: Any, *, compiled: bool = False
+) -> Learner:
+    """Ours, as ``train`` makes it."""
+    student, teacher = networks(options, arch)
+    device = torch.device(options.device)
+    return Learner(
+        student,
+        teacher,
+        Center(options.out_dim).to(device),
+        optim.build_optimizer("adamw", optim.parameter_groups(student)),
+        process=Process(rank=0, world_size=1, device=device),
+        precision=precision,
+        compiled=compiled,
+    )
+
+
+def random_crops(options: argparse.Namespace, batch: int) -> list[Tensor]:
+    """One tensor a crop size, on the device."""
+    kinds = [(2, options.global_size), (options.local_crops, options.local_size)]
+    return [
+        torch.randn(crops, batch, 3, side, side, device=options.device)
+        for crops, side in kinds
+        if crops
+    ]
+
+
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """Largest rate of a square matrix product, in FLOP/s."""
+    best = 0.0
+    for side in (4096, 8192) if device == "cuda" else (1024, 2048):
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        torch.mm(left, right)
+        for _ in range(5):
+            best = max(best, 2 * side**3 / timed(lambda a=left, b=right: torch.mm(a, b), device))
+    return best
+
+
+def timed(way: Callable[[], object], device: str) -> float:
+    """Seconds, from an idle device to an idle device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    way()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def versions(device: str) -> str:
+    """What ran where, in a line."""
+    where = torch.cuda.get_device_name(device) if device != "cpu" else platform.machine()
+    return (
+        f"{where}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch "
+        f"{torch.__version__}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
