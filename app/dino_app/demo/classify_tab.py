@@ -115,13 +115,21 @@ def classify_tab(
         return _shown(found, examples, k, temperature)
 
     inputs = [asking, picker, *settings]
-    asking.change(classify, inputs, [voters, *shown], api_name="classify", show_progress_on=label)
+    asking.change(
+        classify,
+        inputs,
+        [voters, *shown],
+        api_name="classify",
+        concurrency_id="classify",
+        show_progress_on=label,
+    )
     if embedder is None:
         picker.change(
             classify,
             inputs,
             [voters, *shown],
             api_visibility="private",
+            concurrency_id="classify",
             show_progress_on=label,
         )
     gr.on(
@@ -132,6 +140,7 @@ def classify_tab(
         trigger_mode="always_last",
         show_progress="hidden",
         api_visibility="private",
+        concurrency_id="classify",
     )
 
 

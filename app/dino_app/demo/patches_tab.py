@@ -85,7 +85,7 @@ def patches_tab(models: Models, picker: gr.Dropdown) -> None:
 
     @plain_errors()
     def redrawn(scene: Scene, *marks: Any) -> tuple[Any, ...]:
-        return scene, *_drawn(scene, Marks(*marks))
+        return _drawn(scene, Marks(*marks))
 
     def clicked_in(which: int) -> Callable[..., tuple[Any, ...]]:
         @plain_errors()
@@ -95,19 +95,18 @@ def patches_tab(models: Models, picker: gr.Dropdown) -> None:
 
         return clicked
 
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # One after the other, so that no late answer shows what was before a click.
+    private: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "patches"}
+    quiet = private | {"show_progress": "hidden", "trigger_mode": "always_last"}
     for source in (first, second, picker, detail):
-        source.change(looked, inputs, shown, api_visibility="private")
+        source.change(looked, inputs, shown, **private)
     for which, picture in enumerate(pictures):
-        picture.select(
-            clicked_in(which), [scene, *marks], shown, trigger_mode="always_last", **quiet
-        )
+        picture.select(clicked_in(which), [scene, *marks], shown, **quiet)
     gr.on(
         [mark.input for mark in marks],
         redrawn,
         [scene, *marks],
-        shown,
-        trigger_mode="always_last",
+        [*pictures, step],
         **quiet,
     )
 

@@ -82,10 +82,17 @@ def pca_tab(models: Models, picker: gr.Dropdown) -> None:
         return _drawn(seen, *drawing)
 
     inputs = [photos, picker, detail, *drawing]
-    photos.change(pca, inputs, [looks, *shown], api_name="pca", show_progress_on=gallery)
+    photos.change(
+        pca, inputs, [looks, *shown], api_name="pca", concurrency_id="pca", show_progress_on=gallery
+    )
     for choice in (picker, detail):
         choice.change(
-            pca, inputs, [looks, *shown], api_visibility="private", show_progress_on=gallery
+            pca,
+            inputs,
+            [looks, *shown],
+            api_visibility="private",
+            concurrency_id="pca",
+            show_progress_on=gallery,
         )
     gr.on(
         [choice.change for choice in drawing],
@@ -94,6 +101,7 @@ def pca_tab(models: Models, picker: gr.Dropdown) -> None:
         shown,
         show_progress="hidden",
         api_visibility="private",
+        concurrency_id="pca",
     )
     samples.click(lambda: example_photos()[:MOST_PHOTOS], None, photos, api_visibility="private")
 

@@ -129,16 +129,18 @@ def search_tab(
         return _shown(search.answer(session, k=int(k), wanted=wanted))
 
     upload = [asking, picker, *settings]
-    busy: dict[str, Any] = {"show_progress_on": gallery}
+    # One after the other, so that no late answer forgets what was chosen meanwhile.
+    busy: dict[str, Any] = {"show_progress_on": gallery, "concurrency_id": "search"}
     asking.change(search_photo, upload, shown, api_name="search", **busy)
     busy["api_visibility"] = "private"
+    gathering = {"api_visibility": "private", "concurrency_id": "search"}
     gathered = photos.change(
-        collect, [photos, picker, session], [session, about, told], api_visibility="private"
+        collect, [photos, picker, session], [session, about, told], **gathering
     )
     gathered.success(search_photo, upload, shown, **busy)
     if embedder is None:
         changed = picker.change(
-            collect, [photos, picker, session], [session, about, told], api_visibility="private"
+            collect, [photos, picker, session], [session, about, told], **gathering
         )
         changed.success(search_photo, upload, shown, **busy)
     gallery.select(search_again, settings, shown, **busy)
@@ -148,7 +150,7 @@ def search_tab(
         settings,
         shown,
         show_progress="hidden",  # keeps the results in sight while a filter is wrong
-        api_visibility="private",
+        **gathering,
     )
 
 

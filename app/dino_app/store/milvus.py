@@ -9,7 +9,6 @@ consistent: they see all that was acknowledged before they began.
 import itertools
 import json
 import os
-import re
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dino_app.errors import StoreError
+from dino_app.store.faiss_store.snapshots import checked_name
 from dino_app.store.filters import Filter, matches
 from dino_app.store.interface import Found, Hit, Included, Item, SearchParams, StoreInfo
 from dino_app.store.item_checks import checked_items, checked_queries, is_id
@@ -31,7 +31,6 @@ from dino_app.store.milvus_searching import Searching, rank
 
 AT_ONCE = 1000  # ids in one request, and rows in one answer
 _VERSION = "\tversion"  # no item can have this id
-_SNAPSHOT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _Row = dict[str, Any]
 
@@ -91,7 +90,7 @@ class MilvusStore:
         """
         place = parsed_place(location)
         if place.is_lite and not os.path.isdir(place.uri):
-            raise StoreError(f"no index at {str(place)!r}; make it with dino-index build")
+            raise _missing(place)
         return cls._connected(place, None)
 
     @classmethod
@@ -113,7 +112,7 @@ class MilvusStore:
         try:
             collections = Collections(connection)
             if new is None and not collections.exist():
-                raise StoreError(f"no index at {str(place)!r}; make it with dino-index build")
+                raise _missing(place)
             if new is not None and collections.exist():
                 raise StoreError(f"{str(place)!r} is there already")
             if new is not None:
@@ -225,10 +224,7 @@ class MilvusStore:
 
     def snapshot(self, name: str) -> None:
         """As ``Store.snapshot``; copies every row."""
-        if not isinstance(name, str) or not _SNAPSHOT.fullmatch(name) or name in (".", ".."):
-            raise ValueError(
-                f"snapshots are named with 1 to 64 letters, digits, '-', '_' and '.', got {name!r}"
-            )
+        checked_name(name)
         with self._connection.writing:
             if name in self.snapshots():
                 raise ValueError(f"there is a snapshot {name!r} already")
@@ -304,6 +300,10 @@ class MilvusStore:
 
     def _call(self, method: str, *, name: str = "", **options: Any) -> Any:
         return self._connection.call(method, name or self._collections.rows, **options)
+
+
+def _missing(place: Place) -> StoreError:
+    return StoreError(f"no index at {str(place)!r}; make it with dino-index build")
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

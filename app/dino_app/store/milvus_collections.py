@@ -169,10 +169,12 @@ class Collections:
                 "create_collection",
                 name + suffix,
                 schema=schema,
-                index_params=indexes,
                 properties=dict(properties),
                 consistency_level="Strong",
             )
+            # While there are no rows there is nothing to wait for, which takes half a second.
+            self._call("create_index", name + suffix, indexes, sync=False)
+            self._call("load_collection", name + suffix)
 
     def _copy(self, source: str, target: str) -> None:
         self._make(target, self.properties())
