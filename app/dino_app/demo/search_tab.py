@@ -133,7 +133,7 @@ def search_tab(
     busy: dict[str, Any] = {"show_progress_on": gallery, "concurrency_id": "search"}
     asking.change(search_photo, upload, shown, api_name="search", **busy)
     busy["api_visibility"] = "private"
-    gathering = {"api_visibility": "private", "concurrency_id": "search"}
+    gathering: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "search"}
     gathered = photos.change(
         collect, [photos, picker, session], [session, about, told], **gathering
     )

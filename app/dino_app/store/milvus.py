@@ -23,16 +23,21 @@ from dino_app.store.faiss_store.snapshots import checked_name
 from dino_app.store.filters import Filter, matches
 from dino_app.store.interface import Found, Hit, Included, Item, SearchParams, StoreInfo
 from dino_app.store.item_checks import checked_items, checked_queries, is_id
-from dino_app.store.milvus_collections import DIM, INDEX, INDEXES, MODEL, Collections
+from dino_app.store.milvus_collections import (
+    AT_ONCE,
+    DIM,
+    INDEX,
+    INDEXES,
+    MODEL,
+    Collections,
+    in_parts,
+)
 from dino_app.store.milvus_connection import Connection, Place, parsed_place
 from dino_app.store.milvus_filters import ALWAYS, expression, one_of
 from dino_app.store.milvus_rows import item_of, picture_of, picture_row, row_of
 from dino_app.store.milvus_searching import Searching, rank
 
-AT_ONCE = 1000  # ids in one request, and rows in one answer
 _VERSION = "\tversion"  # no item can have this id
-
-_Row = dict[str, Any]
 
 
 class MilvusStore:
@@ -145,7 +150,7 @@ class MilvusStore:
             picture_row(item.id, item.thumbnail) for item in checked if item.thumbnail is not None
         ]
         with self._connection.writing:
-            self._remove(self._collections.pictures, [item.id for item in checked])
+            self._collections.remove(self._collections.pictures, [item.id for item in checked])
             self._collections.upsert(self._collections.pictures, pictures)
             self._collections.upsert(self._collections.rows, rows)
             return self._changed()
@@ -154,15 +159,16 @@ class MilvusStore:
         """As ``Store.delete``."""
         wanted = list(dict.fromkeys(id for id in ids if is_id(id)))
         with self._connection.writing:
-            there = self._remove(self._collections.rows, wanted)
+            there = self._collections.remove(self._collections.rows, wanted)
             if there:
-                self._remove(self._collections.pictures, there)
+                self._collections.remove(self._collections.pictures, there)
                 self._changed()
         return there
 
     def get(self, ids: Sequence[str]) -> list[Item | None]:
         """As ``Store.get``."""
-        rows = self._rows_of([id for id in ids if is_id(id)], ["*"])
+        wanted = [id for id in ids if is_id(id)]
+        rows = self._collections.rows_of(self._collections.rows, wanted, ["*"])
         return [item_of(rows[id]) if id in rows else None for id in ids]
 
     def thumbnail(self, id: str) -> bytes | None:
@@ -256,7 +262,7 @@ class MilvusStore:
             return [said]
         walk = self._walk("", ALWAYS, at_once=AT_ONCE)
         ids = [item.id for item in walk if matches(condition, item.metadata)]
-        return [one_of(part) for part in _parts(ids)]
+        return [one_of(part) for part in in_parts(ids)]
 
     def _walk(self, after: str, where: str, *, at_once: int) -> Iterator[Item]:
         pages = self._collections.pages(
@@ -265,29 +271,12 @@ class MilvusStore:
         for rows in pages:
             yield from map(item_of, rows)
 
-    def _rows_of(self, ids: Sequence[str], fields: list[str], *, name: str = "") -> dict[str, _Row]:
-        found: dict[str, _Row] = {}
-        for part in _parts(ids):
-            rows = self._call(
-                "query", name=name, filter=one_of(part), output_fields=["id", *fields]
-            )
-            found |= {row["id"]: row for row in rows}
-        return found
-
     def _thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
-        rows = self._rows_of(ids, ["parts"], name=self._collections.pictures)
+        rows = self._collections.rows_of(self._collections.pictures, ids, ["parts"])
         return {id: picture_of(row) for id, row in rows.items()}
 
-    def _remove(self, name: str, ids: Sequence[str]) -> list[str]:
-        """Delete rows of a collection; returns the ids that were there, in order."""
-        there = self._rows_of(ids, [], name=name)
-        found = [id for id in ids if id in there]
-        for part in _parts(found):
-            self._call("delete", name=name, filter=one_of(part))
-        return found
-
     def _version(self) -> str:
-        rows = self._rows_of([_VERSION], ["parts"], name=self._collections.pictures)
+        rows = self._collections.rows_of(self._collections.pictures, [_VERSION], ["parts"])
         return picture_of(rows[_VERSION]).decode() if rows else "new"
 
     def _changed(self) -> str:
@@ -304,8 +293,3 @@ class MilvusStore:
 
 def _missing(place: Place) -> StoreError:
     return StoreError(f"no index at {str(place)!r}; make it with dino-index build")
-
-
-def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), AT_ONCE):
-        yield ids[start : start + AT_ONCE]

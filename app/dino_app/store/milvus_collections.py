@@ -10,13 +10,13 @@ Aliases change at once for every reader, so a restored snapshot appears whole.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dino_app.errors import StoreError
 from dino_app.store.interface import MAX_ID_BYTES
 from dino_app.store.milvus_connection import Connection
-from dino_app.store.milvus_filters import ALWAYS, quoted
+from dino_app.store.milvus_filters import ALWAYS, one_of, quoted
 
 MODEL = "dino.model"  # property of the rows: JSON
 DIM = "dino.dim"
@@ -25,7 +25,7 @@ INDEX = "dino.index"
 MAX_TEXT_BYTES = 65_535  # what Milvus allows a VARCHAR
 MAX_PARTS = 32
 NO_DIM = 2  # Milvus wants a vector in every collection; of pictures it is zero
-COPIED_AT_ONCE = 1000
+AT_ONCE = 1000  # ids in one request, and rows in one answer
 CALL_BYTES = 8 << 20  # of rows in one request; servers take 64 MiB
 INDEXES: dict[str, dict[str, Any]] = {
     "flat": {"index_type": "FLAT"},
@@ -111,6 +111,24 @@ class Collections:
                 return
             after = rows[-1]["id"]
 
+    def rows_of(
+        self, name: str, ids: Sequence[str], fields: list[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Rows of a collection by their ids; none where there is none."""
+        found: dict[str, dict[str, Any]] = {}
+        for part in in_parts(ids):
+            rows = self._call("query", name, filter=one_of(part), output_fields=["id", *fields])
+            found |= {row["id"]: row for row in rows}
+        return found
+
+    def remove(self, name: str, ids: Sequence[str]) -> list[str]:
+        """Delete rows of a collection; returns the ids that were there, in order."""
+        there = self.rows_of(name, ids, [])
+        found = [id for id in ids if id in there]
+        for part in in_parts(found):
+            self._call("delete", name, filter=one_of(part))
+        return found
+
     def upsert(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write rows, whole, in requests of a size that servers take."""
         # In Milvus Lite an insert replaces the row of that id, and an upsert keeps those of its
@@ -179,7 +197,7 @@ class Collections:
     def _copy(self, source: str, target: str) -> None:
         self._make(target, self.properties())
         for suffix, fields in ((PICTURES, ["vector", "parts"]), ("", ["*"])):
-            for rows in self.pages(source + suffix, fields=fields, limit=COPIED_AT_ONCE):
+            for rows in self.pages(source + suffix, fields=fields, limit=AT_ONCE):
                 self.upsert(target + suffix, rows)
             if self._connection.place.is_lite:
                 self._call("flush", target + suffix)
@@ -201,6 +219,12 @@ class Collections:
 
     def _call(self, method: str, /, *args: Any, **options: Any) -> Any:
         return self._connection.call(method, *args, **options)
+
+
+def in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Ids, as many at once as go into one request."""
+    for start in range(0, len(ids), AT_ONCE):
+        yield ids[start : start + AT_ONCE]
 
 
 def _requests(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
