@@ -9,7 +9,7 @@ from dino_app.building import prune
 from dino_app.errors import StoreError
 from dino_app.store.filters import Filter
 from dino_app.store.interface import MAX_K, Found, Included, SearchParams, Store
-from dino_app.store.opening import MILVUS, open_store
+from dino_app.store.opening import MILVUS, create_store, open_store
 from dino_infer.images import ImageFailure, write_failures
 
 AT_ONCE = 1000
@@ -72,21 +72,13 @@ def exists(location: str) -> bool:
 
 
 def new_index(location: str, *, dim: int, model: Mapping[str, Any], index: str = "auto") -> Store:
-    """As ``create_store``, with the choice of how vectors are searched.
+    """``create_store`` for commands.
 
     Raises:
-        StoreError: There is no such index, something is there already, or nothing can be written.
+        StoreError: There is no such kind of index, something is there, or nothing can be written.
     """
     try:
-        if location.startswith(MILVUS):
-            from dino_app.store.milvus import MilvusStore
-
-            return MilvusStore.create(
-                location.removeprefix(MILVUS), dim=dim, model=model, index=index
-            )
-        from dino_app.store.faiss_store import FaissStore
-
-        return FaissStore.create(location, dim=dim, model=model, index=index)
+        return create_store(location, dim=dim, model=model, index=index)
     except ValueError as error:
         raise StoreError(f"--index {index}: {error}") from error
 

@@ -9,6 +9,9 @@ import torch
 from PIL import Image
 
 from tests.browser.demo_server import demo_server
+from tests.browser.indexed import indexed_url, squares
+
+__all__ = ["indexed_url", "squares"]  # fixtures for all tests here
 
 CHROMIUM_FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
@@ -18,10 +21,6 @@ CHROMIUM_FLAGS = (
 )  # fmt: skip
 WAIT_MS = 60_000  # a busy machine may need long for what takes a second
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "browser: drives Chromium")
 
 
 def pytest_collection_modifyitems(items):

@@ -1,7 +1,7 @@
 """Classify, used as a person uses it."""
 
 from tests.browser.driving import dismiss, move, upload
-from tests.browser.indexed import indexed_url, open_tab, squares  # noqa: F401 - fixtures
+from tests.browser.indexed import open_tab
 
 
 def classified(page, photo):
@@ -11,7 +11,7 @@ def classified(page, photo):
     return page.locator("#classify-told").inner_text()
 
 
-def test_neighbours_vote_and_more_or_fewer_of_them_can(opened, indexed_url, squares):  # noqa: F811
+def test_neighbours_vote_and_more_or_fewer_of_them_can(opened, indexed_url, squares):
     page = opened(indexed_url)
     assert "of the votes of 12 photos" in classified(page, squares / "coffee" / "3.png")
     assert page.get_by_text("12 labelled photos of 2 classes").is_visible()
@@ -33,7 +33,7 @@ def cell(page, column):
     return page.locator(f"#classify-votes [data-row='0'][data-col='{column}']").last.inner_text()
 
 
-def test_a_bad_photo_is_explained_and_the_tab_goes_on(opened, indexed_url, squares, tmp_path):  # noqa: F811
+def test_a_bad_photo_is_explained_and_the_tab_goes_on(opened, indexed_url, squares, tmp_path):
     page = opened(indexed_url, size={"width": 390, "height": 844}, has_touch=True)
     open_tab(page, "Classify")
     (tmp_path / "notes.png").write_bytes(b"Dear diary")

@@ -1,7 +1,7 @@
 """Search my photos, used as a person uses it: among uploads, and in an index."""
 
 from tests.browser.driving import dismiss, shown, type_number, upload
-from tests.browser.indexed import HOSTILE, indexed_url, open_tab, squares  # noqa: F401 - fixtures
+from tests.browser.indexed import HOSTILE, open_tab
 
 RESULTS = "search-results"
 
@@ -22,7 +22,7 @@ def refine(page, text):
     box.press("Enter")
 
 
-def test_uploads_are_searched_and_a_result_searches_on(page, squares):  # noqa: F811
+def test_uploads_are_searched_and_a_result_searches_on(page, squares):
     open_tab(page, "Search my photos")
     photos = sorted(squares.rglob("*.png"))
     page.locator("#search-photos input[type=file]").first.set_input_files(photos)
@@ -41,7 +41,7 @@ def test_uploads_are_searched_and_a_result_searches_on(page, squares):  # noqa: 
     assert len(captions(page)) <= 2
 
 
-def test_an_index_is_searched_and_another_network_refused(opened, indexed_url, squares):  # noqa: F811
+def test_an_index_is_searched_and_another_network_refused(opened, indexed_url, squares):
     page = opened(indexed_url)
     open_tab(page, "Search my photos")
     page.locator("#search-about", has_text="13 photos · 128 numbers each").wait_for()
@@ -60,7 +60,7 @@ def test_an_index_is_searched_and_another_network_refused(opened, indexed_url, s
     dismiss(page, "the index was made differently")
 
 
-def test_a_bad_photo_is_explained_and_a_phone_goes_on(phone, squares, tmp_path):  # noqa: F811
+def test_a_bad_photo_is_explained_and_a_phone_goes_on(phone, squares, tmp_path):
     open_tab(phone, "Search my photos")
     (tmp_path / "notes.png").write_bytes(b"Dear diary")
     photos = [tmp_path / "notes.png", squares / "cat" / "0.png", squares / "cat" / "1.png"]

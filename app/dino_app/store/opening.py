@@ -37,7 +37,9 @@ def open_store(location: str | Path, *, writable: bool = False) -> Store:
     return FaissStore.open(Path(location), writable=writable)
 
 
-def create_store(location: str | Path, *, dim: int, model: Mapping[str, Any]) -> Store:
+def create_store(
+    location: str | Path, *, dim: int, model: Mapping[str, Any], index: str = "auto"
+) -> Store:
     """A new, empty store, open for writing.
 
     Args:
@@ -45,15 +47,19 @@ def create_store(location: str | Path, *, dim: int, model: Mapping[str, Any]) ->
         dim: Width of the vectors.
         model: What makes the vectors: ``Embedder.description()``, or the same entries of the
             manifest of a features file.
+        index: How vectors are searched: "auto", "flat", or for a folder a text for FAISS's
+            ``index_factory``, for Milvus "hnsw".
 
     Raises:
         StoreError: Something is there already, or it cannot be written.
+        ValueError: There is no such index.
         MissingExtraError: pymilvus is not installed.
     """
     if str(location).startswith(MILVUS):
         from dino_app.store.milvus import MilvusStore
 
-        return MilvusStore.create(str(location).removeprefix(MILVUS), dim=dim, model=model)
+        collection = str(location).removeprefix(MILVUS)
+        return MilvusStore.create(collection, dim=dim, model=model, index=index)
     from dino_app.store.faiss_store import FaissStore
 
-    return FaissStore.create(Path(location), dim=dim, model=model)
+    return FaissStore.create(Path(location), dim=dim, model=model, index=index)
