@@ -30,6 +30,16 @@ def shown(page, where, number=0, *, after=None):
     return np.asarray(Image.open(io.BytesIO(answer.body())).convert("RGB")).astype(np.int16)
 
 
+def shown_when(page, where, holds, number=0):
+    """A picture as an array, once it is one of which ``holds``; what comes before is on its way."""
+    while True:
+        address = source(page, where, number)
+        picture = shown(page, where, number)
+        if holds(picture):
+            return picture
+        page.wait_for_function(_NEW_PICTURE, arg=[f"#{where}", number, address])
+
+
 def move(page, slider, value):
     """Drag a slider to a value."""
     page.locator(f"#{slider} input[type=range]").fill(str(value))

@@ -14,7 +14,8 @@ from dino_train.gpu_decoding import EncodedBatch, is_for_gpu
 from tests.train.photos import PHOTOS, photo
 
 CPU = torch.device("cpu")
-SPEC = CropSpec(global_crops_size=24, local_crops_size=16, local_crops_number=2)
+# Crops so large that the workers too decode every pixel.
+SPEC = CropSpec(global_crops_size=48, local_crops_size=32, local_crops_number=2)
 KEYS = [(0, index) for index in range(6)]
 
 

@@ -90,7 +90,9 @@ def _plan(
     if cache == "none" or (cache == "auto" and (decoder == "gpu" or not lasting)):
         return CachePlan(place="none", capacity_bytes=0, why="decoded images are not kept")
     needed_bytes, scaled = decoded_amount(images, spec)
-    if cache == "auto" and scaled:
+    if not needed_bytes:
+        plan = CachePlan(place="none", capacity_bytes=0, why="no image could be looked at")
+    elif cache == "auto" and scaled:
         why = "decoded images are not kept: they would be kept smaller than their files"
         plan = CachePlan(place="none", capacity_bytes=0, why=f"{why}; --cache ram does so")
     else:

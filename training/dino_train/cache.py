@@ -61,7 +61,7 @@ def plan_cache(
             f"expected at most {_MOST_SHARE * gpu / _GIB:.1f} GiB for the cache on a GPU, got "
             f"{in_gib}; use --cache ram, or --cache none"
         )
-    if asked == "gpu" or (asked == "auto" and needed_bytes <= _AUTO_SHARE * gpu):
+    if asked == "gpu" or (asked == "auto" and 0 < needed_bytes <= _AUTO_SHARE * gpu):
         why = f"{in_gib} in GPU memory, {gpu / _GIB:.1f} GiB free"
         return CachePlan(place="gpu", capacity_bytes=needed_bytes, why=why)
     if asked == "ram" or (asked == "auto" and needed_bytes <= _AUTO_SHARE * ram):
