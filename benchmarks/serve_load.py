@@ -252,6 +252,7 @@ def measure_overload(weights: Path, options: argparse.Namespace) -> None:
         capacity = closed_loop(place, path, bodies, clients=8, seconds=options.seconds)
         answers = asyncio.run(open_loop(place, bodies, 2 * capacity["per_s"], options.seconds))
         end = time.perf_counter()
+        client = Client(place)  # the server has closed the idle one
         while client.ask(path, bodies[0])[1] > 2 * idle and time.perf_counter() - end < 60:
             pass
         recovered = time.perf_counter() - end
