@@ -1,13 +1,12 @@
 """dino-demo: see what DINO sees, in a browser."""
 
-import asyncio
 import logging
 import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import tyro
@@ -121,14 +120,8 @@ def _server(app: "FastAPI") -> "Server":
     from dino_app.server.settings import Settings
     from dino_app.server.traffic import Load
 
-    class DemoServer(Server):
-        """Lets go of open pages when it ends."""
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            asyncio.get_running_loop().call_soon_threadsafe(end_streams, app)
-            super().handle_exit(sig, frame)
-
-    return DemoServer(configured(app, Settings(), drain_s=DRAIN_S), load=Load())
+    config = configured(app, Settings(), drain_s=DRAIN_S)
+    return Server(config, load=Load(), on_leave=partial(end_streams, app))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -50,7 +51,12 @@ def serve(flags: Serve) -> int:
             config = configured(
                 app, flags.limits, drain_s=place.drain_s, trusted_proxies=place.trusted_proxies
             )
-            server = Server(config, load=app.state.service.load, notice_s=place.drain_notice_s)
+            server = Server(
+                config,
+                load=app.state.service.load,
+                notice_s=place.drain_notice_s,
+                on_leave=partial(_end_demo, app) if flags.demo else None,
+            )
             server.run(sockets=[listening])
         finally:
             if store is not None:
@@ -132,6 +138,12 @@ def _mount_demo(
 
     models = Models([_weights(flags.network, made_by)], flags.network.device)
     mount_demo(app, demo_app(models, store=store, embedder=embedder))
+
+
+def _end_demo(app: "FastAPI") -> None:
+    from dino_app.demo.app import end_streams
+
+    end_streams(app)
 
 
 def _address(host: str, port: int) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -80,11 +81,19 @@ class Server(uvicorn.Server):
         load: Of the application; /readyz looks at it.
         notice_s: How long requests are still taken after the first signal, so that a load balancer
             can look away.
+        on_leave: Called when it stops to listen.
     """
 
-    def __init__(self, config: uvicorn.Config, *, load: Load, notice_s: float = 0) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        load: Load,
+        notice_s: float = 0,
+        on_leave: Callable[[], object] | None = None,
+    ) -> None:
         super().__init__(config)
-        self._load, self._notice_s = load, notice_s
+        self._load, self._notice_s, self._on_leave = load, notice_s, on_leave
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second."""
@@ -96,6 +105,8 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(self._notice_s, self._leave)
 
     def _leave(self) -> None:
+        if self._on_leave is not None:
+            self._on_leave()
         self.should_exit = True
 
 

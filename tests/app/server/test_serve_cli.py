@@ -115,6 +115,24 @@ def test_it_serves_an_index_survives_bombs_and_ends_well(index):
         assert store.info().rows == 2
 
 
+def test_the_demo_is_beside_the_api_behind_one_login_and_lets_go_of_open_pages(weights):
+    env = {"DINO_API_KEYS": KEY, "OMP_NUM_THREADS": "1"}
+    with running("--weights", weights, "--demo", env=env) as child:
+        with httpx.Client(base_url=child.url, timeout=30, trust_env=False) as visitor:
+            assert visitor.get("/").status_code == 401
+            page = visitor.get("/", auth=("anyone", KEY))
+            assert page.status_code == 200 and "text/html" in page.headers["content-type"]
+            assert visitor.get("/v1/info").status_code == 401
+            api = visitor.get("/v1/info", headers={"Authorization": f"Bearer {KEY}"})
+            assert api.status_code == 200
+            heartbeat = f"/gradio_api/heartbeat/{'a' * 10}"
+            with visitor.stream("GET", heartbeat, auth=("anyone", KEY)) as open_page:
+                assert open_page.status_code == 200
+                child.send_signal(signal.SIGTERM)
+                assert child.wait(20) == 0
+        assert "Traceback" not in child.communicate()[1]
+
+
 def _bombard(client, pid):
     """Bombs and large images must not make the process larger."""
     bombs = [data for _, data in png_bombs()] + [b"\x89PNG" * 1_000_000]
