@@ -13,6 +13,7 @@ from tests.browser.driving import (
     dismiss,
     move,
     shown,
+    shown_when,
     source,
     type_number,
     upload,
@@ -50,15 +51,13 @@ def test_a_photo_is_shown_with_what_each_head_looks_at(page, cat):
 def test_the_sliders_repaint_the_overlay_and_leave_the_original(page, cat):
     before, overlay = open_photo(page, cat)
     page.locator("#attention-style").get_by_text("Mask", exact=True).click()
-    mask = shown(page, PICTURES, 1, after=source(page, PICTURES, 1))
+    mask = shown_when(page, PICTURES, lambda now: difference(overlay, now) > OTHER, 1)
     move(page, "attention-mass", 20)
-    smaller = shown(page, PICTURES, 1, after=source(page, PICTURES, 1))
-    assert min(difference(overlay, mask), difference(mask, smaller)) > OTHER
+    smaller = shown_when(page, PICTURES, lambda now: difference(mask, now) > OTHER, 1)
     assert tinted(smaller) < tinted(mask)
     page.get_by_text("Mean: 20% of its attention").wait_for()
     move(page, "attention-opacity", 0)
-    plain = shown(page, PICTURES, 1, after=source(page, PICTURES, 1))
-    assert tinted(plain) < tinted(smaller)
+    shown_when(page, PICTURES, lambda now: tinted(now) < tinted(smaller), 1)
     assert np.array_equal(shown(page, PICTURES, 0), before)
 
 
@@ -105,9 +104,8 @@ def test_on_a_phone_an_example_and_a_head_are_a_tap_away(phone):
     phone.locator("#attention-picture-examples button").first.click()
     overlay = shown(phone, PICTURES, 1)
     phone.locator("#attention-gallery button").nth(3).click()
-    head = shown(phone, PICTURES, 1, after=source(phone, PICTURES, 1))
+    shown_when(phone, PICTURES, lambda head: difference(overlay, head) > OTHER, 1)
     phone.get_by_text("Head 2: 60% of its attention").wait_for()
-    assert difference(overlay, head) > OTHER
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
 
 
@@ -122,8 +120,7 @@ def test_a_picture_can_be_pasted_or_photographed(opened, demo_url, cat):
     field.get_by_label("Capture from camera").click()
     field.get_by_text("Click to Access Webcam").click()
     field.get_by_label("capture photo").click()
-    taken = shown(page, PICTURES, 0, after=source(page, PICTURES, 0))
-    assert difference(pasted, taken) > OTHER
+    shown_when(page, PICTURES, lambda taken: difference(pasted, taken) > OTHER)
 
 
 @pytest.fixture
