@@ -109,6 +109,12 @@ def test_on_a_phone_an_example_and_a_head_are_a_tap_away(phone):
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+CAMERA_RUNS = """() => {
+  const video = document.querySelector("#attention-picture video");
+  return video && video.readyState >= 2 && video.videoWidth > 0 && video.currentTime > 0.2;
+}"""
+
+
 def test_a_picture_can_be_pasted_or_photographed(opened, demo_url, cat):
     page = opened(demo_url, permissions=["clipboard-read", "clipboard-write", "camera"])
     data = base64.b64encode(cat.read_bytes()).decode()
@@ -119,6 +125,7 @@ def test_a_picture_can_be_pasted_or_photographed(opened, demo_url, cat):
     assert difference(pasted, np.asarray(Image.open(cat)).astype(np.int16)) < SAME
     field.get_by_label("Capture from camera").click()
     field.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function(CAMERA_RUNS)  # before that a photo would be empty
     field.get_by_label("capture photo").click()
     shown_when(page, PICTURES, lambda taken: difference(pasted, taken) > OTHER)
 
