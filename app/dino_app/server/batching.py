@@ -1,6 +1,7 @@
 """Stages of work with a bounded queue each: items that wait together are done together."""
 
 import asyncio
+import heapq
 import time
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,9 @@ class Batcher(Generic[Item, Answer]):
     """Hands items from coroutines to threads in batches, and the answers back.
 
     A batch starts when a thread is free and either ``max_batch`` items wait or the first one has
-    waited ``max_wait_s``. Free threads share what waits. A coroutine that is cancelled, because its
-    client has gone or its time is up, leaves the queue at once.
+    waited ``max_wait_s``. Free threads share what waits; where several are free the first of them
+    works, so a client alone always meets the same warm thread. A coroutine that is cancelled,
+    because its client has gone or its time is up, leaves the queue at once.
 
     Args:
         run: Answers of a batch, in its order. What it raises, every item of the batch gets.
@@ -57,34 +59,45 @@ class Batcher(Generic[Item, Answer]):
         self._run = run
         self.name = name
         self._metrics = metrics
-        self._workers = self._free = workers
+        self._workers = workers
+        self._free = list(range(workers))  # a heap of the threads without work
+        self._slots = asyncio.Semaphore(workers)
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._max_waiting = max_waiting
         self._initializer = initializer
         self._waiting: dict[asyncio.Future[Answer], _Waiting[Item]] = {}
         self._arrived = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._pool: ThreadPoolExecutor | None = None
+        self._dispatching: asyncio.Task[None] | None = None
+        self._answering: set[asyncio.Task[None]] = set()
+        self._threads: list[ThreadPoolExecutor] = []
         self._item_s = FIRST_GUESS_S
 
     def start(self) -> None:
         """Begin to work; called in the event loop."""
-        self._pool = ThreadPoolExecutor(self._workers, self.name, initializer=self._initializer)
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._workers)]
+        self._threads = [
+            ThreadPoolExecutor(1, self.name, initializer=self._initializer)
+            for _ in range(self._workers)
+        ]
+        self._dispatching = asyncio.create_task(self._dispatch())
 
     async def stop(self) -> None:
         """Finish what runs in threads, and end."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._pool is not None:
-            await asyncio.to_thread(self._pool.shutdown)
+        if self._dispatching is not None:
+            self._dispatching.cancel()
+            await asyncio.gather(self._dispatching, *self._answering, return_exceptions=True)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.shutdown)
 
     @property
     def working(self) -> bool:
-        """Whether all its workers are there."""
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+        """Whether it still takes work."""
+        return self._dispatching is not None and not self._dispatching.done()
+
+    @property
+    def running(self) -> int:
+        """Batches in work."""
+        return self._workers - len(self._free)
 
     @property
     def depth(self) -> int:
@@ -123,14 +136,13 @@ class Batcher(Generic[Item, Answer]):
             message = f"{len(self._waiting)} wait for stage {self.name!r} already; try again later"
             raise BusyError("queue_full", message, retry_after_s=seconds)
 
-    async def _work(self) -> None:
+    async def _dispatch(self) -> None:
         while True:
+            await self._slots.acquire()
             batch = await self._next_batch()
-            self._free -= 1
-            try:
-                await self._answer(batch)
-            finally:
-                self._free += 1
+            task = asyncio.create_task(self._answer(batch, heapq.heappop(self._free)))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
 
     async def _next_batch(self) -> dict[asyncio.Future[Answer], _Waiting[Item]]:
         while True:
@@ -143,7 +155,7 @@ class Batcher(Generic[Item, Answer]):
             if len(alike) < self._max_batch and left > 0:
                 await self._arrival(timeout=left)
                 continue
-            share = min(self._max_batch, -(-len(alike) // max(1, self._free)))
+            share = min(self._max_batch, -(-len(alike) // len(self._free)))
             batch = {future: self._waiting.pop(future) for future in alike[:share]}
             self._count_waiting()
             return batch
@@ -156,14 +168,14 @@ class Batcher(Generic[Item, Answer]):
         except TimeoutError:
             pass
 
-    async def _answer(self, batch: dict[asyncio.Future[Answer], _Waiting[Item]]) -> None:
+    async def _answer(self, batch: dict[asyncio.Future[Answer], _Waiting[Item]], by: int) -> None:
         start = time.perf_counter()
         for waiting in batch.values():
             self._metrics.queue_seconds.labels(self.name).observe(start - waiting.since)
         items = [waiting.item for waiting in batch.values()]
         loop = asyncio.get_running_loop()
         try:
-            answers = await loop.run_in_executor(self._pool, self._run, items)
+            answers = await loop.run_in_executor(self._threads[by], self._run, items)
             answered = list(zip(batch, answers, strict=True))
         except Exception as error:  # each waiting request answers it in its own way
             for future in batch:
@@ -173,6 +185,9 @@ class Batcher(Generic[Item, Answer]):
             for future, answer in answered:
                 if not future.done():
                     future.set_result(answer)
+        finally:
+            heapq.heappush(self._free, by)
+            self._slots.release()
         self._count_batch(len(batch), time.perf_counter() - start)
 
     def _count_waiting(self) -> None:

@@ -87,7 +87,6 @@ class Service:
         embedders = settings.embed_threads or cores()
         if embedder.device.type != "cpu":
             embedders = 1
-        threads = max(1, cores() // embedders)
         self._decode: Batcher[tuple[bytes, str], Tensor] = stage(
             self._decoded, name="decode", workers=settings.decode_threads or cores(),
             max_waiting=settings.max_queue,
@@ -95,7 +94,6 @@ class Service:
         self._embed: Batcher[Tensor, Row] = stage(
             self._embedded, name="embed", workers=embedders, max_batch=settings.max_batch,
             max_wait_s=settings.batch_wait_ms / 1000, max_waiting=settings.max_queue,
-            initializer=functools.partial(torch.set_num_threads, threads),
         )  # fmt: skip
         self._search: Batcher[_Query, tuple[list[Any], str, bool]] = stage(
             self._searched, name="search", workers=settings.search_threads or cores(),
@@ -267,6 +265,9 @@ class Service:
         return [self.embedder.decoded(data, name=name) for data, name in images]
 
     def _embedded(self, pixels: list[Tensor]) -> list[Row]:
+        threads = max(1, cores() // self._embed.running)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)  # of this thread
         return list(self.embedder.features(pixels))
 
     def _searched(self, queries: list[_Query]) -> list[tuple[list[Any], str, bool]]:
