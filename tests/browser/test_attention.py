@@ -48,6 +48,28 @@ def test_a_photo_is_shown_with_what_each_head_looks_at(page, cat):
     assert not page.get_by_text("Nothing chosen yet").first.is_visible()
 
 
+def test_the_line_between_original_and_overlay_can_be_dragged(page, cat):
+    open_photo(page, cat)
+    picture = page.locator(f"#{PICTURES} img").first
+    before = looks(picture)
+    box = picture.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.5 * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.25 * box["width"], middle, steps=5)
+    page.mouse.up()
+    change = np.abs(looks(picture) - before).mean(axis=(0, 2))
+    places = np.linspace(0, 1, len(change))
+    assert change[places < 0.2].mean() < 1 and change[places > 0.55].mean() < 1
+    assert change[(places > 0.3) & (places < 0.45)].mean() > OTHER
+
+
+def looks(element):
+    """What a part of the page looks like."""
+    picture = Image.open(io.BytesIO(element.screenshot())).convert("RGB")
+    return np.asarray(picture).astype(np.int16)
+
+
 def test_the_sliders_repaint_the_overlay_and_leave_the_original(page, cat):
     before, overlay = open_photo(page, cat)
     page.locator("#attention-style").get_by_text("Mask", exact=True).click()

@@ -33,8 +33,10 @@ class AttentionView:
     colormap: gr.Dropdown
     layer: gr.Slider
     size: gr.Slider
-    png: gr.DownloadButton
-    npz: gr.DownloadButton
+    png: gr.Button
+    npz: gr.Button
+    made: gr.File
+    """Never seen: what a click on one of the two has made."""
 
     @property
     def controls(self) -> list[Any]:
@@ -93,12 +95,13 @@ def attention_view(model: Model) -> AttentionView:
         )
         head, colormap, layer, size, boxes = _more_controls(model)
         with gr.Row():
-            png = gr.DownloadButton("Save picture (PNG)", size="sm", elem_id="attention-png")
-            npz = gr.DownloadButton("Save numbers (NPZ)", size="sm", elem_id="attention-npz")
+            png = gr.Button("Save picture (PNG)", size="sm", elem_id="attention-png")
+            npz = gr.Button("Save numbers (NPZ)", size="sm", elem_id="attention-npz")
+        made = gr.File(visible=False)
     return AttentionView(
         empty=empty, page=page, slider=slider, gallery=gallery, text=text, style=style, head=head,
         mass=mass, opacity=opacity, boxes=boxes, colormap=colormap, layer=layer, size=size,
-        png=png, npz=npz,
+        png=png, npz=npz, made=made,
     )  # fmt: skip
 
 

@@ -25,6 +25,14 @@ from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
 from dino_infer.attention import grid_masks
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+SAVE = """(file) => {
+  if (!file) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name;
+  link.click();
+}"""
+"""Runs in the browser, with the file that a click has made."""
 
 
 def attention_tab(models: Models, picker: gr.Dropdown) -> None:
@@ -75,11 +83,20 @@ class Answers:
         """The pictures after a setting was changed."""
         return (None, None, "") if look is None else pictures(look, drawing_of(*settings))
 
-    def files(self, look: Look | None, *settings: Any) -> tuple[str | None, str | None]:
-        """What can be downloaded."""
-        if look is None:
-            return None, None
-        return written(look, drawing_of(*settings), self._folder / secrets.token_hex(16))
+    @plain_errors()
+    def picture_file(self, look: Look | None, *settings: Any) -> str | None:
+        """The overlay as a file to download."""
+        return None if look is None else write_png(look, drawing_of(*settings), self._new_folder())
+
+    @plain_errors()
+    def numbers_file(self, look: Look | None, *settings: Any) -> str | None:
+        """The numbers behind it as a file to download."""
+        return None if look is None else write_npz(look, drawing_of(*settings), self._new_folder())
+
+    def _new_folder(self) -> Path:
+        folder = self._folder / secrets.token_hex(16)
+        folder.mkdir(parents=True)
+        return folder
 
     def fitted(self, network: str) -> tuple[Any, ...]:
         """The settings that depend on the network."""
@@ -91,7 +108,7 @@ class Answers:
 
 def _connect(models: Models, picker: gr.Dropdown, picture: gr.Image, view: AttentionView) -> None:
     look = gr.State(None)
-    answers = Answers(models, folder=Path(view.png.GRADIO_CACHE))
+    answers = Answers(models, folder=Path(view.made.GRADIO_CACHE))
     looked: dict[str, Any] = {
         "inputs": [picture, picker, view.size, *view.controls],
         "outputs": [look, view.page, view.empty, *view.drawn],
@@ -100,19 +117,18 @@ def _connect(models: Models, picker: gr.Dropdown, picture: gr.Image, view: Atten
     redraw: dict[str, Any] = {"inputs": [look, *view.controls], "outputs": view.drawn, **QUIET}
     fit = picker.change(answers.fitted, picker, [view.size, view.layer, view.head], **QUIET)
     click = view.gallery.select(_clicked, view.style, [view.head, view.style], **QUIET)
-    settings = gr.on(
+    gr.on(
         [control.input for control in view.controls],
         answers.redrawn, trigger_mode="always_last", **redraw,
     )  # fmt: skip
-    events = [
-        picture.change(answers.attention, **looked, api_name="attention"),
-        view.size.release(answers.attention, **looked, api_visibility="private"),
-        fit.then(answers.refitted, **looked, api_visibility="private"),
-        click.then(answers.redrawn, **redraw),
-        settings,
-    ]
-    for event in events:
-        event.then(answers.files, [look, *view.controls], [view.png, view.npz], **QUIET)
+    picture.change(answers.attention, **looked, api_name="attention")
+    view.size.release(answers.attention, **looked, api_visibility="private")
+    fit.then(answers.refitted, **looked, api_visibility="private")
+    click.then(answers.redrawn, **redraw)
+    # Made when it is asked for: making files after every move of a slider would slow the next.
+    for button, make in ((view.png, answers.picture_file), (view.npz, answers.numbers_file)):
+        asked = button.click(make, [look, *view.controls], view.made, **QUIET)
+        asked.success(None, view.made, None, js=SAVE, **QUIET)
 
 
 def pictures(look: Look, drawing: Drawing) -> tuple[Any, ...]:
@@ -121,20 +137,25 @@ def pictures(look: Look, drawing: Drawing) -> tuple[Any, ...]:
     return both, head_gallery(look, drawing), mask_text(look, drawing)
 
 
-def written(look: Look, drawing: Drawing, folder: Path) -> tuple[str, str]:
-    """Paths of the overlay as PNG, and of the numbers behind it as NPZ.
+def write_png(look: Look, drawing: Drawing, folder: Path) -> str:
+    """Write the overlay; the path of the file."""
+    path = folder / "dino-attention.png"
+    Image.fromarray(overlay(look, drawing)).save(path, compress_level=1)
+    return str(path)
+
+
+def write_npz(look: Look, drawing: Drawing, folder: Path) -> str:
+    """Write the numbers behind the overlay; the path of the file.
 
     The arrays are ``attention`` and ``masks`` of every head of the block, heads x rows x columns,
     and ``boxes`` of the chosen map: x0, y0, x1, y1 in pixels of the upload, and the share of the
     attention.
     """
-    folder.mkdir(parents=True)
-    png, npz = folder / "dino-attention.png", folder / "dino-attention.npz"
-    Image.fromarray(overlay(look, drawing)).save(png, compress_level=1)
+    path = folder / "dino-attention.npz"
     heads = layer_heads(look, drawing)
     found = np.array(boxes(look, drawing), dtype=np.float64).reshape(-1, 5)
-    np.savez(npz, attention=heads, masks=grid_masks(heads, drawing.mass), boxes=found)
-    return str(png), str(npz)
+    np.savez(path, attention=heads, masks=grid_masks(heads, drawing.mass), boxes=found)
+    return str(path)
 
 
 def _clicked(style: str, event: gr.SelectData) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from dino_app.demo.attention_pictures import (
     mask_text,
     overlay,
 )  # fmt: skip
-from dino_app.demo.attention_tab import written
+from dino_app.demo.attention_tab import write_npz, write_png
 from dino_app.demo.compare_tab import mean_attention, own_colors
 from dino_app.demo.models import Models
 from dino_infer.attention import mass_mask
@@ -91,7 +91,7 @@ def test_an_unknown_head_is_named(look):
 
 def test_downloads_hold_what_is_shown(look, tmp_path):
     drawing = Drawing(head="Head 1", mass=0.4)
-    png, npz = written(look, drawing, tmp_path / "files")
+    png, npz = write_png(look, drawing, tmp_path), write_npz(look, drawing, tmp_path)
     with Image.open(png) as picture:
         assert np.array_equal(np.asarray(picture), overlay(look, drawing))
     with np.load(npz) as arrays:
