@@ -51,6 +51,7 @@ CSS = """
 #attention-gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); }
 #attention-gallery .grid-wrap { min-height: 0; max-height: none; }
 #attention-gallery .caption-label { font-size: 0.75rem; padding: 1px 6px; max-width: 100%; }
+footer .divider:last-child { display: none; }
 @media (max-width: 640px) {
   .gradio-container .app { padding: 12px; }
   .dino-header h1 { font-size: 1.5rem; }
