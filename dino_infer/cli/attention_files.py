@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -15,6 +14,7 @@ from dino_infer.attention import AttentionMaps, Head, chosen_maps, grid_masks, u
 from dino_infer.backbones import Backbone
 from dino_infer.boxes import mask_boxes
 from dino_infer.cli.run import UsageError
+from dino_infer.color_scale import Scale
 from dino_infer.errors import ImageError
 from dino_infer.files import whole_file, write_json
 from dino_infer.images import read_image
@@ -35,7 +35,6 @@ from dino_infer.videos import VideoFile, video_file
 from dino_infer.views import view_of
 
 PCA_IMAGES = 100  # of a longer list, evenly spread, make the basis that all are drawn in
-SCALE_MOMENTUM = 0.9  # of the colour scale of a video, per frame drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +157,7 @@ def write_video(
     """Write a video with the attention laid over it; nothing stays of one that is damaged.
 
     The colours of a map run from its lowest to its highest value, both averaged over the frames
-    so far with ``SCALE_MOMENTUM``, so that they follow the scene without flickering.
+    so far (``Scale``), so that they follow the scene without flickering.
 
     Raises:
         ImageError: The video is damaged.
@@ -179,22 +178,6 @@ def write_video(
             written.write(mosaic(panels))
             progress.advance(1)
     return path
-
-
-class Scale(NamedTuple):
-    """The values that are drawn darkest and brightest."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def after(cls, before: "Scale | None", values: np.ndarray) -> "Scale":
-        """The running mean of the lowest and the highest value, with those of one more frame."""
-        now = cls(float(values.min()), float(values.max()))
-        if before is None:
-            return now
-        pairs = zip(before, now, strict=True)
-        return cls(*(SCALE_MOMENTUM * old + (1 - SCALE_MOMENTUM) * new for old, new in pairs))
 
 
 def _overlay(

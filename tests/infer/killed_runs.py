@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -31,6 +30,7 @@ from dino_infer.embed_job import embed_to_file  # noqa: E402
 from dino_infer.listing import list_images  # noqa: E402
 from dino_infer.outputs import Output  # noqa: E402
 from tests.infer.pixel_engine import pixel_embedder  # noqa: E402
+from tests.killing import exit_code, forked, kill_before_step  # noqa: E402
 
 KILLS = 20
 LATEST = 0.6  # of the time of a whole job, so that a job is killed several times
@@ -46,25 +46,6 @@ SETS = {  # name of the matrix, what is asked for, and again after a kill
 }
 
 
-def forked(work: Callable[[], int], *, kill_after_s: float | None = None) -> int | None:
-    """The exit code of a process that does the work; None if it was killed."""
-    process = os.fork()
-    if process == 0:
-        code = 70
-        try:
-            code = work()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
-        os.kill(process, signal.SIGKILL)
-    _, status = os.waitpid(process, 0)
-    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
 def random_kills(images: str, weights: str, out: Path) -> dict[str, object]:
     """Whole jobs of dino-embed, killed again and again until they are finished."""
 
@@ -74,14 +55,17 @@ def random_kills(images: str, weights: str, out: Path) -> dict[str, object]:
         return lambda: embed.main([*args, "--batch-size", "8", "--workers", "2"])
 
     start_s = time.monotonic()
-    codes = [forked(job(out / "whole"))]
+    codes = [exit_code(forked(job(out / "whole")))]
     whole_s = time.monotonic() - start_s
     rng, found = random.Random(0), []
     while len(found) < KILLS:
         folder, code, kills = out / f"round-{len(codes)}", None, 0
         while code is None:
+            process = forked(job(folder))
             # A little later each time, so that a machine that has become slow gets there too.
-            code = forked(job(folder), kill_after_s=rng.uniform(0, (LATEST + kills / 10) * whole_s))
+            time.sleep(rng.uniform(0, (LATEST + kills / 10) * whole_s))
+            os.kill(process, signal.SIGKILL)
+            code = exit_code(process)
             kills += 1
             if code is None:
                 found.append(left_in(folder))
@@ -106,7 +90,7 @@ def kills_at_every_step(images: str, out: Path) -> dict[str, list[int | None]]:
 
         def work(folder: Path, output: Output, fuse: int | None, file: str = file) -> int:
             if fuse is not None:
-                _kill_before_step(fuse)
+                kill_before_step(fuse, steps=STEPS)
             output = replace(output, commit_every_s=RARELY)
             embed_to_file(pixel_embedder(), listed, folder / file, output=output)
             return 0
@@ -116,33 +100,16 @@ def kills_at_every_step(images: str, out: Path) -> dict[str, list[int | None]]:
         if name in ("update", "overwrite"):
             embed_to_file(pixel_embedder(), listed.select(range(0, len(listed), 2)), start / file)
         whole = Path(shutil.copytree(start, out / name / "whole"))
-        codes[name] = [forked(partial(work, whole, first, None))]
+        codes[name] = [exit_code(forked(partial(work, whole, first, None)))]
         folders = []
         while codes[name][-1] is None or not folders:
             folders.append(Path(shutil.copytree(start, out / name / f"step-{len(folders):02}")))
-            codes[name].append(forked(partial(work, folders[-1], first, len(folders) - 1)))
+            process = forked(partial(work, folders[-1], first, len(folders) - 1))
+            codes[name].append(exit_code(process))
         # The last one outlived its steps.
         made_again = partial(map, partial(work, output=again, fuse=None), folders[:-1])
-        codes[name].append(forked(lambda made=made_again: sum(made())))
+        codes[name].append(exit_code(forked(lambda made=made_again: sum(made()))))
     return codes
-
-
-def _kill_before_step(number: int) -> None:
-    """Let this process kill itself instead of taking a step on disk."""
-    left = number
-
-    def fused(step: Callable[..., object]) -> Callable[..., object]:
-        def run(*args: object, **options: object) -> object:
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-            return step(*args, **options)
-
-        return run
-
-    for name in STEPS:
-        setattr(os, name, fused(getattr(os, name)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from PIL import Image
 from dino_infer.attention import attention_maps, rollout_maps, whole_image
 from dino_infer.checkpoints import load_backbone
 from dino_infer.cli.attention import main
-from dino_infer.cli.attention_files import Scale
+from dino_infer.color_scale import Scale
 from dino_infer.preprocess import Preprocess
 from dino_infer.videos import VideoFile, video_file
 

@@ -115,23 +115,10 @@ def classify_tab(
         return _shown(found, examples, k, temperature)
 
     inputs = [asking, picker, *settings]
-    asking.change(
-        classify,
-        inputs,
-        [voters, *shown],
-        api_name="classify",
-        concurrency_id="classify",
-        show_progress_on=label,
-    )
+    busy: dict[str, Any] = {"show_progress_on": label, "concurrency_id": "classify"}
+    asking.change(classify, inputs, [voters, *shown], api_name="classify", **busy)
     if embedder is None:
-        picker.change(
-            classify,
-            inputs,
-            [voters, *shown],
-            api_visibility="private",
-            concurrency_id="classify",
-            show_progress_on=label,
-        )
+        picker.change(classify, inputs, [voters, *shown], api_visibility="private", **busy)
     gr.on(
         [setting.input for setting in settings],
         voted,

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from dino_app.demo.models import Model, check_patches
 from dino_infer.attention import attention_maps
-from dino_infer.cli.attention_files import Scale
+from dino_infer.color_scale import Scale
 from dino_infer.errors import ImageError
 from dino_infer.overlays import heat_overlay
 from dino_infer.preprocess import Preprocess

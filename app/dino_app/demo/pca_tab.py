@@ -82,18 +82,10 @@ def pca_tab(models: Models, picker: gr.Dropdown) -> None:
         return _drawn(seen, *drawing)
 
     inputs = [photos, picker, detail, *drawing]
-    photos.change(
-        pca, inputs, [looks, *shown], api_name="pca", concurrency_id="pca", show_progress_on=gallery
-    )
+    busy: dict[str, Any] = {"show_progress_on": gallery, "concurrency_id": "pca"}
+    photos.change(pca, inputs, [looks, *shown], api_name="pca", **busy)
     for choice in (picker, detail):
-        choice.change(
-            pca,
-            inputs,
-            [looks, *shown],
-            api_visibility="private",
-            concurrency_id="pca",
-            show_progress_on=gallery,
-        )
+        choice.change(pca, inputs, [looks, *shown], api_visibility="private", **busy)
     gr.on(
         [choice.change for choice in drawing],
         redrawn,

@@ -1,6 +1,7 @@
-"""Items and queries as they may be stored and asked: the rules that every store shares."""
+"""What may be stored, asked and named: the rules that every store shares."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from dino_app.store.interface import MAX_ID_BYTES, MAX_K, Item
 MAX_METADATA_BYTES = 65_536  # as JSON: what Milvus holds
 MAX_PICTURE_BYTES = 1 << 20
 _ROWS_AT_ONCE = 16_384
+_SNAPSHOT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_BYTES_A_LETTER = 6  # "\u0001"
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _UNIT_TOLERANCE = 2.0**-23  # what rounding to float32 does to a length of 1
@@ -61,6 +63,19 @@ def checked_queries(
     if vectors.dtype.kind not in "fiu":
         raise ValueError(f"queries must be numbers, got {vectors.dtype}")
     return _unit_rows(vectors, [f"query {number}" for number in range(len(vectors))])
+
+
+def checked_name(name: str) -> str:
+    """A name that a snapshot may have.
+
+    Raises:
+        ValueError: It may not.
+    """
+    if not isinstance(name, str) or not _SNAPSHOT_NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError(
+            f"snapshots are named with 1 to 64 letters, digits, '-', '_' and '.', got {name!r}"
+        )
+    return name
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:

@@ -19,10 +19,9 @@ import numpy as np
 from jaxtyping import Float
 
 from dino_app.errors import StoreError
-from dino_app.store.faiss_store.snapshots import checked_name
 from dino_app.store.filters import Filter, matches
 from dino_app.store.interface import Found, Hit, Included, Item, SearchParams, StoreInfo
-from dino_app.store.item_checks import checked_items, checked_queries, is_id
+from dino_app.store.item_checks import checked_items, checked_name, checked_queries, is_id
 from dino_app.store.milvus_collections import (
     AT_ONCE,
     DIM,

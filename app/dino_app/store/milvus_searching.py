@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from dino_app.store.faiss_store.scan import ROUNDING, exact_scores
 from dino_app.store.interface import Hit, Included, SearchParams
 from dino_app.store.milvus_connection import Connection
 from dino_app.store.milvus_filters import metadata_of
+from dino_app.store.scores import ROUNDING, exact_scores
 
 MAX_LIMIT = 16_384  # of hits in one answer of Milvus
 _SPARE_HITS = 16  # fetched beyond k, to see where equal scores end

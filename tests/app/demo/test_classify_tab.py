@@ -4,36 +4,20 @@ import numpy as np
 import pytest
 
 from dino_app.demo.classify_tab import MOST_K, _examples, _shown
-from dino_app.demo.models import Models
 from dino_app.demo.vectors import Vectors
 from dino_app.demo.voters import FileExamples, IndexExamples, vote
 from dino_app.errors import ModelMismatchError
 from dino_infer.errors import DataError
 from dino_infer.knn import KNNClassifier
-from tests.app.demo.indexed import CLASSES, TILES, small_features, small_index, tiles
-from tests.app.demo.tiny import weights_file
+from tests.app.demo.indexed import CLASSES, TILES, small_features, tiles
 
 SHARE = 1e-5  # of votes: similarities are float32
 INDEX_SHARE = 1e-2  # an index may keep its vectors in fewer bits
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    return Models([weights_file(folder), weights_file(folder, seed=1)], "cpu")
-
-
-@pytest.fixture(scope="module")
 def features(models):
     return small_features(Vectors(models).embedder(models.names[0]))
-
-
-@pytest.fixture(scope="module")
-def store(models, tmp_path_factory):
-    embedder = Vectors(models).embedder(models.names[0])
-    store = small_index(tmp_path_factory.mktemp("index") / "photos.index", embedder)
-    yield store
-    store.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from dino_app.demo.models import MAX_PATCHES, Models
+from dino_app.demo.models import MAX_PATCHES
 from dino_app.demo.patches_tab import (
     SHOWN,
     Marks,
@@ -18,21 +18,10 @@ from dino_app.demo.patches_tab import (
 )
 from dino_infer.errors import ImageError
 from dino_infer.patches import patch_similarity
-from tests.app.demo.tiny import broken_file, noise, photo_file, weights_file
+from tests.app.demo.tiny import broken_file, noise, photo_file
 
 EXACT = 1e-6  # of cosine similarities in float32
 ORIENTATION = 0x0112  # the EXIF entry
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    weights = [
-        weights_file(folder),
-        weights_file(folder, seed=1),
-        weights_file(folder, "resnet_micro"),
-    ]
-    return Models(weights, "cpu")
 
 
 @pytest.fixture

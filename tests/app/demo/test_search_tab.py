@@ -4,7 +4,6 @@ import pytest
 from PIL import Image
 
 from dino_app.demo.albums import IndexAlbum
-from dino_app.demo.models import Models
 from dino_app.demo.search_tab import FILTER_LETTERS, MOST_PHOTOS, Search, Session, typed_filter
 from dino_app.demo.tiles import TILE, caption, empty_tile, photo_tile, plain, thumbnail_tile
 from dino_app.demo.vectors import Vectors
@@ -13,29 +12,10 @@ from dino_app.store.filters import Compare, FilterError
 from dino_infer.embed import Embedder
 from dino_infer.errors import DataError
 from tests.app.demo.indexed import small_index, tiles
-from tests.app.demo.tiny import broken_file, noise, photo_file, weights_file
+from tests.app.demo.tiny import broken_file, noise, photo_file
 
 SCORE = 1e-3  # of cosine similarities: an index may keep its vectors in fewer bits
 ANY = {"k": 5, "wanted": ""}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    weights = [
-        weights_file(folder),
-        weights_file(folder, seed=1),
-        weights_file(folder, "resnet_micro"),
-    ]
-    return Models(weights, "cpu")
-
-
-@pytest.fixture(scope="module")
-def store(models, tmp_path_factory):
-    embedder = Vectors(models).embedder(models.names[0])
-    store = small_index(tmp_path_factory.mktemp("index") / "photos.index", embedder)
-    yield store
-    store.close()
 
 
 @pytest.fixture

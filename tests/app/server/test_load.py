@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -65,13 +66,20 @@ def _until(condition, seconds=5):
         time.sleep(0.005)
 
 
-def test_requests_that_wait_together_share_a_batch_and_get_their_own_rows(slow, embedder):
-    app = create_app(slow, None, Settings(embed_threads=1, max_queue=64))
+@contextmanager
+def _working(app, slow):
+    """A server whose network holds a first request: its client, a pool to ask from, the request."""
     with served(app) as client, ThreadPoolExecutor(9) as pool:
         slow.gate.clear()
         slow.batches.clear()
         first = pool.submit(_ask, client)
         _until(lambda: slow.batches)
+        yield client, pool, first
+
+
+def test_requests_that_wait_together_share_a_batch_and_get_their_own_rows(slow, embedder):
+    app = create_app(slow, None, Settings(embed_threads=1, max_queue=64))
+    with _working(app, slow) as (client, pool, first):
         rest = [pool.submit(_ask, client, seed) for seed in range(1, 9)]
         _until(lambda: app.state.service._embed.depth == 8)
         slow.gate.set()
@@ -83,12 +91,8 @@ def test_requests_that_wait_together_share_a_batch_and_get_their_own_rows(slow, 
 
 def test_a_full_queue_answers_429_at_once_and_recovers(slow, calm):
     app = create_app(slow, None, calm)
-    with served(app, settings=calm) as client, ThreadPoolExecutor(8) as pool:
-        slow.gate.clear()
-        slow.batches.clear()
-        waiting = [pool.submit(_ask, client)]
-        _until(lambda: slow.batches)
-        waiting += [pool.submit(_ask, client, seed) for seed in range(1, 5)]
+    with _working(app, slow) as (client, pool, first):
+        waiting = [first, *(pool.submit(_ask, client, seed) for seed in range(1, 5))]
         _until(lambda: app.state.service._embed.depth == 4)
         times = []
         for _ in range(5):
@@ -122,11 +126,7 @@ def test_a_request_that_takes_too_long_ends_with_504(slow):
 
 def test_a_client_that_goes_frees_its_place(slow, calm):
     app = create_app(slow, None, calm)
-    with served(app) as client, ThreadPoolExecutor(2) as pool:
-        slow.gate.clear()
-        slow.batches.clear()
-        first = pool.submit(_ask, client)
-        _until(lambda: slow.batches)
+    with _working(app, slow) as (client, _, first):
         body = client.build_request(
             "POST", "/v1/embeddings",
             json={"model": "vit_micro", "input": data_uri(picture_bytes())},
@@ -155,11 +155,7 @@ def test_a_failing_network_is_424_and_the_server_goes_on(slow, calm):
 def test_too_many_requests_at_once_are_refused_unread(slow):
     settings = Settings(max_requests=1, embed_threads=1)
     app = create_app(slow, None, settings)
-    with served(app) as client, ThreadPoolExecutor(1) as pool:
-        slow.gate.clear()
-        slow.batches.clear()
-        first = pool.submit(_ask, client)
-        _until(lambda: slow.batches)
+    with _working(app, slow) as (client, _, first):
         refused = _ask(client, 1)
         assert (refused.status_code, code_of(refused)) == (429, "too_many_requests")
         slow.gate.set()
@@ -169,11 +165,7 @@ def test_too_many_requests_at_once_are_refused_unread(slow):
 
 def test_while_it_drains_readyz_says_so_and_work_is_finished(slow, calm):
     app = create_app(slow, None, calm)
-    with served(app) as client, ThreadPoolExecutor(1) as pool:
-        slow.gate.clear()
-        slow.batches.clear()
-        first = pool.submit(_ask, client)
-        _until(lambda: slow.batches)
+    with _working(app, slow) as (client, _, first):
         app.state.service.load.draining = True
         ready = client.get("/readyz")
         assert ready.status_code == 503 and "draining" in ready.json()["checks"]

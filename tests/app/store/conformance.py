@@ -1,9 +1,9 @@
-"""What every store must do: subclass ``StoreContract`` and give it a fixture ``new_store``.
+"""What every store must do: subclass ``StoreContract`` and give it a fixture ``parent``.
 
-``new_store(dim=8, model={...})`` makes an empty store in a place of its own; ``reopened(store)``
-closes one and opens the same place again.
+The location of each new store is a name below ``parent``.
 """
 
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dino_app.errors import StoreError
 from dino_app.store.filters import parsed_filter
 from dino_app.store.interface import MAX_ID_BYTES, Found, Item, SearchParams, Store
+from dino_app.store.opening import create_store, open_store
 from tests.app.store.oracle import NumpyStore, score
 
 REFUSED = (ValueError, TypeError)  # TypeError where the shape checks of the suite come first
@@ -187,14 +188,38 @@ class StoreContract:
     """Tests that every store passes."""
 
     EXAMPLES = 40
+    numbers = itertools.count()
 
     @pytest.fixture
-    def new_store(self):
+    def parent(self):
         raise NotImplementedError
+
+    @pytest.fixture
+    def new_store(self, parent):
+        """Makes an empty store in a place of its own."""
+        stores = []
+
+        def new(*, dim=DIM, model=None):
+            location = f"{parent}/store_{next(self.numbers)}"
+            stores.append(create_store(location, dim=dim, model=model or {}))
+            stores[-1].location = location
+            return stores[-1]
+
+        yield new
+        for store in stores:
+            store.close()
 
     @pytest.fixture
     def reopened(self):
-        raise NotImplementedError
+        """Closes a store and opens the same place again."""
+
+        def reopen(store):
+            store.close()
+            again = open_store(store.location, writable=True)
+            again.location = store.location
+            return again
+
+        return reopen
 
     def tidy(self, store: Store) -> None:
         """What the back end does in the background, now."""

@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from dino_app.store.faiss_store import FaissStore, merging
 from dino_app.store.interface import Item, Store
 from tests.app.store.oracle import NumpyStore
+from tests.killing import exit_code, forked, kill_before_step
 
 DIM = 16
 IDS = 300
@@ -59,27 +59,6 @@ def write_for_ever(folder: Path, acks: Path, number: int) -> int:
         change(store, number)
         os.write(notes, f"done {number}\n".encode())
         number += 1
-
-
-def forked(work: Callable[[], int]) -> int:
-    """Process that does the work; its exit code is 70 when it fails."""
-    process = os.fork()
-    if process == 0:
-        code = 70
-        try:
-            code = work()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return process
-
-
-def exit_code(process: int) -> int | None:
-    """Of a process, when it has ended; None if it was killed."""
-    _, status = os.waitpid(process, 0)
-    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 def contents(store: Store) -> list[tuple]:
@@ -188,20 +167,7 @@ def check_survivor(folder: Path, before: list[tuple], after: list[tuple]) -> Non
 
 def _fused(work: Callable[[FaissStore], None], folder: Path, fuse: int) -> int:
     store = FaissStore.open(folder, writable=True)
-    left = fuse
-
-    def fused(step: Callable[..., object]) -> Callable[..., object]:
-        def run(*args: object, **options: object) -> object:
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-            return step(*args, **options)
-
-        return run
-
-    for name in STEPS:
-        setattr(os, name, fused(getattr(os, name)))
+    kill_before_step(fuse, steps=STEPS)
     work(store)
     return 0
 

@@ -10,6 +10,7 @@ import pytest
 from dino_app.store.faiss_store import FaissStore, bits, gpu, proposals, scan
 from dino_app.store.filters import parsed_filter
 from dino_app.store.interface import SearchParams
+from dino_app.store.scores import exact_scores
 from tests.app.store.conformance import items_of
 
 DIM, ROWS, K = 32, 3000, 10
@@ -166,7 +167,7 @@ def test_ties_at_the_end_of_the_best_are_all_found():
     allowed = bits.of_rows(np.arange(0, 500, 2), 500)
     (rows,) = scan.nearest(vectors, vectors[3:4], k=5, allowed=allowed)
     assert set(rows) == set(range(100, 400, 2))
-    assert len(set(scan.exact_scores(vectors[100:400], vectors[3]))) == 1
+    assert len(set(exact_scores(vectors[100:400], vectors[3]))) == 1
 
 
 class LikeAGpu:

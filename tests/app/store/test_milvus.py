@@ -1,6 +1,5 @@
 """Milvus Lite keeps the contract of every store, and its own limits are told."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -46,31 +45,10 @@ def items_of(count, **metadata):
 
 class TestMilvusStore(StoreContract):
     EXAMPLES = 5
-    names = itertools.count()
 
     @pytest.fixture
-    def new_store(self, lite):
-        stores = []
-
-        def new(*, dim=DIM, model=None):
-            location = f"{lite}/store_{next(self.names)}"
-            stores.append(MilvusStore.create(location, dim=dim, model=model or {}))
-            stores[-1].location = location
-            return stores[-1]
-
-        yield new
-        for store in stores:
-            store.close()
-
-    @pytest.fixture
-    def reopened(self):
-        def reopen(store):
-            store.close()
-            again = MilvusStore.open(store.location)
-            again.location = store.location
-            return again
-
-        return reopen
+    def parent(self, lite):
+        return f"milvus:{lite}"
 
     def test_what_milvus_cannot_say_is_found_all_the_same(self, store):
         big, many = 2**53 + 1, [f"c{i}" for i in range(700)]

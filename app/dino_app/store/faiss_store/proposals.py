@@ -22,6 +22,7 @@ from dino_app.store.faiss_store.bits import Bits
 from dino_app.store.faiss_store.manifest import IndexNote
 from dino_app.store.faiss_store.scan import Queries, Vectors
 from dino_app.store.interface import SearchParams
+from dino_app.store.scores import ROUNDING
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ def _recall(
     for query, row, rows, last in zip(queries, own, found, last_scores, strict=True):
         rows = rows[(rows >= 0) & (rows != row)]
         scores = vectors[rows] @ query
-        hits += min(k, int(np.count_nonzero(scores >= last - scan.ROUNDING)))
+        hits += min(k, int(np.count_nonzero(scores >= last - ROUNDING)))
     return hits / (k * len(queries)) if k else 1.0
 
 

@@ -13,8 +13,8 @@ from jaxtyping import Float32, Int64
 
 from dino_app.store.faiss_store import bits
 from dino_app.store.faiss_store.bits import Bits
+from dino_app.store.scores import ROUNDING
 
-ROUNDING = 4e-6  # more than FAISS's float32 sums of unit vectors of some thousand values are off
 FEW_QUERIES = 16
 MORE = 16  # rows beyond k that show where equal scores end
 
@@ -33,15 +33,6 @@ def threads_for(queries: int) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
-
-
-def exact_scores(
-    vectors: Vectors, query: Float32[np.ndarray, " dim"]
-) -> Float32[np.ndarray, " rows"]:
-    """Inner products, the same for equal vectors whatever stands beside them."""
-    sums = np.einsum("ij,j->i", vectors.astype(np.float64), query.astype(np.float64))
-    scores: Float32[np.ndarray, " rows"] = sums.astype(np.float32)
-    return scores
 
 
 def nearest(vectors: Vectors, queries: Queries, *, k: int, allowed: Bits | None) -> list[Rows]:

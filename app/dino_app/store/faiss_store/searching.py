@@ -19,6 +19,7 @@ from dino_app.store.faiss_store.scan import Queries, Rows
 from dino_app.store.faiss_store.view import View
 from dino_app.store.filters import Filter
 from dino_app.store.interface import Found, Hit, Included, SearchParams
+from dino_app.store.scores import exact_scores
 
 FEW_ROWS = 20_000
 """As many are copied out and compared in the time of one scan with exclusions, about 10 ms."""
@@ -121,7 +122,7 @@ def _best(
     *,
     k: int | None = None,
 ) -> _Best:
-    scores = scan.exact_scores(vectors, query)
+    scores = exact_scores(vectors, query)
     order = np.lexsort((rows, -scores))[:k]
     return _Best(scores[order], rows[order])
 

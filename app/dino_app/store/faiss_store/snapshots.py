@@ -4,7 +4,6 @@ snapshots/NAME/      HEAD, base-000042/, log-000007, thumbnails-000001
 """
 
 import os
-import re
 import shutil
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,24 +19,11 @@ from dino_app.store.faiss_store.log import log_numbers, log_path
 from dino_app.store.faiss_store.manifest import sync
 from dino_app.store.faiss_store.merging import next_number
 from dino_app.store.faiss_store.pictures import PREFIX as PICTURES
+from dino_app.store.item_checks import checked_name
 from dino_infer.files import write_bytes
 
 FOLDER = "snapshots"
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _UNFINISHED = "~"  # no name ends with it
-
-
-def checked_name(name: str) -> str:
-    """A name that a snapshot may have.
-
-    Raises:
-        ValueError: It may not.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
-        raise ValueError(
-            f"snapshots are named with 1 to 64 letters, digits, '-', '_' and '.', got {name!r}"
-        )
-    return name
 
 
 def names(folder: Path) -> list[str]:

@@ -34,7 +34,7 @@ from dino_app.store.faiss_store.view import Entry
 from dino_app.store.faiss_store.writing import Writer
 from dino_app.store.filters import Filter
 from dino_app.store.interface import Found, Included, Item, SearchParams, StoreInfo
-from dino_app.store.item_checks import checked_items, checked_queries, is_id
+from dino_app.store.item_checks import checked_items, checked_name, checked_queries, is_id
 from dino_infer.files import write_bytes
 
 
@@ -109,7 +109,7 @@ class FaissStore:
             StoreLockedError: Another process writes to it.
         """
         folder = Path(folder)
-        snapshots.recover(folder, snapshots.checked_name(name))
+        snapshots.recover(folder, checked_name(name))
         return cls.open(folder, writable=True)
 
     def info(self) -> StoreInfo:
@@ -193,7 +193,7 @@ class FaissStore:
 
     def snapshot(self, name: str) -> None:
         """As ``Store.snapshot``; takes no room for what does not change afterwards."""
-        self._writer.snapshot(snapshots.checked_name(name))
+        self._writer.snapshot(checked_name(name))
 
     def snapshots(self) -> list[str]:
         """As ``Store.snapshots``."""
@@ -201,7 +201,7 @@ class FaissStore:
 
     def restore(self, name: str) -> None:
         """As ``Store.restore``."""
-        self._writer.restore(snapshots.checked_name(name))
+        self._writer.restore(checked_name(name))
 
     def merge(self) -> None:
         """Make one base of everything now, instead of when enough has changed.
