@@ -13,9 +13,15 @@ from dino_train.health import SkippedSteps
 from dino_train.late_numbers import LateNumbers
 from dino_train.learner import Learner, Rates
 from dino_train.loss import Center
-from dino_train.student_teacher import MultiCropNetwork, teacher_of, update_teacher
+from dino_train.student_teacher import (
+    MultiCropNetwork,
+    teacher_of,
+    update_teacher,
+    use_plain_attention,
+)
 
 CPU = Process(rank=0, world_size=1, device=torch.device("cpu"))
+BF16 = 2**-6  # of the largest value: two roundings in a row, and some room
 RATES = Rates(lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temp=0.04)
 
 
@@ -225,6 +231,33 @@ def test_accumulating_two_halves_equals_the_whole_batch(optimizer: str):
             if key.endswith("qkv.bias"):
                 both = [torch.cat([v[:16], v[32:]]) for v in both]
             torch.testing.assert_close(*both, rtol=0, atol=1e-5, msg=f"{name} {key}")
+
+
+def fused(net: torch.nn.Module) -> set[bool]:
+    return {module.fused_attn for module in net.modules() if hasattr(module, "fused_attn")}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_only_bf16_on_a_cpu_forms_small_attention_matrices(precision: str):
+    ours = learner(precision)
+    assert fused(ours.student) == fused(ours.teacher) == {precision != "bf16"}
+
+
+def test_formed_attention_matrices_change_nothing_but_the_rounding():
+    backbone = network().backbone.eval()
+    images = torch.randn(2, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        before = backbone(images)
+        use_plain_attention(backbone)
+        assert torch.allclose(backbone(images), before, atol=BF16 * before.abs().max().item())
+
+
+def test_large_attention_matrices_are_not_formed():
+    backbone = vision_transformer(
+        embed_dim=16, depth=1, num_heads=2, patch_size=4, image_size=84, drop_path_rate=0.0
+    )
+    use_plain_attention(backbone)
+    assert fused(backbone) == {True}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

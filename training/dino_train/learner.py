@@ -19,7 +19,7 @@ from dino_train.distributed import PendingMean, Process, data_parallel
 from dino_train.health import SkippedSteps, step_health
 from dino_train.loss import Center
 from dino_train.sliced_loss import SlicedLoss, mean_logits, sliced_dino_loss
-from dino_train.student_teacher import MultiCropNetwork, update_teacher
+from dino_train.student_teacher import MultiCropNetwork, update_teacher, use_plain_attention
 
 CropGroups = Sequence[Float[Tensor, "_crops batch 3 _height _width"]]
 """Global crops, then local crops if there are any: one tensor a size."""
@@ -75,6 +75,9 @@ class Learner:
         clip_grad: float = 3.0,
         compiled: bool = False,
     ) -> None:
+        if process.device.type == "cpu" and precision == "bf16":
+            for network in (student, teacher):
+                use_plain_attention(network.backbone)
         self.student = student
         self.teacher = teacher
         self.center = center
