@@ -1,6 +1,12 @@
 # make demo | test | browser | check | slow: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that run tests side by side; the tests of a file stay in one of them.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+
+# Tests start Python some hundred times: without bytecode each start compiles torch anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test browser check slow install clean
 
@@ -16,10 +22,10 @@ demo: install
 	$(BIN)/python examples/demo.py --out demo
 
 test: install
-	$(BIN)/python -m pytest -m "not gpu and not slow and not browser"
+	$(PYTEST) -m "not gpu and not slow and not browser"
 
 browser: install
-	$(BIN)/python -m pytest -m "browser and not slow" tests/browser
+	$(PYTEST) -m "browser and not slow" tests/browser
 
 slow: install
 	$(BIN)/python -m pytest -m "slow"

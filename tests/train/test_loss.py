@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from dino_train.loss import Center, dino_loss
@@ -69,3 +70,8 @@ def test_asking_for_the_loss_changes_no_centre():
     targets = center.targets(torch.randn(2, 3, 8), teacher_temp=0.04)
     dino_loss(torch.randn(4, 3, 8), targets)
     assert not center.center.any()
+
+
+def test_shapes_in_signatures_are_checked_while_tests_run():
+    with pytest.raises(TypeCheckError, match="student_logits"):
+        dino_loss(torch.randn(4, 8), torch.rand(2, 3, 8))
