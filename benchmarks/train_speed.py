@@ -2,28 +2,33 @@
 
     python benchmarks/train_speed.py                                  # on a GPU, or on a CPU
     python benchmarks/train_speed.py --device cpu --archs vit_tiny --batches 8
-    python benchmarks/train_speed.py --runs --data photos/ --baseline ~/dino
+    python benchmarks/train_speed.py --runs --baseline ~/dino         # files, caches, the original
     python benchmarks/train_speed.py --processes 1 2 4 --device cpu
     python benchmarks/train_speed.py --startup 1000 10000 100000 1000000
 
-Stages are medians with the device waited for at both ends of each. Whole steps are timed without
-waiting in between; ours and the original's are taken in turn, and the ratio is the median over the
-rounds. The share of the peak is that of the largest rate that a matrix product reaches here.
+Without ``--data``, photos of scikit-image are made, 500x375 pixels each. Stages are medians with
+the device waited for at both ends of each. Whole steps are timed without waiting in between; ours
+and the original's are taken in turn, and the ratio is the median over the rounds. The share of the
+peak is that of the largest rate that a matrix product reaches here; GiB is what a step takes on a
+GPU beyond weights, optimizer and gradients. Runs of ``--runs``, ``--processes`` and ``--startup``
+share ``--minutes``; one that cannot run says so in its row.
 """
 
 import argparse
+import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from input_stages import print_input
 from original_step import OriginalLearner
+from stopwatch import timed, timed_rounds
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from train_runs import print_processes, print_runs, print_startup
+from train_runs import photos, print_processes, print_runs, print_startup
 
 from dino_infer.backbones import build_backbone
 from dino_infer.devices import AUTOCAST
@@ -55,19 +60,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--local-crops", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7, help="after one that does not count")
     parser.add_argument("--compile", action="store_true", help="time compiled networks, too")
+    parser.add_argument("--data", help="images, as dino-train takes them; default: photos made")
     parser.add_argument("--runs", action="store_true", help="time whole runs of dino-train")
-    parser.add_argument("--data", help="images of the runs; default: pictures made of noise")
-    parser.add_argument("--steps", type=int, default=30, help="length of the runs")
-    parser.add_argument("--workers", type=int, default=16, help="processes that decode in the runs")
     parser.add_argument("--baseline", help="checkout of the original, whose script is timed, too")
+    parser.add_argument("--steps", type=int, default=30, help="length of the runs")
+    workers = min(16, os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=workers, help="that decode in the runs")
     parser.add_argument("--processes", nargs="+", type=int, help="runs with so many processes")
     parser.add_argument("--startup", nargs="+", type=int, help="files; time to the first step")
+    parser.add_argument("--minutes", type=float, default=9, help="for all runs of a call together")
     options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch finds no GPU; give --device cpu")
     print(versions(options.device), flush=True)
     if options.startup:
-        print_startup(options.startup, device=options.device)
+        print_startup(options)
     elif options.processes:
-        print_processes(options.processes, device=options.device, steps=options.steps)
+        print_processes(options)
     elif options.runs or options.baseline:
         print_runs(options)
     else:
@@ -76,21 +85,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def print_steps(options: argparse.Namespace) -> None:
-    """Whole steps and their stages, of every architecture and batch size."""
+    """Stages of the input, then steps and their stages, of each architecture and batch size."""
     kinds = {"bf16": torch.bfloat16, "fp32": torch.float32}
     peaks = {name: matmul_rate(options.device, dtype) for name, dtype in kinds.items()}
     rates = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in peaks.items())
     print(f"matrix products reach, in TFLOP/s: {rates}")
     archs, batches = DEFAULTS[options.device]
+    with photos(options.data) as images:
+        for batch in options.batches or batches:
+            print_input(options, images, batch)
     for arch in options.archs or archs:
         for batch in options.batches or batches:
             crops = random_crops(options, batch)
             print(f"\n{arch}, {batch} images, {options.out_dim:,} prototypes", flush=True)
             print_whole_steps(options, arch, crops, peaks)
             for precision in ("fp32", "bf16"):
-                taken = stages(learner(options, arch, precision), crops, precision, options.rounds)
-                words = ", ".join(f"{name} {ms:.1f}" for name, ms in taken.items())
-                print(f"{precision} stages in ms: {words}", flush=True)
+                print_stages(options, arch, crops, precision)
 
 
 def print_whole_steps(
@@ -98,42 +108,74 @@ def print_whole_steps(
 ) -> None:
     """Steps of all ways in turn, with ratios to the original's."""
     batch = crops[0].shape[1]
-    student, teacher = networks(options, arch)
-    original = OriginalLearner(student, teacher, options.out_dim)
+    ways = {name: way for name, way in step_ways(options, arch, crops).items() if fits(name, way)}
+    if not ways:
+        return
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    memory_gib = dict.fromkeys(ways, float("nan"))
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            if options.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+            seconds[name].append(timed(way, options.device))
+            if options.device == "cuda":
+                memory_gib[name] = (torch.cuda.max_memory_allocated() - before) / 2**30
+    counter = FlopCounterMode(display=False)
+    with counter:
+        next(way for name, way in ways.items() if "compiled" not in name)()
+    flops = counter.get_total_flops()
+    print(f"{flops / batch / 1e9:.1f} GFLOP an image")
+    print(f"{'':20}{'ms':>9}{'min':>9}{'max':>9}{'images/s':>10}{'of peak':>9}{'faster':>8}  GiB")
+    nothing = [float("nan")] * options.rounds
+    for name, times in seconds.items():
+        middle = statistics.median(times)
+        pairs = zip(seconds.get("original fp32", nothing), times, strict=True)
+        ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+        peak = peaks["bf16" if "bf16" in name else "fp32"]
+        print(
+            f"{name:20}{middle * 1e3:9.1f}{min(times) * 1e3:9.1f}{max(times) * 1e3:9.1f}"
+            f"{batch / middle:10.1f}{flops / middle / peak:9.0%}{ratio:7.2f}x"
+            f"{memory_gib[name]:5.1f}",
+            flush=True,
+        )
+
+
+def step_ways(
+    options: argparse.Namespace, arch: str, crops: list[Tensor]
+) -> dict[str, Callable[[], object]]:
+    """A step of the original and of ours in each precision, by name."""
+    original = OriginalLearner(*networks(options, arch), options.out_dim)
     ways: dict[str, Callable[[], object]] = {"original fp32": lambda: original.step(crops)}
     for precision in ("fp32", "bf16"):
         for compiled in (False, True)[: 1 + options.compile]:
             ours = learner(options, arch, precision, compiled=compiled)
             name = f"ours {precision}" + (" compiled" if compiled else "")
             ways[name] = lambda ours=ours: ours.step([crops], rates=RATES)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    memory: dict[str, float] = {}
-    for number in range(options.rounds + 1):
-        for name, way in ways.items():
-            if options.device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            taken = timed(way, options.device)
-            if number:
-                seconds[name].append(taken)
-            if options.device == "cuda":
-                memory[name] = torch.cuda.max_memory_allocated() / 2**30
-    counter = FlopCounterMode(display=False)
-    with counter:
-        ways["ours fp32"]()
-    flops = counter.get_total_flops()
-    print(f"{flops / batch / 1e9:.1f} GFLOP an image")
-    print(f"{'':20}{'ms':>9}{'min':>9}{'max':>9}{'images/s':>10}{'of peak':>9}{'faster':>8}  GiB")
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        pairs = zip(seconds["original fp32"], times, strict=True)
-        ratio = statistics.median(theirs / ours for theirs, ours in pairs)
-        peak = peaks["bf16" if "bf16" in name else "fp32"]
-        print(
-            f"{name:20}{middle * 1e3:9.1f}{min(times) * 1e3:9.1f}{max(times) * 1e3:9.1f}"
-            f"{batch / middle:10.1f}{flops / middle / peak:9.0%}{ratio:7.2f}x"
-            f"{memory.get(name, float('nan')):5.1f}",
-            flush=True,
-        )
+    return ways
+
+
+def fits(name: str, way: Callable[[], object]) -> bool:
+    """Whether the memory of the GPU suffices; this first round does not count."""
+    try:
+        way()
+    except torch.cuda.OutOfMemoryError:
+        print(f"{name}: not measured, it does not fit the memory", flush=True)
+    else:
+        return True
+    torch.cuda.empty_cache()
+    return False
+
+
+def print_stages(
+    options: argparse.Namespace, arch: str, crops: list[Tensor], precision: str
+) -> None:
+    """Milliseconds of the parts of our step, in a line."""
+    ours = learner(options, arch, precision)
+    if fits(f"{precision} stages", lambda: ours.step([crops], rates=RATES)):
+        taken = stages(ours, crops, precision, options.rounds)
+        words = ", ".join(f"{name} {ms:.1f}" for name, ms in taken.items())
+        print(f"{precision} stages in ms: {words}", flush=True)
 
 
 def stages(ours: Learner, crops: list[Tensor], precision: str, rounds: int) -> dict[str, float]:
@@ -184,12 +226,7 @@ def stages(ours: Learner, crops: list[Tensor], precision: str, rounds: int) -> d
         "clip and optimizer": optimize,
         "EMA and centre": move_averages,
     }
-    taken: dict[str, list[float]] = {name: [] for name in parts}
-    for number in range(rounds + 1):
-        for name, part in parts.items():
-            seconds = timed(part, device)
-            if number:
-                taken[name].append(seconds)
+    taken = timed_rounds(parts, device, rounds=rounds)
     return {name: 1e3 * statistics.median(values) for name, values in taken.items()}
 
 
@@ -240,17 +277,6 @@ def matmul_rate(device: str, dtype: torch.dtype) -> float:
         for _ in range(5):
             best = max(best, 2 * side**3 / timed(lambda a=left, b=right: torch.mm(a, b), device))
     return best
-
-
-def timed(way: Callable[[], object], device: str) -> float:
-    """Seconds, from an idle device to an idle device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    way()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def versions(device: str) -> str:
