@@ -218,7 +218,7 @@ def test_duplicates_are_printed_with_the_one_to_keep(dino_index, tmp_path, index
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["search", "nowhere", "--id", "x"], 1, "nowhere is no index"),
+        (["search", "nowhere", "--id", "x"], 1, "no index at 'nowhere'; make it with dino-index"),
         (["add", "nowhere", "{photos}"], 1, "no index at 'nowhere'; make it with dino-index"),
         (["search", "{index}", "--id", "x"], 1, "no item 'x'"),
         (["search", "{index}"], 2, "pass one of --image, --id and --vector"),

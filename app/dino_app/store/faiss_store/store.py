@@ -90,7 +90,7 @@ class FaissStore:
         """
         folder = Path(folder)
         if not (folder / heads.NAME).is_file():
-            raise StoreError(f"{folder} is no index")
+            raise StoreError(f"no index at {str(folder)!r}; make it with dino-index build")
         try:
             return cls(folder, Writer(folder) if writable else Reader(folder))
         except StoreLockedError:
