@@ -11,7 +11,9 @@ from dino_infer.attention import MASS, AttentionMaps, grid_masks, upsampled
 from dino_infer.overlays import COLORMAP, heatmap, mask_overlay, outlined
 
 PANEL_INCHES = 2.4
-TITLE_INCHES = 0.25
+TITLE_INCHES = 0.2
+LABEL_INCHES = 0.55  # the least height of a panel: the label beside the masks has three lines
+GAP_INCHES = 0.04
 DPI = 120
 
 
@@ -40,8 +42,7 @@ def attention_picture(
         raise ValueError(f"items must have the same number of heads, got {sorted(counts)}")
     columns = 1 + len(_maps(items[0]))
     sides = [item.picture.shape[0] / item.picture.shape[1] for item in items]
-    ratios = [side for side in sides for _ in range(1 + masks)]
-    figure, axes = _figure(ratios, columns=columns, titled_rows=len(items))
+    figure, axes = _figure(sides, columns=columns, rows=1 + masks)
     for i, item in enumerate(items):
         _draw_heat(axes[i * (1 + masks)], item, colormap)
         if masks:
@@ -88,16 +89,34 @@ def _show(axis: Any, picture: UInt8[np.ndarray, "height width 3"], *, title: str
         axis.set_title(title, fontsize=9, pad=3)
 
 
-def _figure(ratios: Sequence[float], *, columns: int, titled_rows: int) -> tuple[Any, Any]:
-    """A figure with an empty axis for each panel; no pyplot, so nothing is global or left open."""
+def _figure(sides: Sequence[float], *, columns: int, rows: int) -> tuple[Any, list[list[Any]]]:
+    """A figure with ``rows`` rows of empty axes for each item, the first with room for titles.
+
+    Every axis gets its place in inches: a layout engine takes longer than the drawing. No pyplot,
+    so nothing is global or left open.
+
+    Args:
+        sides: Height divided by width of each item's picture.
+        columns: Panels in a row.
+        rows: Rows of an item.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size = (columns * PANEL_INCHES, sum(ratios) * PANEL_INCHES + titled_rows * TITLE_INCHES)
-    figure: Any = Figure(figsize=size, dpi=DPI, layout="constrained")
+    panel = PANEL_INCHES - GAP_INCHES
+    heights = [max(panel * side, LABEL_INCHES) for side in sides]
+    width = columns * PANEL_INCHES
+    bottom = height = sum(TITLE_INCHES + rows * (GAP_INCHES + panel) for panel in heights)
+    figure: Any = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    axes = figure.subplots(len(ratios), columns, squeeze=False, height_ratios=ratios)
-    for axis in axes.flat:
+    axes = []
+    for panel_height in heights:
+        bottom -= TITLE_INCHES
+        for _ in range(rows):
+            bottom -= panel_height + GAP_INCHES
+            lefts = [GAP_INCHES / 2 + column * PANEL_INCHES for column in range(columns)]
+            size = (panel / width, panel_height / height)
+            axes.append([figure.add_axes((x / width, bottom / height, *size)) for x in lefts])
+    for axis in figure.axes:
         axis.set_axis_off()
     return figure, axes

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dino_train.crops import CropParams
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, Pillow's conversion to "L"
+LUMA = (19595, 38470, 7471)  # of 65536: ITU-R BT.601 as Pillow's conversion to "L" has it
 
 
 def augment_colours(

@@ -1,6 +1,6 @@
 """Flip, jitter, grayscale, blur and solarise one crop in one compiled pass: colour.py on bytes.
 
-Needs numba. Importing this module compiles the kernel, or loads it from numba's cache.
+As there, every colour operation leaves the whole levels that Pillow leaves. Needs numba. Importing this module compiles the kernel, or loads it from numba's cache.
 """
 
 from typing import Any, no_type_check
@@ -9,14 +9,18 @@ import numba
 import numpy as np
 from jaxtyping import UInt8
 
+from dino_train.colour import LUMA
 from dino_train.crops import CropParams
 
-_LUMA_RED, _LUMA_GREEN, _LUMA_BLUE = (np.float32(share) for share in (0.299, 0.587, 0.114))
+_LUMA_RED, _LUMA_GREEN, _LUMA_BLUE = (np.float32(share) for share in LUMA)
+_PER_DEPTH = np.float32(1 / 255**2)
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0, 1, 2  # the kinds of CropParams.jitter_order; 3 is hue
 _NEVER = 256  # a threshold that no level reaches
 
 # Values are levels of 0 to 255: never infinite or NaN.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+# What is cut to whole levels is rounded where Pillow rounds: nothing may be fused or reordered.
+_EXACT: dict[str, Any] = _OPTIONS | {"fastmath": {"nnan", "ninf", "nsz"}}
 _SIGNATURE = numba.void(
     numba.types.Array(numba.uint8, 3, "C", readonly=True),
     numba.uint8[:, :, ::1],
@@ -48,72 +52,82 @@ def _load_row(pixels, planes, flip):
             red[x], green[x], blue[x] = pixel[0], pixel[1], pixel[2]
 
 
+@numba.njit(**_EXACT)
+@no_type_check
+def _luma(red, green, blue):
+    luma = _LUMA_RED * red + _LUMA_GREEN * green + _LUMA_BLUE * blue  # below 2**24, so exact
+    return np.floor((luma + np.float32(1 << 15)) * np.float32(1 / (1 << 16)))
+
+
 @numba.njit(**_OPTIONS)
 @no_type_check
 def _luma_sum(planes):
     red, green, blue = planes[0], planes[1], planes[2]
     total = np.float32(0)
     for x in range(red.shape[0]):
-        total += _LUMA_RED * red[x] + _LUMA_GREEN * green[x] + _LUMA_BLUE * blue[x]
+        total += _luma(red[x], green[x], blue[x])
     return total
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_EXACT)
 @no_type_check
-def _level(value):
-    return min(max(value, np.float32(0)), np.float32(255))
+def _blend(start, level, factor):
+    mixed = start + factor * (level - start)
+    return np.floor(min(max(mixed, np.float32(0)), np.float32(255)))
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_EXACT)
 @no_type_check
 def _scale_from(planes, factor, start):
     """Multiply the distance from a level: brightness from 0, contrast from the mean luma."""
-    shift = start * (np.float32(1) - factor)
     for channel in range(3):
         plane = planes[channel]
         for x in range(plane.shape[0]):
-            plane[x] = _level(plane[x] * factor + shift)
+            plane[x] = _blend(start, plane[x], factor)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_EXACT)
 @no_type_check
 def _scale_from_luma(planes, factor):
     """Multiply the distance of each pixel from its luma: saturation; 0 is grayscale."""
     red, green, blue = planes[0], planes[1], planes[2]
     for x in range(red.shape[0]):
-        luma = _LUMA_RED * red[x] + _LUMA_GREEN * green[x] + _LUMA_BLUE * blue[x]
-        shift = luma * (np.float32(1) - factor)
-        red[x] = _level(red[x] * factor + shift)
-        green[x] = _level(green[x] * factor + shift)
-        blue[x] = _level(blue[x] * factor + shift)
+        luma = _luma(red[x], green[x], blue[x])
+        red[x] = _blend(luma, red[x], factor)
+        green[x] = _blend(luma, green[x], factor)
+        blue[x] = _blend(luma, blue[x], factor)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_EXACT)
 @no_type_check
 def _turn_hue(planes, turn):
-    """Turn the hue in HSV; colour.adjust_hue says how."""
+    """Turn the hue in HSV of 8 bits; colour.adjust_hue says how."""
     red, green, blue = planes[0], planes[1], planes[2]
-    zero, one, two, three, four, six = (
-        np.float32(0),
-        np.float32(1),
-        np.float32(2),
-        np.float32(3),
-        np.float32(4),
-        np.float32(6),
-    )
+    steps = np.float32(int(np.float64(turn) * 255) % 256)
+    zero, half, one, six = np.float32(0), np.float32(0.5), np.float32(1), np.float32(6)
+    n255, n256, n510 = np.float32(255), np.float32(256), np.float32(510)
     for x in range(red.shape[0]):
         r, g, b = red[x], green[x], blue[x]
         high, low = max(max(r, g), b), min(min(r, g), b)
         chroma = high - low
-        per_chroma = one / max(chroma, np.float32(1e-6))
-        sextant = (r - g) * per_chroma + four
-        sextant = (b - r) * per_chroma + two if g == high else sextant
-        sextant = (g - b) * per_chroma if r == high else sextant
-        sextant += six * turn
-        sextant -= np.floor(sextant / six) * six
-        red[x] = low + chroma * min(max(abs(sextant - three) - one, zero), one)
-        green[x] = low + chroma * min(max(two - abs(sextant - two), zero), one)
-        blue[x] = low + chroma * min(max(two - abs(sextant - four), zero), one)
+        saturation = np.floor(chroma * n255 / max(high, one))
+        lead = b - r if g == high else r - g
+        base = np.float32(2) if g == high else np.float32(4)
+        lead = g - b if r == high else lead
+        base = zero if r == high else base
+        sign = one if lead >= zero else -one
+        share = (base + sign - sign * ((chroma - abs(lead)) / max(chroma, one))) / six
+        share = share + one if share < zero else share
+        hue = np.floor(share * n255) + steps
+        hue = hue - n256 if hue >= n256 else hue
+        place = hue * six
+        depth = high * saturation
+        loss_red = min(max(n510 - abs(place - np.float32(765)), zero), n255)
+        loss_green = min(max(abs(place - n510) - n255, zero), n255)
+        loss_blue = min(max(abs(place - np.float32(1020)) - n255, zero), n255)
+        red[x] = np.floor(high + half - depth * loss_red * _PER_DEPTH)
+        green[x] = np.floor(high + half - depth * loss_green * _PER_DEPTH)
+        blue[x] = np.floor(high + half - depth * loss_blue * _PER_DEPTH)
 
 
 @numba.njit(**_OPTIONS)
@@ -196,12 +210,10 @@ def _blur_down(rows, y, made, weights):
 @numba.njit(**_OPTIONS)
 @no_type_check
 def _store_row(levels, made, threshold):
-    """Solarise and round to bytes."""
-    from_level = np.float32(threshold) - np.float32(0.5)
+    """Round to bytes and solarise."""
     for x in range(levels.shape[0]):
-        level = levels[x]
-        level = np.float32(255) - level if level >= from_level else level
-        made[x] = np.uint8(np.int32(level + np.float32(0.5)))
+        level = np.int32(levels[x] + np.float32(0.5))
+        made[x] = np.uint8(255 - level if level >= threshold else level)
 
 
 @no_type_check
@@ -217,7 +229,7 @@ def _augment_one(pixels, made, flip, jitter, order, factors, grayscale, sigma, t
         if jitter:
             _jitter_row(rows[y], order, 0, split, factors, np.float32(0))
             total += _luma_sum(rows[y])
-    mean_luma = np.float32(total / (height * width))
+    mean_luma = np.float32(np.floor(total / (height * width) + 0.5))
     for y in range(height):
         if jitter:
             _jitter_row(rows[y], order, split, 4, factors, mean_luma)

@@ -7,7 +7,7 @@ goes on where it stood.
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,22 @@ CURVES = {
     "data_wait_share": "share of time waiting for data",
 }
 MAX_COLUMNS = 8
+
+
+class Cell(NamedTuple):
+    """The room of one panel and the margins in it for labels, in inches."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+
+CURVE_CELL = Cell(3.2, 2.4, left=0.7, right=0.2, bottom=0.42, top=0.42)
+MAP_CELL = Cell(1.6, 1.6, left=0.03, right=0.03, bottom=0.03, top=0.03)
+MAP_TITLE_INCHES = 0.2
 
 
 class Report:
@@ -91,7 +107,7 @@ class Report:
         chosen = np.unique(np.linspace(0, len(files) - 1, MAX_COLUMNS).round().astype(int))
         columns = [(_step_of(files[i]), np.load(files[i])["mean_over_heads"]) for i in chosen]
         rows = len(self._pictures)
-        figure, axes = _figure(rows, len(columns) + 1, panel_inches=1.6)
+        figure, axes = _figure(rows, len(columns) + 1, MAP_CELL, header=MAP_TITLE_INCHES)
         for row, picture in enumerate(self._pictures):
             axes[row][0].imshow(picture)
             for column, (step, maps) in enumerate(columns, start=1):
@@ -108,7 +124,7 @@ class Report:
         if not names:
             return
         columns = 3
-        figure, axes = _figure(-(-len(names) // columns), columns, panel_inches=3.2, aspect=0.7)
+        figure, axes = _figure(-(-len(names) // columns), columns, CURVE_CELL)
         for axis, name in zip(axes.flat, names, strict=False):
             points = [(row["step"], row[name]) for row in rows if name in row]
             steps, values = (np.array(part) for part in zip(*points, strict=True))
@@ -125,6 +141,8 @@ class Report:
                 axis.plot(steps, _smooth(values), color="#1f4e8c", linewidth=1.6)
             axis.set_title(CURVES[name], fontsize=9)
             axis.tick_params(labelsize=7)
+            for side in (axis.xaxis, axis.yaxis):
+                side.get_offset_text().set_fontsize(7)
             axis.grid(alpha=0.25)
             axis.set_xlabel("step", fontsize=7)
         for axis in axes.flat[len(names) :]:
@@ -177,13 +195,23 @@ def _smooth(values: np.ndarray, decay: float = 0.95) -> np.ndarray:
     return smoothed
 
 
-def _figure(rows: int, columns: int, *, panel_inches: float, aspect: float = 1.0) -> Any:
+def _figure(rows: int, columns: int, cell: Cell, *, header: float = 0) -> Any:
+    """A figure of equal cells below a header of so many inches; no layout engine, it is slow."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size = (columns * panel_inches, rows * panel_inches * aspect + 0.3)
-    figure = Figure(figsize=size, layout="constrained")
+    width, height = columns * cell.width, rows * cell.height + header
+    beside, between = cell.left + cell.right, cell.bottom + cell.top
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=cell.left / width,
+        right=1 - cell.right / width,
+        bottom=cell.bottom / height,
+        top=1 - (cell.top + header) / height,
+        wspace=beside / (cell.width - beside),
+        hspace=between / (cell.height - between),
+    )
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -76,7 +76,7 @@ class Once:
         return await idempotency.once(key, body, work)
 
 
-def once_of(
+async def once_of(
     request: Request,
     key: Annotated[
         str | None,

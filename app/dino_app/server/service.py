@@ -279,7 +279,7 @@ class Service:
         return [(hits, found.version, found.exact) for hits in found.hits]
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     """The service of the application that answers."""
     service: Service = request.app.state.service
     return service
