@@ -14,7 +14,8 @@ from torch import nn
 
 from dino_infer.errors import MissingExtraError
 from dino_infer.networks import Backbone, Tokens
-from dino_infer.vision_transformers import RotaryViTBackbone, ViTBackbone, resampled_positions
+from dino_infer.positions import resampled_positions
+from dino_infer.vision_transformers import RotaryViTBackbone, ViTBackbone
 
 __all__ = [
     "ARCHS",

@@ -18,7 +18,7 @@ from dino_infer.backbones import ARCHS, Backbone, ViTBackbone, build_backbone, i
 from dino_infer.checkpoint_info import CheckpointInfo
 from dino_infer.errors import CheckpointError
 from dino_infer.files import whole_file
-from dino_infer.vision_transformers import PositionEmbedding
+from dino_infer.positions import PositionEmbedding
 from dino_infer.weight_files import METADATA_KEY, WeightFile, read_weight_file, tensors_sha256
 from dino_infer.weight_shapes import inferred_info
 

@@ -1,8 +1,7 @@
 """Vision Transformers of any input size: tokens, and attention one row at a time."""
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dino_infer.networks import Backbone, Tokens
+from dino_infer.positions import PositionEmbedding, resampled_positions
 
-POSITION_OFFSET = 0.1  # added to the wanted grid side before the scale factor is formed
 ATTENTION_ROWS_BYTES = 64 << 20  # attention held at once where a whole matrix is gone through
-
-PositionEmbedding = Literal["dino", "antialiased"]
-"""How position embeddings reach other grids: "dino" also serves DINOv2, "antialiased" its models
-with registers."""
 
 
 class Embedded(NamedTuple):
@@ -50,8 +45,11 @@ class ViTBackbone(Backbone):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch embed_dim"]:
-        """The [CLS] token after the final norm."""
-        return self._normed(self._last(images).x[:, 0])
+        """The [CLS] token after the final norm.
+
+        The last block computes no other token, which saves a fourteenth of the work of 12 blocks.
+        """
+        return self._normed(self._class_token(*self._before(images, -1)))
 
     def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
         """All tokens of the last block, after the final norm."""
@@ -189,6 +187,18 @@ class ViTBackbone(Backbone):
     def _through(self, block: Any, embedded: Embedded) -> Embedded:
         return embedded._replace(x=block(embedded.x))
 
+    def _class_token(self, block: Any, embedded: Embedded) -> Float[Tensor, "batch embed_dim"]:
+        """The [CLS] token after a block: keys and values of all tokens, the rest of one."""
+        if not _is_plain(block):
+            return self._through(block, embedded).x[:, 0]
+        attn, x = block.attn, embedded.x
+        qkv = attn.qkv(block.norm1(x)).unflatten(-1, (3, attn.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        weights = (attn.q_norm(q[:, :, :1]) * attn.scale) @ attn.k_norm(k).transpose(-2, -1)
+        mixed = attn.norm((weights.softmax(dim=-1) @ v).flatten(1))
+        token = x[:, 0] + block.drop_path1(block.ls1(attn.proj_drop(attn.proj(mixed))))
+        return token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))  # type: ignore[no-any-return]
+
     def _normed(self, x: Tensor) -> Tensor:
         normed: Tensor = self.network.norm(x)  # type: ignore[operator]
         return normed
@@ -276,28 +286,15 @@ class RotaryViTBackbone(ViTBackbone):
         return torch.cat([x[:, :, :prefix], patches.to(x.dtype)], dim=2)
 
 
-def resampled_positions(
-    positions: Float[Tensor, "1 patches embed_dim"],
-    grid: tuple[int, int],
-    *,
-    how: PositionEmbedding = "dino",
-) -> Float[Tensor, "1 new_patches embed_dim"]:
-    """Position embeddings of a square grid, resampled to another grid exactly as the original does.
+def _is_plain(block: Any) -> bool:
+    """Whether a block is what ``_class_token`` writes out: no variant of timm's."""
+    from timm.layers.attention import Attention
+    from timm.models.vision_transformer import Block
 
-    "dino" is bicubic without antialias. The scale factor is ``(side + 0.1) / old_side``, and
-    because the factor, not the size, sets the sampling points, the 0.1 shifts the values: resizing
-    to the size itself differs by up to 28 % on small grids and would not give the published
-    features. "antialiased" is bicubic to the size itself, as DINOv2 does in models with registers.
-
-    Source: behaviour of the published DINO models, https://arxiv.org/abs/2104.14294.
-    """
-    side = math.isqrt(positions.shape[1])
-    if side * side != positions.shape[1]:
-        raise ValueError(f"position embeddings must form a square, got {positions.shape[1]}")
-    table = positions.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    if how == "antialiased":
-        resampled = F.interpolate(table, size=grid, mode="bicubic", antialias=True)
-    else:
-        scale = tuple((wanted + POSITION_OFFSET) / side for wanted in grid)
-        resampled = F.interpolate(table, scale_factor=scale, mode="bicubic", align_corners=False)
-    return resampled.permute(0, 2, 3, 1).flatten(1, 2)
+    attn = getattr(block, "attn", None)
+    return (
+        type(block) is Block
+        and type(attn) is Attention
+        and attn.gate is None
+        and attn.attn_drop.p == 0
+    )

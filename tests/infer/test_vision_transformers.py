@@ -7,9 +7,11 @@ from timm.layers import resample_abs_pos_embed
 
 from dino_infer import vision_transformers
 from dino_infer.backbones import ViTShape, build_backbone
-from dino_infer.vision_transformers import RotaryViTBackbone, resampled_positions
+from dino_infer.positions import resampled_positions
+from dino_infer.vision_transformers import RotaryViTBackbone, ViTBackbone
 
 TOLERANCE = 2e-6  # float32: sums in another order
+GRADIENT_TOLERANCE = 1e-5  # of the largest entry
 ROLLOUT_TOLERANCE = 1e-6  # of shares, which are about 1/patches
 
 PLAIN = ViTShape(embed_dim=32, depth=4, num_heads=2)
@@ -28,7 +30,21 @@ def _rotary():
     return RotaryViTBackbone(network, arch="rotary", patch_size=16, image_size=64)
 
 
+def _timm(**options):
+    network = timm.models.vision_transformer.VisionTransformer(
+        img_size=48, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=0, **options
+    )
+    return ViTBackbone(network, arch="other", patch_size=8, image_size=48)
+
+
 KINDS = {"plain": lambda: _vit(PLAIN), "registers": lambda: _vit(REGISTERS), "rotary": _rotary}
+RARE = {  # blocks of a kind that has to be computed in full, and settings that change a plain one
+    "parallel": lambda: _timm(block_fn=timm.models.vision_transformer.ParallelScalingBlock),
+    "norms after": lambda: _timm(block_fn=timm.models.vision_transformer.ResPostBlock),
+    "normed queries": lambda: _timm(qk_norm=True, scale_attn_norm=True),
+    "without biases": lambda: _timm(qkv_bias=False, proj_bias=False),
+    "dropout": lambda: _timm(attn_drop_rate=0.2, proj_drop_rate=0.2),
+}
 
 
 @pytest.fixture(params=KINDS)
@@ -112,6 +128,31 @@ def test_rollout_is_the_product_of_whole_matrices(backbone, monkeypatch, height,
     grid = backbone.grid_of(*images.shape[-2:])
     assert got.shape == (2, grid[0] * grid[1])
     assert (got.sum(1) < 1).all() and (got > 0).all()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *RARE])
+def test_a_class_token_computed_alone_is_that_among_all_tokens(kind):
+    torch.manual_seed(0)
+    backbone = (KINDS | RARE)[kind]().eval()
+    images = images_of(backbone, 40, 56 if backbone.patch_size == 8 else 48)
+    alone, among = backbone(images), backbone.tokens(images).cls
+    close(alone, among)
+    weights = [weight for weight in backbone.parameters() if weight.requires_grad]
+    direction = torch.randn_like(among)  # squares would sum to the same for any weights
+    pairs = (torch.autograd.grad((out * direction).sum(), weights) for out in (alone, among))
+    for ours, theirs in zip(*pairs, strict=True):
+        close(ours, theirs, GRADIENT_TOLERANCE * theirs.abs().max().clamp_min(1).item())
+
+
+def test_stochastic_depth_drops_the_same_images():
+    backbone = build_backbone(
+        "vit", shape=PLAIN, patch_size=8, image_size=48, drop_path_rate=0.5
+    ).train()
+    images = torch.randn(16, 3, 48, 48)
+    torch.manual_seed(1)
+    alone = backbone(images)
+    torch.manual_seed(1)
+    close(alone, backbone.tokens(images).cls)
 
 
 @pytest.mark.parametrize("size", [(None, None), (37, 50)])

@@ -55,6 +55,7 @@ def use_plain_attention(backbone: Backbone) -> None:
     patches = getattr(getattr(backbone.network, "patch_embed", None), "num_patches", None)
     if patches is None or patches > PLAIN_ATTENTION_PATCHES:
         return
+    module: Any
     for module in backbone.network.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
