@@ -1,20 +1,20 @@
 """Attention maps and masks of images as one sheet of panels."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
 
 from dino_infer.attention import MASS, AttentionMaps, grid_masks, upsampled
 from dino_infer.overlays import COLORMAP, heatmap, mask_overlay, outlined
 
-PANEL_INCHES = 2.4
-TITLE_INCHES = 0.2
-LABEL_INCHES = 0.55  # the least height of a panel: the label beside the masks has three lines
-GAP_INCHES = 0.04
-DPI = 120
+PANEL_PIXELS = 288  # the width of a panel with the gap beside it
+GAP_PIXELS = 4
+TITLE_PIXELS = 24
+FONT_PIXELS = 15
+LABEL_PIXELS = 60  # the label beside the masks has three lines, so its row is at least as high
+SHARP_ENLARGEMENT = 3  # from here on smoothing would show as blur
 
 
 def attention_picture(
@@ -40,15 +40,46 @@ def attention_picture(
     counts = {len(item.heads) for item in items}
     if len(counts) != 1:
         raise ValueError(f"items must have the same number of heads, got {sorted(counts)}")
-    columns = 1 + len(_maps(items[0]))
-    sides = [item.picture.shape[0] / item.picture.shape[1] for item in items]
-    figure, axes = _figure(sides, columns=columns, rows=1 + masks)
-    for i, item in enumerate(items):
-        _draw_heat(axes[i * (1 + masks)], item, colormap)
+    rows = []
+    for item in items:
+        rows.append(_heat_row(item, colormap))
         if masks:
-            _draw_masks(axes[i * (1 + masks) + 1], item, mass)
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+            rows.append(_mask_row(item, mass))
+    return Image.fromarray(np.concatenate(rows))
+
+
+def panel_row(
+    pictures: Sequence[UInt8[np.ndarray, "_height _width 3"]], *, titles: Sequence[str] = ()
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Pictures side by side on white, each with its title above; all are made equally wide.
+
+    Args:
+        pictures: RGB of any sizes.
+        titles: One for each picture; without any, no room is left for them.
+    """
+    top = TITLE_PIXELS if titles else 0
+    panels = [_panel(picture) for picture in pictures]
+    height = top + max(panel.height for panel in panels) + GAP_PIXELS
+    row = Image.new("RGB", (len(panels) * PANEL_PIXELS, height), "white")
+    draw, font = ImageDraw.Draw(row), ImageFont.load_default(FONT_PIXELS)
+    for i, panel in enumerate(panels):
+        row.paste(panel, (i * PANEL_PIXELS + GAP_PIXELS // 2, top))
+    for i, title in enumerate(titles):
+        middle = (i * PANEL_PIXELS + PANEL_PIXELS // 2, top // 2)
+        draw.text(middle, title, fill="black", font=font, anchor="mm")
+    return np.asarray(row)
+
+
+def heat_panel(
+    values: Float[np.ndarray, "rows columns"],
+    *,
+    height: int,
+    width: int,
+    colormap: str = COLORMAP,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A map as colours, each of its values a block of pixels."""
+    colors = heatmap(values, colormap=colormap).transpose(2, 0, 1)
+    return upsampled(colors, height, width).transpose(1, 2, 0)
 
 
 def marked_picture(item: AttentionMaps) -> UInt8[np.ndarray, "height width 3"]:
@@ -68,55 +99,39 @@ def _maps(item: AttentionMaps) -> dict[str, np.ndarray]:
     }
 
 
-def _draw_heat(axes: Any, item: AttentionMaps, colormap: str) -> None:
+def _heat_row(item: AttentionMaps, colormap: str) -> UInt8[np.ndarray, "height width 3"]:
     height, width = item.picture.shape[:2]
-    _show(axes[0], marked_picture(item), title="image")
-    for axis, (title, values) in zip(axes[1:], _maps(item).items(), strict=True):
-        colors = upsampled(heatmap(values, colormap=colormap).transpose(2, 0, 1), height, width)
-        _show(axis, colors.transpose(1, 2, 0), title=title)
+    maps = _maps(item)
+    panels = [
+        heat_panel(values, height=height, width=width, colormap=colormap)
+        for values in maps.values()
+    ]
+    return panel_row([marked_picture(item), *panels], titles=["image", *maps])
 
 
-def _draw_masks(axes: Any, item: AttentionMaps, mass: float) -> None:
-    label = f"patches with\n{100 * mass:.0f} % of the\nattention"
-    axes[0].text(0.95, 0.5, label, ha="right", va="center", transform=axes[0].transAxes)
-    for axis, values in zip(axes[1:], _maps(item).values(), strict=True):
-        _show(axis, mask_overlay(item.picture, grid_masks(values, mass)))
+def _mask_row(item: AttentionMaps, mass: float) -> UInt8[np.ndarray, "height width 3"]:
+    masks = [
+        mask_overlay(item.picture, grid_masks(values, mass)) for values in _maps(item).values()
+    ]
+    panels = panel_row(masks)
+    height, width = max(LABEL_PIXELS, len(panels)), PANEL_PIXELS + panels.shape[1]
+    row = Image.new("RGB", (width, height), "white")
+    row.paste(Image.fromarray(panels), (PANEL_PIXELS, 0))
+    ImageDraw.Draw(row).text(
+        (PANEL_PIXELS - FONT_PIXELS, height // 2),
+        f"patches with\n{100 * mass:.0f} % of the\nattention",
+        fill="black",
+        font=ImageFont.load_default(FONT_PIXELS),
+        anchor="rm",
+        align="right",
+    )
+    return np.asarray(row)
 
 
-def _show(axis: Any, picture: UInt8[np.ndarray, "height width 3"], *, title: str = "") -> None:
-    axis.imshow(picture, interpolation="antialiased")
-    if title:
-        axis.set_title(title, fontsize=9, pad=3)
-
-
-def _figure(sides: Sequence[float], *, columns: int, rows: int) -> tuple[Any, list[list[Any]]]:
-    """A figure with ``rows`` rows of empty axes for each item, the first with room for titles.
-
-    Every axis gets its place in inches: a layout engine takes longer than the drawing. No pyplot,
-    so nothing is global or left open.
-
-    Args:
-        sides: Height divided by width of each item's picture.
-        columns: Panels in a row.
-        rows: Rows of an item.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panel = PANEL_INCHES - GAP_INCHES
-    heights = [max(panel * side, LABEL_INCHES) for side in sides]
-    width = columns * PANEL_INCHES
-    bottom = height = sum(TITLE_INCHES + rows * (GAP_INCHES + panel) for panel in heights)
-    figure: Any = Figure(figsize=(width, height), dpi=DPI)
-    FigureCanvasAgg(figure)
-    axes = []
-    for panel_height in heights:
-        bottom -= TITLE_INCHES
-        for _ in range(rows):
-            bottom -= panel_height + GAP_INCHES
-            lefts = [GAP_INCHES / 2 + column * PANEL_INCHES for column in range(columns)]
-            size = (panel / width, panel_height / height)
-            axes.append([figure.add_axes((x / width, bottom / height, *size)) for x in lefts])
-    for axis in figure.axes:
-        axis.set_axis_off()
-    return figure, axes
+def _panel(picture: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
+    height, width = picture.shape[:2]
+    shown = PANEL_PIXELS - GAP_PIXELS
+    size = (shown, max(1, round(shown * height / width)))
+    tiny = SHARP_ENLARGEMENT * width <= PANEL_PIXELS
+    resample = Image.Resampling.NEAREST if tiny else Image.Resampling.HAMMING
+    return Image.fromarray(picture).resize(size, resample)

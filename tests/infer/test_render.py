@@ -1,15 +1,14 @@
-"""Sheets of attention: a panel for everything, and nothing global left behind."""
-
-import sys
+"""Sheets of attention: a panel for everything, words beside the pictures."""
 
 import numpy as np
 import pytest
 
 from dino_infer.attention import AttentionMaps
-from dino_infer.overlays import QUERY
+from dino_infer.overlays import QUERY, heatmap
 from dino_infer.render import attention_picture, marked_picture
 
-PANEL_PIXELS = 288
+PANEL_PIXELS, GAP = 288, 4
+COLOUR_ROUNDING = 1  # of 255, by the filter that resizes
 
 
 def example(heads=3, rows=4, columns=6, patch=8, query=None):
@@ -60,7 +59,29 @@ def test_the_patch_that_asks_is_framed():
     assert np.array_equal(marked_picture(example()), example().picture)
 
 
-def test_drawing_leaves_no_global_figures_behind():
-    attention_picture([example()])
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or not pyplot.get_fignums()
+@pytest.mark.parametrize(("rows", "columns"), [(1, 16), (1, 4), (4, 6), (16, 4)])
+def test_words_are_neither_cut_nor_laid_over_pictures(rows, columns):
+    sheet = np.asarray(attention_picture([example(rows=rows, columns=columns)] * 2))
+    for item in np.split(sheet, 2):
+        pictures = np.flatnonzero((item[:, GAP] < 255).any(axis=-1))
+        for panel in range(5):
+            left = panel * PANEL_PIXELS
+            assert_words_inside(item[: pictures[0], left : left + PANEL_PIXELS], lines=1)
+        assert_words_inside(item[pictures[-1] + 1 :, :PANEL_PIXELS], lines=3)
+
+
+def assert_words_inside(box, *, lines):
+    has_ink = (box < 128).any(axis=(1, 2))
+    assert np.count_nonzero(np.diff(has_ink.astype(int)) == 1) >= lines  # an i has its dot
+    edges = (box[0], box[-1], box[:, 0], box[:, -1])
+    assert all((edge == 255).all() for edge in edges)
+
+
+@pytest.mark.parametrize("patch", [8, 16, 80])  # enlarged sharply, enlarged smoothly, reduced
+def test_every_patch_has_its_colour_where_the_image_has_the_patch(patch):
+    item = example(heads=1, patch=patch)
+    sheet = np.asarray(attention_picture([item], masks=False))
+    shown = PANEL_PIXELS - GAP
+    panel = sheet[-round(shown * 4 / 6) - GAP : -GAP, -shown - GAP // 2 : -GAP // 2]
+    centres = panel[np.arange(4)[:, None] * 47 + 23, np.arange(6) * 47 + 23]
+    assert np.abs(centres.astype(int) - heatmap(item.heads[0])).max() <= COLOUR_ROUNDING

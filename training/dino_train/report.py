@@ -7,15 +7,17 @@ goes on where it stood.
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from dino_infer.backbones import Backbone
 from dino_infer.files import whole_file, write_bytes
+from dino_infer.render import heat_panel, panel_row
 from dino_train.metrics import read_rows
 
 CURVES = {
@@ -33,22 +35,9 @@ CURVES = {
     "data_wait_share": "share of time waiting for data",
 }
 MAX_COLUMNS = 8
-
-
-class Cell(NamedTuple):
-    """The room of one panel and the margins in it for labels, in inches."""
-
-    width: float
-    height: float
-    left: float
-    right: float
-    bottom: float
-    top: float
-
-
-CURVE_CELL = Cell(3.2, 2.4, left=0.7, right=0.2, bottom=0.42, top=0.42)
-MAP_CELL = Cell(1.6, 1.6, left=0.03, right=0.03, bottom=0.03, top=0.03)
-MAP_TITLE_INCHES = 0.2
+CELL_INCHES = (3.2, 2.4)
+LEFT, RIGHT, BOTTOM, TOP = 0.65, 0.2, 0.42, 0.42  # inches of a cell around its curve, for labels
+DPI = 130
 
 
 class Report:
@@ -106,17 +95,14 @@ class Report:
         files = self._attention_files()
         chosen = np.unique(np.linspace(0, len(files) - 1, MAX_COLUMNS).round().astype(int))
         columns = [(_step_of(files[i]), np.load(files[i])["mean_over_heads"]) for i in chosen]
-        rows = len(self._pictures)
-        figure, axes = _figure(rows, len(columns) + 1, MAP_CELL, header=MAP_TITLE_INCHES)
-        for row, picture in enumerate(self._pictures):
-            axes[row][0].imshow(picture)
-            for column, (step, maps) in enumerate(columns, start=1):
-                axes[row][column].imshow(maps[row], cmap="inferno")
-                if row == 0:
-                    axes[row][column].set_title(f"step {step:,}", fontsize=8)
-        for axis in axes.flat:
-            axis.set_axis_off()
-        _save(figure, self._folder / "attention.png")
+        rows = []
+        for i, picture in enumerate(self._pictures):
+            height, width = picture.shape[:2]
+            maps = [heat_panel(maps[i], height=height, width=width) for _, maps in columns]
+            titles = ["", *(f"step {step:,}" for step, _ in columns)] if i == 0 else []
+            rows.append(panel_row([picture, *maps], titles=titles))
+        with whole_file(self._folder / "attention.png") as temporary:
+            Image.fromarray(np.concatenate(rows)).save(temporary)
 
     def _draw_curves(self) -> None:
         rows = read_rows(self._run / "metrics.jsonl")
@@ -124,7 +110,7 @@ class Report:
         if not names:
             return
         columns = 3
-        figure, axes = _figure(-(-len(names) // columns), columns, CURVE_CELL)
+        figure, axes = _figure(-(-len(names) // columns), columns)
         for axis, name in zip(axes.flat, names, strict=False):
             points = [(row["step"], row[name]) for row in rows if name in row]
             steps, values = (np.array(part) for part in zip(*points, strict=True))
@@ -147,7 +133,8 @@ class Report:
             axis.set_xlabel("step", fontsize=7)
         for axis in axes.flat[len(names) :]:
             axis.set_axis_off()
-        _save(figure, self._folder / "curves.png")
+        with whole_file(self._folder / "curves.png") as temporary:
+            figure.savefig(temporary, dpi=DPI)
 
     def _write_page(self, *, has_attention: bool) -> None:
         rows = read_rows(self._run / "metrics.jsonl")
@@ -195,26 +182,21 @@ def _smooth(values: np.ndarray, decay: float = 0.95) -> np.ndarray:
     return smoothed
 
 
-def _figure(rows: int, columns: int, cell: Cell, *, header: float = 0) -> Any:
-    """A figure of equal cells below a header of so many inches; no layout engine, it is slow."""
+def _figure(rows: int, columns: int) -> Any:
+    """A figure of equal cells with fixed margins: a layout engine takes as long as the drawing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width, height = columns * cell.width, rows * cell.height + header
-    beside, between = cell.left + cell.right, cell.bottom + cell.top
+    cell_width, cell_height = CELL_INCHES
+    width, height = columns * cell_width, rows * cell_height
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(
-        left=cell.left / width,
-        right=1 - cell.right / width,
-        bottom=cell.bottom / height,
-        top=1 - (cell.top + header) / height,
-        wspace=beside / (cell.width - beside),
-        hspace=between / (cell.height - between),
+        left=LEFT / width,
+        right=1 - RIGHT / width,
+        bottom=BOTTOM / height,
+        top=1 - TOP / height,
+        wspace=(LEFT + RIGHT) / (cell_width - LEFT - RIGHT),
+        hspace=(BOTTOM + TOP) / (cell_height - BOTTOM - TOP),
     )
     return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _save(figure: Any, path: Path) -> None:
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=130)
