@@ -19,13 +19,16 @@ from dino_train.packed_images import pack_images
 from dino_train.worker_crops import WorkerCrops, empty_crops, write_crops
 from tests.train.photos import PHOTOS, as_picture, as_tensor, neutral_params, photo
 
-# Pillow rounds to bytes after each axis, the products only at the end of the whole pipeline.
-CROP_MEAN, CROP_MAX = 0.5, 2.0
-# Pillow drops fractions after every colour operation: up to half a level each, made larger by the
-# factors of the operations that follow; a dark saturated pixel can turn its hue by more.
-PIPELINE_MEAN, PIPELINE_WORST_CROP = 1.5, 4.0
-# The executors differ by two roundings: after the resize and at the end.
-EXECUTORS_MEAN, EXECUTORS_MAX = 0.6, 5.0
+# Both resize as Pillow does, on whole levels between the axes; PyTorch's weights have fewer bits.
+CROP_MEAN, CROP_MAX = 0.02, 2.0
+# Products in float16 round to the other level now and then, once an axis.
+HALF_CROP_MEAN = 0.15
+# Colours are Pillow's bit for bit; Pillow's blur rounds after each of six box filters, ours once.
+PIPELINE_MEAN, PIPELINE_WORST_CROP = 0.2, 0.9
+UNBLURRED_MEAN = 0.01
+# A level that the resize leaves off by one may get another hue of 8 bits, which the operations
+# that follow make larger, and at the threshold is inverted in one executor alone.
+EXECUTORS_MEAN, EXECUTORS_MAX, EXECUTORS_SHARE_BEYOND = 0.02, 2.0, 1e-3
 
 
 @functools.cache
@@ -89,7 +92,7 @@ def assert_cut_as_by_pillow(
     picture = Image.fromarray(image)
     for crop, levels in enumerate(made):
         expected = as_tensor(cut_by_pillow(picture, params[crop], size))
-        difference = (levels.round() - expected).abs()
+        difference = (levels - expected).abs()
         assert difference.mean() <= mean, (crop, difference.mean())
         assert difference.max() <= CROP_MAX, (crop, difference.max())
 
@@ -107,7 +110,7 @@ def test_cut_and_resize_equal_pillow(executor, name, size):
 def test_half_precision_products_stay_within_pillows_rounding():
     image, params = pixels("chelsea.png"), drawn(CropSpec(), "chelsea.png")
     made = cut_by("device", image, params, 96, dtype=torch.float16)
-    assert_cut_as_by_pillow(made, image, params, 96)
+    assert_cut_as_by_pillow(made, image, params, 96, mean=HALF_CROP_MEAN)
 
 
 @settings(deadline=None, max_examples=40)
@@ -158,14 +161,17 @@ def both_made(spec: CropSpec, epoch: int) -> tuple[list[list[Tensor]], list[list
 def test_whole_pipelines_equal_the_originals_on_the_same_parameters(epoch):
     spec = CropSpec(solarize_probability=0.5, solarize_threshold=128)
     for made in both_made(spec, epoch):
-        means = []
+        means, unblurred = [], []
         for name, crops in zip(PHOTOS, made, strict=True):
             params = drawn(spec, name, epoch=epoch)
             for crop, levels in enumerate(crops):
                 expected = made_by_pillow(photo(name), params[crop], levels.shape[-1], 128)
                 means.append(float((levels - expected).abs().mean()))
+                if params.blur_sigma[crop] == 0:
+                    unblurred.append(means[-1])
         assert np.mean(means) <= PIPELINE_MEAN
         assert max(means) <= PIPELINE_WORST_CROP
+        assert np.mean(unblurred) <= UNBLURRED_MEAN
 
 
 @pytest.mark.parametrize("epoch", range(3))
@@ -175,8 +181,7 @@ def test_both_executors_make_the_same_crops(epoch):
     for by_worker, by_device in zip(workers, devices, strict=True):
         for one, other in zip(by_worker, by_device, strict=True):
             difference = (one - other).abs()
-            # A level that rounds to the other side of the threshold is inverted in one alone.
-            assert (difference > EXECUTORS_MAX).float().mean() <= 1e-4
+            assert (difference > EXECUTORS_MAX).float().mean() <= EXECUTORS_SHARE_BEYOND
             assert difference.mean() <= EXECUTORS_MEAN
 
 

@@ -1,6 +1,7 @@
 """Colour, blur and normalisation of a batch of crops: plain tensor maths, shared by both executors.
 
-Pixels are floats in levels, 0 to 255, and stay within them; nothing is rounded in between.
+Pixels are floats that hold whole levels, 0 to 255, and each colour operation leaves whole levels
+again: those of Pillow's operation on bytes. Only the blur differs, where Pillow rounds six times.
 """
 
 import functools
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from dino_train.crops import CropParams
 
-LUMA = (19595, 38470, 7471)  # of 65536: ITU-R BT.601 as Pillow's conversion to "L" has it
+# ITU-R BT.601 in the 16 bits of Pillow's conversion to "L"; sums with whole levels are exact.
+LUMA = (19595 / 2**16, 38470 / 2**16, 7471 / 2**16)
 
 
 def augment_colours(
@@ -25,7 +27,7 @@ def augment_colours(
     nothing waits for the device.
 
     Args:
-        images: Levels from 0 to 255.
+        images: Whole levels from 0 to 255; so is what comes out.
         params: One row an image; the boxes and flips are not looked at.
         solarize_threshold: Levels from this one on are inverted.
     """
@@ -33,7 +35,7 @@ def augment_colours(
         _jitter_at_once(images, params)
     else:
         _jitter_by_kind(images, params)
-    _change(images, params.blur_sigma > 0, gaussian_blur, params.blur_sigma)
+    _change(images, params.blur_sigma > 0, _whole_blur, params.blur_sigma)
     _change(images, params.solarize, lambda part: solarize(part, threshold=solarize_threshold))
 
 
@@ -45,17 +47,19 @@ def jittered(
 ) -> Float[Tensor, "crops 3 height width"]:
     """Jitter and grayscale without a branch: what a compiler fuses into a few passes on a GPU.
 
-    Every turn computes all four operations and takes for each image the one that is due.
+    Every turn computes all four operations and takes for each image the one that is due. A compiler
+    that fuses a product with a sum, or divides approximately, gives some pixels a neighbouring
+    level or hue.
 
     Args:
-        images: Levels from 0 to 255.
-        order: As in ``CropParams.jitter_order``.
-        factors: As in ``CropParams.jitter_factors``; (1, 1, 1, 0) changes nothing.
+        images: Whole levels from 0 to 255.
+        order: As in ``CropParams.jitter_order``; -1 is no operation.
+        factors: As in ``CropParams.jitter_factors``.
         gray: Images that lose their colours.
     """
     for turn in range(order.shape[1]):
         kind = order[:, turn, None, None, None]
-        made = adjust_hue(images, factors[:, 3])
+        made = torch.where(kind == 3, adjust_hue(images, factors[:, 3]), images)
         made = torch.where(kind == 2, adjust_saturation(images, factors[:, 2]), made)
         made = torch.where(kind == 1, adjust_contrast(images, factors[:, 1]), made)
         images = torch.where(kind == 0, adjust_brightness(images, factors[:, 0]), made)
@@ -66,14 +70,15 @@ def adjust_brightness(
     images: Float[Tensor, "crops 3 height width"], factor: Float[Tensor, " crops"]
 ) -> Float[Tensor, "crops 3 height width"]:
     """Multiply each image by its factor: 0 is black, 1 changes nothing."""
-    return (images * factor[:, None, None, None]).clamp_(0, 255)
+    return (images * factor[:, None, None, None]).clamp_(0, 255).floor_()
 
 
 def adjust_contrast(
     images: Float[Tensor, "crops 3 height width"], factor: Float[Tensor, " crops"]
 ) -> Float[Tensor, "crops 3 height width"]:
-    """Move each image away from its mean luma: 0 is flat, 1 changes nothing."""
-    return _blend(_luma(images).mean(dim=(2, 3), keepdim=True), images, factor)
+    """Move each image away from its mean luma, a whole level: 0 is flat, 1 changes nothing."""
+    mean = _luma(images).mean(dim=(2, 3), keepdim=True)
+    return _blend(mean.add_(0.5).floor_(), images, factor)
 
 
 def adjust_saturation(
@@ -86,30 +91,36 @@ def adjust_saturation(
 def adjust_hue(
     images: Float[Tensor, "crops 3 height width"], turn: Float[Tensor, " crops"]
 ) -> Float[Tensor, "crops 3 height width"]:
-    """Turn the hue of each image, in HSV; 1 is the full circle, 0 changes nothing.
+    """Turn the hue of each image, in HSV; 1 is the full circle, 0 none.
 
-    Highest and lowest channel of a pixel stay; only their roles turn, so there is no division by
-    the value and no clamp.
+    As in Pillow, hue, saturation and value are bytes, so that colours shift by some levels even
+    without a turn, and the turn is cut to 255ths. Where the exact hue is a whole number, the
+    rounding of what leads to it decides between that number and one less; so the order of the
+    operations counts, divisions included. Products of three bytes are exact in floats.
     """
     red, green, blue = images.unbind(dim=1)
     high = torch.maximum(torch.maximum(red, green), blue)
-    low = torch.minimum(torch.minimum(red, green), blue)
-    chroma = high - low
-    per_chroma = chroma.clamp(min=1e-6).reciprocal_()  # greys: 0 / 1e-6 is a hue of 0
+    chroma = high - torch.minimum(torch.minimum(red, green), blue)
     # Masks of 1.0 and 0.0 and lerp: torch.where takes several times as long on a CPU.
     green_leads = torch.eq(green, high, out=torch.empty_like(high))
     red_leads = torch.eq(red, high, out=torch.empty_like(high))
-    sextant = (red - green).mul_(per_chroma).add_(4)
-    sextant.lerp_((blue - red).mul_(per_chroma).add_(2), green_leads)
-    sextant.lerp_((green - blue).mul_(per_chroma), red_leads)
-    sextant.add_(6 * turn[:, None, None])
-    sextant.sub_((sextant / 6).floor_().mul_(6))
-    shares = (
-        (sextant - 3).abs_().sub_(1),
-        (sextant - 2).abs_().neg_().add_(2),
-        (sextant - 4).abs_().neg_().add_(2),
+    lead = (red - green).lerp_(blue - red, green_leads).lerp_(green - blue, red_leads)
+    side = lead.sign()
+    hue = torch.addcmul(side, green_leads.sub_(2), red_leads.sub_(1), value=2)  # 0, 2 or 4 more
+    hue.addcmul_(side, (chroma - lead.abs_()).div_(chroma.clamp(min=1)), value=-1).div_(6)
+    hue.sub_(hue.floor()).mul_(255).floor_()
+    hue.add_((turn.double() * 255).trunc_().remainder_(256).float()[:, None, None])
+    hue.sub_(torch.ge(hue, 256, out=side), alpha=256)
+    depth = chroma.mul_(255).div_(high.clamp(min=1)).floor_().mul_(high)
+    losses = (
+        510 - torch.rsub(hue, 765, alpha=6).abs_(),
+        torch.rsub(hue, 510, alpha=6).abs_().sub_(255),
+        torch.rsub(hue, 1020, alpha=6).abs_().sub_(255),
     )
-    return torch.stack([torch.addcmul(low, chroma, share.clamp_(0, 1)) for share in shares], dim=1)
+    return torch.stack(
+        [torch.addcmul(high, depth, loss.clamp_(0, 255), value=-1 / 255**2) for loss in losses],
+        dim=1,
+    ).round_()
 
 
 def grayscale(
@@ -139,9 +150,9 @@ def gaussian_blur(
 def solarize(
     images: Float[Tensor, "*crops 3 height width"], *, threshold: int
 ) -> Float[Tensor, "*crops 3 height width"]:
-    """Invert the levels that round to the threshold or more."""
-    inverted = torch.ge(images, threshold - 0.5, out=torch.empty_like(images))  # 1.0 or 0.0
-    return torch.addcmul(images, inverted, 255 - 2 * images)
+    """Invert the levels from the threshold on."""
+    inverted = torch.ge(images, threshold, out=torch.empty_like(images))  # 1.0 or 0.0
+    return inverted.mul_(255).sub_(images).abs_()
 
 
 def normalize(
@@ -168,12 +179,8 @@ def _jitter_by_kind(images: Float[Tensor, "crops 3 height width"], params: CropP
 
 
 def _jitter_at_once(images: Float[Tensor, "crops 3 height width"], params: CropParams) -> None:
-    neutral = np.array([1, 1, 1, 0], dtype=np.float32)
-    values = (
-        params.jitter_order,
-        np.where(params.jitter[:, None], params.jitter_factors, neutral),
-        params.grayscale,
-    )
+    order = np.where(params.jitter[:, None], params.jitter_order, np.int8(-1))
+    values = (order, params.jitter_factors, params.grayscale)
     own = (torch.from_numpy(value).to(images.device, non_blocking=True) for value in values)
     images.copy_(_compiled_jitter()(images, *own))
 
@@ -207,7 +214,8 @@ def _luma(
     images: Float[Tensor, "crops 3 height width"],
 ) -> Float[Tensor, "crops 1 height width"]:
     red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
-    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    luma = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    return luma.add_(0.5).floor_()
 
 
 def _blend(
@@ -215,8 +223,14 @@ def _blend(
     images: Float[Tensor, "crops 3 height width"],
     factor: Float[Tensor, " crops"],
 ) -> Float[Tensor, "crops 3 height width"]:
-    factor = factor[:, None, None, None]
-    return (images * factor).add_(other * (1 - factor)).clamp_(0, 255)
+    mixed = (images - other).mul_(factor[:, None, None, None]).add_(other)
+    return mixed.clamp_(0, 255).floor_()
+
+
+def _whole_blur(
+    images: Float[Tensor, "crops 3 height width"], sigma: Float[Tensor, " crops"]
+) -> Float[Tensor, "crops 3 height width"]:
+    return gaussian_blur(images, sigma).round_()
 
 
 def _blur_matrix(sigma: Float[Tensor, " crops"], size: int) -> Float[Tensor, "crops size size"]:

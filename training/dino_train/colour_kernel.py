@@ -1,6 +1,7 @@
 """Flip, jitter, grayscale, blur and solarise one crop in one compiled pass: colour.py on bytes.
 
-As there, every colour operation leaves the whole levels that Pillow leaves. Needs numba. Importing this module compiles the kernel, or loads it from numba's cache.
+As there, every colour operation leaves the whole levels that Pillow leaves. Needs numba.
+Importing this module compiles the kernel, or loads it from numba's cache.
 """
 
 from typing import Any, no_type_check
@@ -41,22 +42,25 @@ _SIGNATURE = numba.void(
 def _load_row(pixels, planes, flip):
     """One row of interleaved bytes into three rows of floats."""
     red, green, blue = planes[0], planes[1], planes[2]
-    width = pixels.shape[0]
+    # One axis, and unsigned where indices fall: only then are they vectorised.
+    levels, last = pixels.reshape(-1), np.uint64(pixels.shape[0] - 1)
     if flip:
-        for x in range(width):
-            pixel = pixels[width - 1 - x]
-            red[x], green[x], blue[x] = pixel[0], pixel[1], pixel[2]
+        for x in range(pixels.shape[0]):
+            place = last - np.uint64(x)
+            red[place], green[place], blue[place] = (
+                levels[3 * x],
+                levels[3 * x + 1],
+                levels[3 * x + 2],
+            )
     else:
-        for x in range(width):
-            pixel = pixels[x]
-            red[x], green[x], blue[x] = pixel[0], pixel[1], pixel[2]
+        for x in range(pixels.shape[0]):
+            red[x], green[x], blue[x] = levels[3 * x], levels[3 * x + 1], levels[3 * x + 2]
 
 
 @numba.njit(**_EXACT)
 @no_type_check
 def _luma(red, green, blue):
-    luma = _LUMA_RED * red + _LUMA_GREEN * green + _LUMA_BLUE * blue  # below 2**24, so exact
-    return np.floor((luma + np.float32(1 << 15)) * np.float32(1 / (1 << 16)))
+    return np.floor(_LUMA_RED * red + _LUMA_GREEN * green + _LUMA_BLUE * blue + np.float32(0.5))
 
 
 @numba.njit(**_OPTIONS)

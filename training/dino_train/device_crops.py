@@ -54,7 +54,7 @@ def make_device_crops(
     Float32[Tensor, "2 batch 3 global_size global_size"],
     Float32[Tensor, "local_crops batch 3 local_size local_size"] | None,
 ]:
-    """Global and local crops in levels of 0 to 255, not yet normalised, where the images are."""
+    """Global and local crops in whole levels, not yet normalised, where the images are."""
     images = batch.images.padded()
 
     def crops_of(columns: slice, size: int) -> Float32[Tensor, "crops batch 3 size size"]:
@@ -81,14 +81,14 @@ def resized_crops(
     dtype: torch.dtype | None = None,
     memory_mib: int | None = None,
 ) -> Float32[Tensor, "crops batch 3 size size"]:
-    """Cut, resize and mirror ``(batch, crops)`` boxes; levels stay within 0 and 255.
+    """Cut, resize and mirror ``(batch, crops)`` boxes into whole levels of 0 to 255.
 
     Args:
         images: In the upper left corner of each; what lies outside the boxes does not count.
         params: Boxes and flips.
         size: Side of the crops.
         dtype: Arithmetic of the two matrix products. None is float32 on a CPU, and float16 on a
-            GPU: exact to Pillow's own rounding, and many times faster there.
+            GPU: off by a level here and there, and many times faster there.
         memory_mib: Bound on the temporary memory of the products, beyond one image's. None is
             256 on a CPU and 1024 on a GPU.
     """
@@ -155,10 +155,10 @@ def _products(
     across = resize_weights(left, box_width, flip, size=size, extent=width).to(dtype)
     down = resize_weights(top, box_height, None, size=size, extent=height).to(dtype)
     pixels = images.permute(0, 3, 1, 2).to(dtype, memory_format=torch.contiguous_format)
-    # Pillow also resizes across first and clips overshoot after each axis.
-    rows = (pixels.flatten(1, 2) @ across.flatten(1, 2).mT).clamp_(0, 255)
+    # Pillow also resizes across first, and clips overshoot and rounds after each axis.
+    rows = (pixels.flatten(1, 2) @ across.flatten(1, 2).mT).clamp_(0, 255).round_()
     rows = rows.view(batch, 3, height, crops, size).permute(0, 3, 2, 1, 4)
-    made = (down @ rows.flatten(3, 4)).clamp_(0, 255)
+    made = (down @ rows.flatten(3, 4)).clamp_(0, 255).round_()
     return made.view(batch, crops, size, 3, size).permute(1, 0, 3, 2, 4)
 
 

@@ -124,11 +124,12 @@ def _write(
         for crop, (pixels, made) in enumerate(zip(resized, target.numpy(), strict=True)):
             kernel.augment(pixels, made, params, crop, solarize_threshold=threshold)
         return
-    crops = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().contiguous()
+    planes = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+    crops = planes.to(torch.float32, memory_format=torch.contiguous_format)
     flipped = torch.from_numpy(params.flip)
     crops[flipped] = crops[flipped].flip(-1)
     augment_colours(crops, params, solarize_threshold=threshold)
-    target.copy_(crops.round_())
+    target.copy_(crops)
 
 
 def _resized(
