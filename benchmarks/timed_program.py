@@ -40,7 +40,7 @@ class Ended:
     complaint: str
     """Why it failed: the last line that it wrote; empty where it came to its end or was stopped."""
     resident_gib: float
-    """Peak memory of the largest of its processes."""
+    """Peak memory of the largest of its processes; no less than what this one held at the start."""
 
 
 class Shares:

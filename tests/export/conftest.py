@@ -4,7 +4,7 @@ import jaxtyping
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _symbols_are_no_numbers():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
