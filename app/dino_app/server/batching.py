@@ -28,8 +28,8 @@ class _Waiting(Generic[Item]):
 class Batcher(Generic[Item, Answer]):
     """Hands items from coroutines to threads in batches, and the answers back.
 
-    A batch starts when a thread is free and either ``max_batch`` items wait or the first one has
-    waited ``max_wait_s``. Free threads share what waits; where several are free the first of them
+    A batch starts when a thread is free and either ``max_batch`` items wait, or the first one has
+    waited ``max_wait_s``, or no more can come. Free threads share what waits; where several are free the first of them
     works, so a client alone always meets the same warm thread. A coroutine that is cancelled,
     because its client has gone or its time is up, leaves the queue at once.
 
@@ -40,6 +40,7 @@ class Batcher(Generic[Item, Answer]):
         workers: Threads.
         max_batch: Items done at once.
         max_wait_s: How long the first item of a batch waits for others.
+        more_may_come: Whether there is anything to wait for; by default there always is.
         max_waiting: Items that may wait.
         initializer: Called in each thread first.
     """
@@ -53,6 +54,7 @@ class Batcher(Generic[Item, Answer]):
         workers: int = 1,
         max_batch: int = 1,
         max_wait_s: float = 0,
+        more_may_come: Callable[[], bool] = lambda: True,
         max_waiting: int = 64,
         initializer: Callable[[], object] | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class Batcher(Generic[Item, Answer]):
         self._slots = asyncio.Semaphore(workers)
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
+        self._more_may_come = more_may_come
         self._max_waiting = max_waiting
         self._initializer = initializer
         self._waiting: dict[asyncio.Future[Answer], _Waiting[Item]] = {}
@@ -152,7 +155,7 @@ class Batcher(Generic[Item, Answer]):
             first = next(iter(self._waiting.values()))
             alike = [f for f, waiting in self._waiting.items() if waiting.group == first.group]
             left = first.since + self._max_wait_s - time.perf_counter()
-            if len(alike) < self._max_batch and left > 0:
+            if len(alike) < self._max_batch and left > 0 and self._more_may_come():
                 await self._arrival(timeout=left)
                 continue
             share = min(self._max_batch, -(-len(alike) // len(self._free)))

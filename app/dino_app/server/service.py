@@ -94,6 +94,7 @@ class Service:
         self._embed: Batcher[Tensor, Row] = stage(
             self._embedded, name="embed", workers=embedders, max_batch=settings.max_batch,
             max_wait_s=settings.batch_wait_ms / 1000, max_waiting=settings.max_queue,
+            more_may_come=self._images_may_come,
         )  # fmt: skip
         self._search: Batcher[_Query, tuple[list[Any], str, bool]] = stage(
             self._searched, name="search", workers=settings.search_threads or cores(),
@@ -263,6 +264,11 @@ class Service:
 
     def _decoded(self, images: list[tuple[bytes, str]]) -> list[Tensor]:
         return [self.embedder.decoded(data, name=name) for data, name in images]
+
+    def _images_may_come(self) -> bool:
+        """Whether somebody else is at work whose image could share the next batch."""
+        decoding = self._decode.depth + self._decode.running
+        return decoding > 0 or self.load.requests > self._embed.depth
 
     def _embedded(self, pixels: list[Tensor]) -> list[Row]:
         threads = max(1, cores() // self._embed.running)

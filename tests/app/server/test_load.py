@@ -89,6 +89,13 @@ def test_requests_that_wait_together_share_a_batch_and_get_their_own_rows(slow, 
     np.testing.assert_allclose(rows, means, rtol=1e-6)
 
 
+def test_an_image_that_comes_alone_waits_for_no_other(slow):
+    with served(create_app(slow, None, Settings(batch_wait_ms=20_000))) as client:
+        start = time.perf_counter()
+        assert _ask(client).status_code == 200
+        assert time.perf_counter() - start < 10
+
+
 def test_a_full_queue_answers_429_at_once_and_recovers(slow, calm):
     app = create_app(slow, None, calm)
     with _working(app, slow) as (client, pool, first):
