@@ -29,9 +29,9 @@ class Batcher(Generic[Item, Answer]):
     """Hands items from coroutines to threads in batches, and the answers back.
 
     A batch starts when a thread is free and either ``max_batch`` items wait, or the first one has
-    waited ``max_wait_s``, or no more can come. Free threads share what waits; where several are free the first of them
-    works, so a client alone always meets the same warm thread. A coroutine that is cancelled,
-    because its client has gone or its time is up, leaves the queue at once.
+    waited ``max_wait_s``, or no more can come. Free threads share what waits; where several are
+    free the first of them works, so a client alone always meets the same warm thread. A coroutine
+    that is cancelled, because its client has gone or its time is up, leaves the queue at once.
 
     Args:
         run: Answers of a batch, in its order. What it raises, every item of the batch gets.
