@@ -7,7 +7,8 @@ from PIL import Image
 
 _NEW_PICTURE = """([where, number, before]) => {
   const picture = document.querySelectorAll(`${where} img`)[number];
-  return picture && picture.src !== before && picture.complete && picture.naturalWidth > 0;
+  const there = picture && picture.src !== before && picture.complete && picture.naturalWidth > 0;
+  return there && picture.src;
 }"""
 
 
@@ -24,8 +25,8 @@ def source(page, where, number=0):
 
 def shown(page, where, number=0, *, after=None):
     """A picture as an array, once it is another one than that of the address ``after``."""
-    page.wait_for_function(_NEW_PICTURE, arg=[f"#{where}", number, after])
-    answer = page.request.get(page.locator(f"#{where} img").nth(number).evaluate("e => e.src"))
+    address = page.wait_for_function(_NEW_PICTURE, arg=[f"#{where}", number, after]).json_value()
+    answer = page.request.get(address)
     assert answer.ok
     return np.asarray(Image.open(io.BytesIO(answer.body())).convert("RGB")).astype(np.int16)
 
