@@ -102,7 +102,9 @@ class Server(uvicorn.Server):
             return
         self._load.draining = True
         logger.info("draining: requests in work are finished, then the server ends")
-        asyncio.get_running_loop().call_later(self._notice_s, self._leave)
+        loop = asyncio.get_running_loop()
+        # A signal may come while the loop changes its list of timers.
+        loop.call_soon_threadsafe(loop.call_later, self._notice_s, self._leave)
 
     def _leave(self) -> None:
         if self._on_leave is not None:
