@@ -63,14 +63,13 @@ class Batcher(Generic[Item, Answer]):
         self._metrics = metrics
         self._workers = workers
         self._free = list(range(workers))  # a heap of the threads without work
-        self._slots = asyncio.Semaphore(workers)
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._more_may_come = more_may_come
         self._max_waiting = max_waiting
         self._initializer = initializer
         self._waiting: dict[asyncio.Future[Answer], _Waiting[Item]] = {}
-        self._arrived = asyncio.Event()
+        self._changed = asyncio.Event()  # an item has come, or a thread is free
         self._dispatching: asyncio.Task[None] | None = None
         self._answering: set[asyncio.Task[None]] = set()
         self._threads: list[ThreadPoolExecutor] = []
@@ -121,7 +120,7 @@ class Batcher(Generic[Item, Answer]):
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[future] = _Waiting(item=item, group=group, since=time.perf_counter())
         self._count_waiting()
-        self._arrived.set()
+        self._changed.set()
         try:
             return await future
         finally:
@@ -141,7 +140,6 @@ class Batcher(Generic[Item, Answer]):
 
     async def _dispatch(self) -> None:
         while True:
-            await self._slots.acquire()
             batch = await self._next_batch()
             task = asyncio.create_task(self._answer(batch, heapq.heappop(self._free)))
             self._answering.add(task)
@@ -149,25 +147,25 @@ class Batcher(Generic[Item, Answer]):
 
     async def _next_batch(self) -> dict[asyncio.Future[Answer], _Waiting[Item]]:
         while True:
-            if not self._waiting:
-                await self._arrival()
+            if not (self._waiting and self._free):
+                await self._change()
                 continue
             first = next(iter(self._waiting.values()))
             alike = [f for f, waiting in self._waiting.items() if waiting.group == first.group]
             left = first.since + self._max_wait_s - time.perf_counter()
             if len(alike) < self._max_batch and left > 0 and self._more_may_come():
-                await self._arrival(timeout=left)
+                await self._change(timeout=left)
                 continue
             share = min(self._max_batch, -(-len(alike) // len(self._free)))
             batch = {future: self._waiting.pop(future) for future in alike[:share]}
             self._count_waiting()
             return batch
 
-    async def _arrival(self, timeout: float | None = None) -> None:
-        self._arrived.clear()
+    async def _change(self, timeout: float | None = None) -> None:
+        self._changed.clear()
         try:
             async with asyncio.timeout(timeout):
-                await self._arrived.wait()
+                await self._changed.wait()
         except TimeoutError:
             pass
 
@@ -190,7 +188,7 @@ class Batcher(Generic[Item, Answer]):
                     future.set_result(answer)
         finally:
             heapq.heappush(self._free, by)
-            self._slots.release()
+            self._changed.set()
         self._count_batch(len(batch), time.perf_counter() - start)
 
     def _count_waiting(self) -> None:
