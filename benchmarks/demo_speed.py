@@ -8,21 +8,17 @@ ends when the browser has the new picture.
 """
 
 import argparse
-import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serve_load import random_weights
+from serve_load import random_weights, started
 
-RUN = "import sys; from dino_app.cli.demo import main; sys.exit(main())"
 PHOTOS = ("chelsea", "coffee", "astronaut")
 SHARES = (20, 30, 40, 50, 70, 80, 45, 55, 25, 35)  # percent, as the slider goes
 MOVED = """async (value) => {
@@ -48,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chromium = shutil.which("chromium")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         weights = random_weights(Path(folder), "vit_small", 224)
-        with demo(weights) as address:
+        with started("demo", "--weights", str(weights), "--device", "cpu") as (host, port):
             browser = playwright.chromium.launch(executable_path=chromium, args=flags)
             page = browser.new_page(viewport={"width": 1280, "height": 1000})
-            page.goto(address)
+            page.goto(f"http://{host}:{port}")
             page.get_by_role("tab", name="Attention").wait_for()
             measure(page, Path(folder), options.rounds)
             browser.close()
@@ -101,20 +97,6 @@ def summary(times: Sequence[float], digits: int) -> str:
     """Median, lowest and highest."""
     middle, low, high = statistics.median(times), min(times), max(times)
     return f"{middle:.{digits}f} ({low:.{digits}f} - {high:.{digits}f}), {len(times)} times"
-
-
-@contextmanager
-def demo(weights: Path) -> Iterator[str]:
-    """The address of a running demo."""
-    command = [sys.executable, "-c", RUN, "--weights", str(weights), "--port", "0"]
-    child = subprocess.Popen([*command, "--device", "cpu"], stderr=subprocess.PIPE, text=True)
-    try:
-        assert child.stderr is not None
-        lines = iter(child.stderr.readline, "")
-        yield next(m for line in lines if (m := re.search(r"open (http://\S+)", line)))[1]
-    finally:
-        child.terminate()
-        child.wait(60)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import numpy as np
 
 K = 10
 CLUSTERS = 1000
-RUN = "import sys; from dino_app.cli.serve import main; sys.exit(main())"
+RUN = "import sys; from dino_app.cli.{} import main; sys.exit(main())"
 PATIENCE_S = 0.05  # within which a refusal should come
 
 
@@ -83,7 +83,14 @@ def random_weights(folder: Path, arch: str, image_size: int) -> Path:
 @contextlib.contextmanager
 def server(*flags: str, one_core: bool = False) -> Iterator[tuple[str, int]]:
     """A running dino-serve: host and port."""
-    command = [sys.executable, "-c", RUN, *flags, "--port", "0", "--no-access-log"]
+    with started("serve", *flags, "--no-access-log", one_core=one_core) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def started(program: str, *flags: str, one_core: bool = False) -> Iterator[tuple[str, int]]:
+    """A running "serve" or "demo" on a free port: host and port."""
+    command = [sys.executable, "-c", RUN.format(program), *flags, "--port", "0"]
     # Each stage decides on its own threads; the process starts with one for each core.
     child = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1")
@@ -93,7 +100,7 @@ def server(*flags: str, one_core: bool = False) -> Iterator[tuple[str, int]]:
     try:
         assert child.stderr is not None
         lines = iter(child.stderr.readline, "")
-        found = next(m for line in lines if (m := re.search(r"at http://([^:]+):(\d+)", line)))
+        found = next(m for line in lines if (m := re.search(r" http://([^:]+):(\d+)", line)))
         threading.Thread(target=child.stderr.read, daemon=True).start()
         yield found[1], int(found[2])
     finally:
