@@ -33,6 +33,9 @@ __all__ = [
 MAX_FILE_BYTES = 2 << 30
 """A larger file is refused unread, so that one whole-slide scan cannot fill the memory."""
 
+# Opening a named pipe would wait for a writer forever; Windows would translate ends of lines.
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".avif"),
     *(".tif", ".tiff", ".bmp", ".dib", ".jp2", ".j2k", ".jpx"),
@@ -76,10 +79,17 @@ def file_bytes(
         ImageError: The file is missing, unreadable, empty, or larger than ``max_file_bytes``.
     """
     name = os.fsdecode(path) if name is None else name
-    size, _ = file_status(path, name=name)
-    check_size(size, name=name, max_file_bytes=max_file_bytes)
-    with _typed_os_errors(path, name), open(path, "rb") as file:
-        data = file.read()
+    with _typed_os_errors(path, name):
+        descriptor = os.open(path, _READ_FLAGS)
+        try:
+            status = os.fstat(descriptor)
+            _check_regular(status, path, name=name)
+            check_size(status.st_size, name=name, max_file_bytes=max_file_bytes)
+            data = os.read(descriptor, status.st_size)
+            while len(data) < status.st_size and (more := os.read(descriptor, status.st_size)):
+                data += more  # one call reads 2 GiB at most
+        finally:
+            os.close(descriptor)
     if not data:
         raise ImageError(name, "empty", "the file has 0 bytes")
     return data
@@ -93,10 +103,13 @@ def file_status(path: str | bytes | Path, *, name: str) -> tuple[int, int]:
     """
     with _typed_os_errors(path, name):
         status = os.stat(path)
-    # Opening a named pipe would wait for a writer forever.
+    _check_regular(status, path, name=name)
+    return status.st_size, status.st_mtime_ns
+
+
+def _check_regular(status: os.stat_result, path: str | bytes | Path, *, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(name, "missing", f"not a regular file: {os.fsdecode(path)!r}")
-    return status.st_size, status.st_mtime_ns
 
 
 def check_size(size: int, *, name: str, max_file_bytes: int) -> None:

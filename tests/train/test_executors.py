@@ -28,7 +28,9 @@ PIPELINE_MEAN, PIPELINE_WORST_CROP = 0.2, 0.9
 UNBLURRED_MEAN = 0.01
 # A level that the resize leaves off by one may get another hue of 8 bits, which the operations
 # that follow make larger, and at the threshold is inverted in one executor alone.
-EXECUTORS_MEAN, EXECUTORS_MAX, EXECUTORS_SHARE_BEYOND = 0.02, 2.0, 1e-3
+EXECUTORS_MEAN, EXECUTORS_MAX = 0.02, 2.0
+# Of all pixels, and of those of one crop with strong colours: 0.8 and 17 in 10,000 of 480 crops.
+EXECUTORS_SHARE_BEYOND, EXECUTORS_WORST_SHARE_BEYOND = 2e-4, 3e-3
 
 
 @functools.cache
@@ -178,11 +180,14 @@ def test_whole_pipelines_equal_the_originals_on_the_same_parameters(epoch):
 def test_both_executors_make_the_same_crops(epoch):
     spec = CropSpec(solarize_probability=0.5, solarize_threshold=128)
     workers, devices = both_made(spec, epoch)
+    beyond = []
     for by_worker, by_device in zip(workers, devices, strict=True):
         for one, other in zip(by_worker, by_device, strict=True):
             difference = (one - other).abs()
-            assert (difference > EXECUTORS_MAX).float().mean() <= EXECUTORS_SHARE_BEYOND
+            beyond.append(float((difference > EXECUTORS_MAX).float().mean()))
             assert difference.mean() <= EXECUTORS_MEAN
+    assert np.mean(beyond) <= EXECUTORS_SHARE_BEYOND
+    assert max(beyond) <= EXECUTORS_WORST_SHARE_BEYOND
 
 
 def test_tiny_pictures_give_tiny_crops_in_both():

@@ -176,7 +176,7 @@ def draw_batch(
     if sizes.min() < 1:
         height, width = sizes[sizes.min(axis=1).argmin()]
         raise ValueError(f"a picture has at least 1x1 pixels, got height {height}, width {width}")
-    uniform = np.stack([_uniform(spec, seed, *key) for key in keys])
+    uniform = _uniform(spec, seed, keys)
     boxes, order, factors, switches = np.split(uniform, [_DRAWS - 14, _DRAWS - 10, _DRAWS - 6], 2)
     top, left, box_height, box_width = random_resized_boxes(
         boxes,
@@ -217,9 +217,18 @@ def stack_params(params: Sequence[CropParams]) -> CropParams:
     return CropParams(**{name: np.stack([getattr(one, name) for one in params]) for name in names})
 
 
-def _uniform(spec: CropSpec, seed: int, epoch: int, index: int) -> Float64[np.ndarray, "crops 36"]:
-    key = np.random.SeedSequence(seed, spawn_key=(_CROPS_STREAM, epoch, index))
-    return np.random.Generator(np.random.PCG64(key)).random((spec.crops_number, _DRAWS))
+def _uniform(
+    spec: CropSpec, seed: int, keys: Sequence[tuple[int, int]]
+) -> Float64[np.ndarray, "batch crops 36"]:
+    """Random numbers from a counter, whose upper half is the key of the image."""
+    source = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_CROPS_STREAM,)))
+    generator, state = np.random.Generator(source), source.state
+    uniform = np.empty((len(keys), spec.crops_number, _DRAWS))
+    for row, (epoch, index) in enumerate(keys):
+        state["state"]["counter"][:] = 0, 0, epoch, index
+        source.state = state
+        generator.random(out=uniform[row])
+    return uniform
 
 
 def _scaled_span(

@@ -38,7 +38,10 @@ class PackedImages:
 
     def slot(self, row: int) -> UInt8[np.ndarray, " bytes"]:
         """The bytes of one image on the host, to be written."""
-        return self.image(row).view(-1).numpy()
+        height, width = self.sizes[row].tolist()
+        start = int(self.starts[row])
+        slot: np.ndarray = self.pixels.numpy()[start : start + 3 * height * width]
+        return slot
 
     def padded(self) -> UInt8[Tensor, "batch height width 3"]:
         """One tensor with each image in its upper left corner; the rest is not initialised.
