@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dino_train.head import WeightNormLinear
 from dino_train.loss import Center, dino_loss
-from dino_train.sliced_loss import mean_logits, sliced_dino_loss
+from dino_train.sliced_loss import sliced_dino_loss
 
 STUDENT_TEMP, TEACHER_TEMP = 0.1, 0.04
 TOLERANCE = 1e-5  # nats, and relative to the largest entry of a gradient, in fp32
@@ -73,7 +73,7 @@ class Case:
 
     def sliced(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """``sliced_dino_loss``."""
-        loss = sliced_dino_loss(
+        terms = sliced_dino_loss(
             self.student,
             self.teacher,
             student_layer=self.layer,
@@ -82,10 +82,10 @@ class Case:
             student_temp=STUDENT_TEMP,
             teacher_temp=TEACHER_TEMP,
             dtype=dtype,
-        ).loss
-        loss.backward()
-        self.center.update(mean_logits(self.teacher, self.teacher_layer))
-        return loss.detach()
+        )
+        terms.loss.backward()
+        self.center.update(terms.mean_logits)
+        return terms.loss.detach()
 
     def ways(self) -> dict[str, Callable[[], Tensor]]:
         """What is compared; the original first."""

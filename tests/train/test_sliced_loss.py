@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dino_train import sliced_loss
 from dino_train.head import WeightNormLinear
 from dino_train.loss import Center, dino_loss
-from dino_train.sliced_loss import SlicedLoss, mean_logits, sliced_dino_loss
+from dino_train.sliced_loss import SlicedLoss, sliced_dino_loss
 
 TOLERANCE = 1e-5  # float32 sums in another order
 HALF_TOLERANCE = 0.03  # bfloat16 keeps three digits of a logit, of the largest gradient here
@@ -49,7 +50,7 @@ class Case:
             targets = self.center.targets(logits, teacher_temp=TEACHER_TEMP)
             entropy = -(targets * targets.clamp_min(1e-30).log()).sum(dim=-1).mean()
         loss = dino_loss(self.layer(self.student), targets, student_temp=STUDENT_TEMP)
-        return SlicedLoss(loss, entropy)
+        return SlicedLoss(loss, entropy, logits.mean(dim=(0, 1)))
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         inputs = [self.student, self.layer.weight_v, self.layer.weight_g]
@@ -60,13 +61,15 @@ class Case:
     ("local", "batch", "out_dim"),
     [(0, 1, 2), (0, 5, 33), (1, 3, 2048), (8, 4, 2049), (8, 9, 5000), (3, 1, 4096)],
 )
-def test_loss_entropy_and_gradients_equal_the_plain_ones(local: int, batch: int, out_dim: int):
+@pytest.mark.parametrize("largest_logit", [0.0, 60.0])
+def test_everything_equals_the_plain_loss_with_peaks_and_without(
+    monkeypatch, local: int, batch: int, out_dim: int, largest_logit: float
+):
+    monkeypatch.setattr(sliced_loss, "_LARGEST_LOGIT", largest_logit)
     case = Case(local, batch, out_dim)
     sliced, plain = case.sliced(memory_mib=1), case.plain()
-    torch.testing.assert_close(sliced.loss, plain.loss, rtol=TOLERANCE, atol=TOLERANCE)
-    torch.testing.assert_close(
-        sliced.teacher_entropy, plain.teacher_entropy, rtol=TOLERANCE, atol=TOLERANCE
-    )
+    for ours, theirs in zip(sliced, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)
     for ours, theirs in zip(case.gradients(sliced.loss), case.gradients(plain.loss), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE * theirs.abs().max().item())
 
@@ -159,12 +162,6 @@ def test_no_tensor_holds_the_logits_of_all_crops():
         case.sliced(memory_mib=1).loss.backward()
     all_logits = case.student.shape[0] * 64 * 6000
     assert case.layer.weight_v.numel() <= largest.numel < all_logits / 20
-
-
-def test_the_mean_of_the_logits_needs_no_logits():
-    case = Case(0, 5, 300)
-    expected = case.teacher_layer(case.teacher).mean(dim=(0, 1))
-    torch.testing.assert_close(mean_logits(case.teacher, case.teacher_layer), expected)
 
 
 def test_a_single_crop_has_no_pair():

@@ -18,7 +18,7 @@ from dino_train import optim
 from dino_train.distributed import PendingMean, Process, data_parallel
 from dino_train.health import SkippedSteps, step_health
 from dino_train.loss import Center
-from dino_train.sliced_loss import SlicedLoss, mean_logits, sliced_dino_loss
+from dino_train.sliced_loss import SlicedLoss, sliced_dino_loss
 from dino_train.student_teacher import MultiCropNetwork, update_teacher, use_plain_attention
 
 CropGroups = Sequence[Float[Tensor, "_crops batch 3 _height _width"]]
@@ -121,8 +121,8 @@ class Learner:
                 with self._autocast():
                     student_out, _ = self._parallel_student(*crops)
                 terms = self._loss(student_out, teacher_out, teacher_temp=rates.teacher_temp)
-                logits = mean_logits(teacher_out, self.teacher.head.last_layer)
-                means += torch.cat([torch.stack(terms).detach(), logits]) / len(parts)
+                numbers = torch.stack([terms.loss.detach(), terms.teacher_entropy])
+                means += torch.cat([numbers, terms.mean_logits]) / len(parts)
                 if last:  # travels while gradients are computed
                     pending = PendingMean(means)
                 self._scaler.scale(terms.loss / len(parts)).backward()  # type: ignore[no-untyped-call]

@@ -6,7 +6,8 @@ at a time and prototypes a block at a time. With ``e = exp(logit - peak of the b
 - a probability is ``e`` times a number of its row and block, so no pass over the logits divides;
 - the targets meet the logits in ``sum_k t_k x.w_k = x . (sum_k t_k w_k)``, a vector of the
   bottleneck's length that the gradient needs anyway, so no pass over the logits multiplies;
-- the mean of the teacher's logits, for the centre, is the last layer of the mean bottleneck.
+- the mean of the teacher's logits, for the centre, is the last layer of the mean bottleneck;
+- the peak is 0 where no logit can be large, as with normalised rows, and nothing looks for it.
 
 What is left are three matrix products and one exponential for each logit. ``loss.dino_loss`` is the
 same thing said plainly; tests compare the two.
@@ -23,10 +24,13 @@ from torch.autograd.function import once_differentiable
 
 from dino_train.head import WeightNormLinear
 
-MEMORY_MIB = {"cpu": 64, "cuda": 256}
+MEMORY_MIB = {"cpu": 128, "cuda": 256}
 """Exponentials held at once: those of one slice of images."""
 BLOCK = {"cpu": 2048, "cuda": 16384}
 """Prototypes worked on at once: what caches hold on a CPU, few kernels on a GPU."""
+
+_READ_AT_ONCE = ("cpu",)  # devices whose numbers the host sees without waiting
+_LARGEST_LOGIT = 40.0  # its exponential, and one over it, leave room for sums in float32 and bf16
 
 
 class SlicedLoss(NamedTuple):
@@ -36,6 +40,8 @@ class SlicedLoss(NamedTuple):
     """As ``loss.dino_loss``, with gradients."""
     teacher_entropy: Float[Tensor, ""]
     """Mean entropy of the targets, in nats."""
+    mean_logits: Float[Tensor, " out_dim"]
+    """Of the teacher over crops and images, in float32, for the centre."""
 
 
 def sliced_dino_loss(
@@ -81,7 +87,7 @@ def sliced_dino_loss(
         block=BLOCK.get(device, BLOCK["cuda"]),
         memory_mib=memory_mib or MEMORY_MIB.get(device, MEMORY_MIB["cuda"]),
     )
-    loss, entropy = _SlicedLoss.apply(
+    found = _SlicedLoss.apply(
         student,
         student_layer.weight_v,
         student_layer.weight_g,
@@ -91,17 +97,7 @@ def sliced_dino_loss(
         center,
         plan,
     )
-    return SlicedLoss(loss, entropy)
-
-
-def mean_logits(
-    bottlenecks: Float[Tensor, "crops batch bottleneck"], layer: WeightNormLinear
-) -> Float[Tensor, " out_dim"]:
-    """Mean of the layer's outputs over crops and images; no logits are formed."""
-    mean = bottlenecks.float().mean(dim=(0, 1))
-    norms = torch.linalg.vector_norm(layer.weight_v, dim=1)
-    scales: Tensor = layer.weight_g[:, 0] / norms
-    return layer.weight_v @ mean * scales
+    return SlicedLoss(*found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,38 +137,47 @@ class _SlicedLoss(torch.autograd.Function):
         teacher_g: Tensor,
         center: Tensor,
         plan: _Plan,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         crops, batch = student.shape[:2]
         teachers = len(teacher)
         layer, teacher_layer = _Layer(weight_v, weight_g, plan), _Layer(teacher_v, teacher_g, plan)
         partners = torch.full((crops, 1, 1), float(teachers), device=student.device)
         partners[:teachers] -= 1
         loss, entropy = (torch.zeros((), device=student.device) for _ in range(2))
+        mean_logits = torch.zeros_like(center)
         learns = any(ctx.needs_input_grad)
         d_student = torch.empty_like(student, dtype=torch.float32)
         d_weight = torch.empty_like(weight_v) if learns else None
         per_logit = 1 / (plan.pairs * batch * plan.student_temp)
         for part in plan.slices(crops + teachers, batch, len(weight_v)):
             x, y = student[:, part].float(), teacher[:, part].float()
-            targets = teacher_layer.softmax(y, temp=plan.teacher_temp, center=center)
-            probs = layer.softmax(x, temp=plan.student_temp)
-            wanted, shown = layer.expected_rows([targets, probs])
+            rows = [x.shape[0] * x.shape[1], y.shape[0] * y.shape[1]]
+            room = layer.room(sum(rows))
+            probs = layer.softmax(x, temp=plan.student_temp, out=[one[: rows[0]] for one in room])
+            targets = teacher_layer.softmax(
+                y, temp=plan.teacher_temp, out=[one[rows[0] :] for one in room], center=center
+            )
+            factors = torch.cat([probs.factors(), targets.factors()], dim=1)
+            expected = torch.split(layer.expected_rows(room, factors), rows)
+            shown, wanted = (one.view_as(like) for one, like in zip(expected, (x, y), strict=True))
             pull = _of_others(wanted, crops)
-            loss += (partners[..., 0] * probs.normalizer()).sum()
+            loss += (partners[..., 0] * probs.normalizer().view(x.shape[:2])).sum()
             loss -= (x * pull).sum() / plan.student_temp
             entropy += targets.entropy().sum()
+            mean_logits += targets.mean_logits() * (y.shape[1] / batch)
             if d_weight is not None:
                 d_student[:, part] = (partners * shown - pull) * per_logit
-                rows = [partners * x * per_logit, _of_others(x, teachers) * -per_logit]
-                layer.collect_gradient(d_weight, [probs, targets], rows, first=part.start == 0)
+                sides = (partners * x).flatten(0, 1), _of_others(x, teachers).flatten(0, 1)
+                right = torch.cat([sides[0], -sides[1]]).mul_(per_logit)
+                layer.collect_gradient(d_weight, room, factors, right, first=part.start == 0)
         ctx.layer, ctx.gradients = layer, (d_student, d_weight)
         entropy = entropy / (teachers * batch)
-        ctx.mark_non_differentiable(entropy)
-        return loss / (plan.pairs * batch), entropy
+        ctx.mark_non_differentiable(entropy, mean_logits)
+        return loss / (plan.pairs * batch), entropy, mean_logits
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         (d_student, d_v), ctx.gradients = ctx.gradients, None  # as large as the layer
         d_g = ctx.layer.through_weight_norm(d_v, scale=d_loss)
         found = (d_student * d_loss, d_v, d_g)
@@ -182,30 +187,33 @@ class _SlicedLoss(torch.autograd.Function):
 
 @dataclass(frozen=True, kw_only=True)
 class _Softmax:
-    """Softmax over all prototypes, in blocks: exponentials, and what makes them probabilities."""
+    """What makes probabilities of the exponentials of each block; rows are crops x images."""
 
-    exponentials: list[Tensor]
-    """For each block: (crops, batch, block)."""
     peaks: Tensor
-    """Largest logit of each block: (blocks, crops, batch)."""
+    """What was subtracted from the logits of each block: (blocks, rows)."""
     totals: Tensor
     """Sum of the exponentials of each block."""
-    moments: Tensor | None
-    """Sum of the exponentials times the logits less their peak, of each block."""
+    moments: list[Tensor]
+    """Sum of the exponentials times the logits less their peak, of each block, where centred."""
+    means: list[Tensor]
+    """Mean of each block's logits over all rows, without temperature and centre, where centred."""
 
     def normalizer(self) -> Tensor:
-        """Log-sum-exp over all prototypes: (crops, batch)."""
+        """Log-sum-exp over all prototypes: (rows,)."""
         return (self.peaks + self.totals.log()).logsumexp(dim=0)
 
     def factors(self) -> Tensor:
-        """What turns exponentials of each block into probabilities: (blocks, crops, batch, 1)."""
+        """What turns exponentials of each block into probabilities: (blocks, rows, 1)."""
         return (self.peaks - self.normalizer()).exp().unsqueeze(-1)
 
     def entropy(self) -> Tensor:
         """Entropy of each row in nats."""
-        assert self.moments is not None  # only those of the targets are summed up
-        logits = self.moments + self.peaks * self.totals
+        logits = torch.stack(self.moments) + self.peaks * self.totals
         return self.normalizer() - (self.factors()[..., 0] * logits).sum(dim=0)
+
+    def mean_logits(self) -> Tensor:
+        """Mean over the rows: (out_dim,)."""
+        return torch.cat(self.means)
 
 
 class _Layer:
@@ -213,58 +221,79 @@ class _Layer:
 
     def __init__(self, weight_v: Tensor, weight_g: Tensor, plan: _Plan) -> None:
         self._v = weight_v
+        self._g = weight_g
         self._norms = torch.linalg.vector_norm(weight_v, dim=1, keepdim=True)
         self._scales: Tensor = weight_g / self._norms
         self._dtype = plan.dtype
         self._blocks = plan.blocks(len(weight_v))
 
     def rows(self, block: slice) -> Tensor:
-        """Rows of the effective weight."""
-        rows: Tensor = self._v[block] * self._scales[block]
-        return rows.to(self._dtype)
+        """Rows of the effective weight, in float32."""
+        return self._v[block] * self._scales[block]
 
-    def softmax(self, x: Tensor, *, temp: float, center: Tensor | None = None) -> _Softmax:
-        """Softmax of ``(x . w_k - center_k) / temp``; centred ones are summed up for entropy."""
-        x = (x / temp).to(self._dtype)
-        exponentials, peaks, totals, moments = [], [], [], []
-        for block in self._blocks:
-            logits = (x @ self.rows(block).T).float()
-            if center is not None:
-                logits -= center[block] / temp
-            peak = logits.amax(dim=-1, keepdim=True)
-            exponential = logits.sub_(peak).exp()
-            exponentials.append(exponential.to(self._dtype))
-            peaks.append(peak[..., 0])
-            totals.append(exponential.sum(dim=-1))
-            if center is not None:
-                moments.append(torch.linalg.vecdot(exponential, logits))
+    def room(self, rows: int) -> list[Tensor]:
+        """Where exponentials go: (rows, block) for each block."""
+        widths = [len(self._norms[block]) for block in self._blocks]
+        return [self._v.new_empty((rows, width), dtype=self._dtype) for width in widths]
+
+    def softmax(
+        self, x: Tensor, *, temp: float, out: list[Tensor], center: Tensor | None = None
+    ) -> _Softmax:
+        """Write exponentials of ``(x . w_k - center_k) / temp``; sum up more of centred ones."""
+        mean = x.mean(dim=(0, 1))
+        x = x.flatten(0, 1) / temp
+        bias = None if center is None else center / -temp
+        has_peaks = not self._is_bounded(x, bias)
+        x = x.to(self._dtype)
+        peaks, totals, moments, means = [], [], [], []
+        for block, room in zip(self._blocks, out, strict=True):
+            rows = self.rows(block)
+            logits = x @ rows.to(self._dtype).T
+            if bias is not None:
+                logits = logits + bias[block]
+            peak = x.new_zeros(len(x), dtype=torch.float32)
+            if has_peaks:
+                logits = logits.float()
+                peak = logits.amax(dim=-1)
+                logits -= peak.unsqueeze(-1)
+            torch.exp(logits, out=room)
+            peaks.append(peak)
+            totals.append(room.sum(dim=-1, dtype=torch.float32))
+            if bias is not None:
+                moments.append(torch.linalg.vecdot(room.float(), logits.float()))
+                means.append(rows @ mean)
         return _Softmax(
-            exponentials=exponentials,
-            peaks=torch.stack(peaks),
-            totals=torch.stack(totals),
-            moments=torch.stack(moments) if moments else None,
+            peaks=torch.stack(peaks), totals=torch.stack(totals), moments=moments, means=means
         )
 
-    def expected_rows(self, softmaxes: list[_Softmax]) -> list[Tensor]:
-        """Mean row of the layer under the probabilities of each: (crops, batch, bottleneck)."""
-        factors = [softmax.factors() for softmax in softmaxes]
-        products: list[list[Tensor]] = [[] for _ in softmaxes]
-        for number, block in enumerate(self._blocks):
-            rows = self.rows(block)
-            for softmax, factor, parts in zip(softmaxes, factors, products, strict=True):
-                parts.append(factor[number] * (softmax.exponentials[number] @ rows))
-        return [torch.stack(parts).sum(dim=0) for parts in products]
+    def _is_bounded(self, x: Tensor, bias: Tensor | None) -> bool:
+        """Whether exponentials fit without their peak; not where the host would have to wait."""
+        if x.device.type not in _READ_AT_ONCE:
+            return False
+        bound = torch.linalg.vector_norm(x, dim=-1).amax() * self._g.abs().amax()
+        if bias is not None:
+            bound = bound + bias.abs().amax()
+        return bool(bound <= _LARGEST_LOGIT)
+
+    def expected_rows(self, exponentials: list[Tensor], factors: Tensor) -> Tensor:
+        """Mean row of the layer under the probabilities of each row: (rows, bottleneck)."""
+        total = torch.zeros((), device=factors.device)
+        for block, exponential, factor in zip(self._blocks, exponentials, factors, strict=True):
+            total = total + factor * (exponential @ self.rows(block).to(self._dtype))
+        return total
 
     def collect_gradient(
-        self, d_weight: Tensor, softmaxes: list[_Softmax], rows: list[Tensor], *, first: bool
+        self,
+        d_weight: Tensor,
+        exponentials: list[Tensor],
+        factors: Tensor,
+        right: Tensor,
+        *,
+        first: bool,
     ) -> None:
-        """Probabilities, transposed, times rows: write the first slice's, add the others'."""
-        factors = [softmax.factors() for softmax in softmaxes]
-        for number, block in enumerate(self._blocks):
-            left = torch.cat([softmax.exponentials[number].flatten(0, 1) for softmax in softmaxes])
-            both = zip(factors, rows, strict=True)
-            right = torch.cat([(factor[number] * x).flatten(0, 1) for factor, x in both])
-            product = left.T @ right.to(self._dtype)
+        """Probabilities, transposed, times ``right``: write the first slice's, add the others'."""
+        for block, exponential, factor in zip(self._blocks, exponentials, factors, strict=True):
+            product = exponential.T @ (factor * right).to(self._dtype)
             d_weight[block] = product if first else d_weight[block] + product
 
     def through_weight_norm(self, d_weight: Tensor, *, scale: Tensor) -> Tensor:
