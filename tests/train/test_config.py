@@ -70,7 +70,7 @@ def test_local_crops_may_be_smaller_than_a_patch_when_there_are_none():
 
 @pytest.mark.parametrize("num_images", [10, 500, 5_000, 50_000, 1_300_000])
 @pytest.mark.parametrize("arch", ["vit_small", "resnet50"])
-@pytest.mark.parametrize("image_side", [1, 28, 64, 65, 500])
+@pytest.mark.parametrize("image_side", [1, 28, 64, 65, 128, 500])
 def test_auto_gives_a_run_that_can_start_for_any_images(num_images, arch, image_side):
     config = recipes.auto(num_images=num_images, arch=arch, image_side=image_side)
     assert config.optim.batch_size <= num_images
@@ -94,6 +94,25 @@ def test_auto_crops_tiny_images_at_their_own_size():
     assert config.crops.global_crops_size == 32 and config.crops.local_crops_number == 0
     assert config.model.small_stem and config.optim.batch_size == 64
     assert config.teacher.momentum < 0.999
+
+
+@pytest.mark.parametrize(
+    ("image_side", "sizes", "patch_size"),
+    [(65, (64, 24), 8), (128, (128, 48), 16), (160, (160, 64), 16), (500, (224, 96), 16)],
+)
+def test_auto_enlarges_no_image_and_blurs_small_crops_less(image_side, sizes, patch_size):
+    config = recipes.auto(num_images=5_000, image_side=image_side)
+    assert (config.crops.global_crops_size, config.crops.local_crops_size) == sizes
+    assert config.model.patch_size == patch_size
+    assert config.crops.blur_sigma[1] == pytest.approx(2.0 * sizes[0] / 224, abs=1e-3)
+
+
+def test_auto_raises_the_rate_of_a_step_with_the_root_of_the_batch():
+    peaks = [
+        recipes.auto(num_images=9_000, batch_size=size, arch="resnet18").optim.lr * size / 256
+        for size in (64, 256)
+    ]
+    assert peaks[1] == pytest.approx(2 * peaks[0])
 
 
 def test_continued_training_is_slow_and_warms_the_head_up():
