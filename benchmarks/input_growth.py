@@ -3,9 +3,9 @@
     python benchmarks/input_growth.py --files 1000 10000 100000 1000000
 
 Each size runs in a process of its own: a list file that names the same few photos again and again
-is listed, one epoch's order is drawn, batches are loaded with worker crops. With ``--shards`` the
-photos lie in WebDataset shards of a thousand members, read in the order of the shards and in
-random order. Files are in the disk cache: what is measured is the program, not the disk.
+is listed, one epoch's order is drawn, batches are loaded with worker crops. Files are in the disk
+cache: what is measured is the program, not the disk. With ``--shards`` it is the disk: WebDataset
+shards that are not in the cache are read in each order of training, with and without ReadAhead.
 """
 
 import argparse
@@ -125,32 +125,84 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
     return row | {"growth MB": peak - before}
 
 
-def print_shards(folder: Path, *, shards: int = 4, members: int = 1000) -> None:
-    """Megabytes per second of reading all members, in order and in random order."""
+def print_shards(folder: Path, *, shards: int = 8, members: int = 2000, rounds: int = 3) -> None:
+    """Megabytes a second and requests to the disk while one process reads an epoch."""
     import numpy as np
 
     from dino_infer.listing import list_images
+    from dino_train.sampler import Order
 
-    photos = [(folder / name).read_bytes() for name in make_photos(folder)]
-    for shard in range(shards):
-        with tarfile.open(folder / f"{shard:04}.tar", "w") as tar:
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{shard:04}.tar" for shard in range(shards)]
+    for path in paths:
+        with tarfile.open(path, "w") as tar:
             for member in range(members):
-                data = photos[member % len(photos)]
                 info = tarfile.TarInfo(f"{member:06}.jpg")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    images = list_images([folder / f"{shard:04}.tar" for shard in range(shards)])
-    orders: dict[str, Any] = {
-        "in order": range(len(images)),
-        "random": np.random.default_rng(0).permutation(len(images)).tolist(),
-    }
-    for name, order in orders.items():
-        start = time.perf_counter()
-        total = sum(len(images.read(i)) for i in order)
-        seconds = time.perf_counter() - start
-        print(
-            f"{name:10}{total / 2**20 / seconds:10.0f} MB/s{len(images) / seconds:12.0f} images/s"
-        )
+                info.size = int(rng.integers(40_000, 180_000))
+                tar.addfile(info, io.BytesIO(rng.bytes(info.size)))
+    images = list_images(paths)
+    print(f"{'order':14}{'read ahead':>12}{'MB/s':>8}{'requests/image':>16}{'kB/request':>12}")
+    ways: list[tuple[Order, bool]] = [
+        (order, ahead) for order in ("random", "quasi-random") for ahead in (False, True)
+    ]
+    for seed in range(rounds):
+        for order, ahead in ways:
+            forget(paths)
+            before = disk_reads(folder)
+            start = time.perf_counter()
+            read = read_epoch(images, order=order, ahead=ahead, seed=seed)
+            seconds = time.perf_counter() - start
+            requests, read_kb = (
+                now - then for now, then in zip(disk_reads(folder), before, strict=True)
+            )
+            print(
+                f"{order:14}{'yes' if ahead else 'no':>12}{read / 2**20 / seconds:8.0f}"
+                f"{requests / len(images):16.2f}{read_kb / max(1, requests):12.0f}",
+                flush=True,
+            )
+
+
+def read_epoch(images: Any, *, order: Any, ahead: bool, seed: int) -> int:
+    """Read every image once in batches of 64; the bytes."""
+    from dino_train.read_ahead import ReadAhead
+    from dino_train.sampler import StepSampler
+
+    steps = len(images) // 64
+    batches = StepSampler(
+        len(images),
+        batch_size_per_process=64,
+        seed=seed,
+        steps_per_epoch=steps,
+        start_step=0,
+        total_steps=steps,
+        order=order,
+    )
+    read_ahead = ReadAhead(images, order)
+    read = 0
+    for keys in batches:
+        if ahead:
+            read_ahead.expect(keys)
+        read += sum(len(images.read(image)) for _, image in keys)
+    return read
+
+
+def forget(paths: list[Path]) -> None:
+    """Take files out of the cache of the system (Linux)."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def disk_reads(folder: Path) -> tuple[int, float]:
+    """Requests and kB that were read from the disk of a folder since it started (Linux)."""
+    device = folder.stat().st_dev
+    wanted = [str(os.major(device)), str(os.minor(device))]
+    for line in Path("/proc/diskstats").read_text().splitlines():
+        fields = line.split()
+        if fields[:2] == wanted:
+            return int(fields[3]), int(fields[5]) * 512 / 1024
+    return 0, 0.0
 
 
 def resident_mb() -> float:

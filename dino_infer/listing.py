@@ -16,6 +16,7 @@ from dino_infer.places import Found, Source
 from dino_infer.sources import found_at
 
 _ROWS_AT_ONCE = 65_536
+_NEAR_BYTES = 65_536  # between members that are fetched in one go
 
 _ROW = np.dtype(
     [
@@ -69,6 +70,24 @@ class ImageList:
             size=int(row["size"]),
             max_file_bytes=max_file_bytes,
         )
+
+    def expect(self, indices: Sequence[int] | Integer[np.ndarray, " expected"]) -> None:
+        """Let the system fetch members of shards that will be read soon, neighbours in one go.
+
+        This returns at once and changes nothing but the time that reading takes.
+        """
+        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        if not len(rows):
+            return
+        rows = rows[np.lexsort((rows["position"], rows["source"]))]
+        starts, ends, source = rows["position"], rows["position"] + rows["size"], rows["source"]
+        parted = (source[1:] != source[:-1]) | (starts[1:] - ends[:-1] > _NEAR_BYTES)
+        firsts = np.flatnonzero(np.concatenate([[True], parted]))
+        lasts = np.append(firsts[1:], len(rows)) - 1
+        for start, end, number in zip(
+            starts[firsts].tolist(), ends[lasts].tolist(), source[firsts].tolist(), strict=True
+        ):
+            self._sources[number].expect(position=start, size=end - start)
 
     def stat(self, i: SupportsIndex) -> tuple[int, int]:
         """Bytes of the encoded image and its time of modification in nanoseconds, unread.

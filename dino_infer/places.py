@@ -43,6 +43,11 @@ class Source:
         path = os.path.join(self.folder, name)
         return images.file_bytes(path, name=shown, max_file_bytes=max_file_bytes)
 
+    def expect(self, *, position: int, size: int) -> None:
+        """Let the system fetch a stretch of a shard; other places are read when they are read."""
+        if self.shard is not None:
+            shards.expect_bytes(self.shard, offset=position, size=size)
+
     def status(self, name: bytes, *, size: int) -> tuple[int, int]:
         """Bytes and time of modification; what lies in a file has that file's time.
 

@@ -4,6 +4,7 @@ import functools
 import os
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,6 +74,13 @@ def read_member(shard: Shard, *, offset: int, size: int, name: str) -> bytes:
     return data
 
 
+def expect_bytes(shard: Shard, *, offset: int, size: int) -> None:
+    """Let the system fetch a stretch of a shard ahead of its reading, where it can do so."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # reading will say what is wrong
+            _opened(shard).expect(offset, size)
+
+
 class _OpenShard:
     """An open file that closes when it left the cache and the last thread that reads is done."""
 
@@ -86,6 +94,9 @@ class _OpenShard:
     def pread(self, size: int, offset: int) -> bytes:
         # As a method, this keeps the object alive, and so the file open, until the read is over.
         return os.pread(self._descriptor, size, offset)
+
+    def expect(self, offset: int, size: int) -> None:
+        os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
 _opened = functools.lru_cache(maxsize=OPEN_SHARDS)(_OpenShard)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dino_infer.errors import DataError, ImageError
+from dino_infer.listing import list_images
 from dino_infer.shards import OPEN_SHARDS, read_member, scan_shard
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -208,6 +209,39 @@ def test_an_empty_member_is_typed(tmp_path):
     with pytest.raises(ImageError) as caught:
         read_member(shard, offset=members[0].offset, size=0, name="s.tar/a.jpg")
     assert caught.value.kind == "empty"
+
+
+@pytest.fixture
+def fetched(monkeypatch) -> list[tuple[int, int]]:
+    """Offset and size of every stretch that the system is asked to fetch."""
+    stretches = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *args: stretches.append(args[:2]))
+    return stretches
+
+
+def test_neighbours_of_a_shard_are_expected_in_one_go(tmp_path, fetched):
+    members = {f"{i}.jpg": bytes([i]) * size for i, size in enumerate((700, 100, 200_000, 50))}
+    path = written(tmp_path, tar_bytes(members))
+    _, found = scan_shard(path)
+    images = list_images(os.fsdecode(path))
+    images.expect([1, 0])
+    images.expect([3, 0])
+    images.expect([])
+    together = (found[0].offset, found[1].offset + 100 - found[0].offset)
+    apart = [(found[0].offset, 700), (found[3].offset, 50)]
+    assert fetched == [together, *apart]
+
+
+def test_nothing_is_expected_of_files_and_of_shards_that_are_gone(tmp_path, fetched, image_folder):
+    images = list_images(image_folder(count=3))
+    images.expect([0, 2])
+    path = written(tmp_path, tar_bytes({"a.jpg": b"a"}))
+    images = list_images(os.fsdecode(path))
+    os.unlink(path)
+    images.expect([0])
+    assert not fetched
+    with pytest.raises(ImageError, match="no such file"):
+        images.read(0)
 
 
 def test_many_shards_are_read_by_threads_with_few_open_files(tmp_path):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dino_infer.errors import TrainingError
 from dino_infer.images import image_size
 from dino_infer.listing import ImageList, list_images
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from dino_train.cache import RamCache
 from dino_train.crops import CropParams, CropSpec, draw_batch, draw_crops
 from dino_train.data import (
     Batch,
@@ -160,6 +162,40 @@ def test_ctrl_c_leaves_the_workers_to_the_main_process(images):
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(worker.pid, number)
     assert sum(1 for _ in iterator) == 29
+
+
+@pytest.fixture
+def shards(images, tmp_path) -> ImageList:
+    """The images in two shards of 50, each image five times or more."""
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
+            for member in range(50):
+                name = f"{member:02}.png"
+                tar.add(images.location((member + 3 * shard) % len(images)), arcname=name)
+    return list_images([tmp_path / "0.tar", tmp_path / "1.tar"])
+
+
+@pytest.mark.parametrize("order", ["random", "quasi-random"])
+def test_members_of_shards_are_fetched_ahead_once_a_run(shards, order, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(ImageList, "expect", lambda _, indices: fetched.append(indices.tolist()))
+    changes = {"steps": 20, "total_steps": 21, "order": order}
+    made = batches(shards, "device", sampler=changes)
+    expected = [batch.indices.tolist() for batch in made]
+    if order == "random":
+        assert [sorted(batch) for batch in expected] == [sorted(indices) for indices in fetched]
+        return
+    so_far = set()
+    for batch, indices in zip(expected[:20], fetched, strict=False):
+        assert so_far.isdisjoint(indices)
+        so_far.update(indices)
+        assert so_far >= set(batch)
+    assert fetched[20]  # the next epoch fetches anew
+
+
+def test_what_a_cache_keeps_is_not_fetched_again(images, monkeypatch):
+    monkeypatch.setattr(ImageList, "expect", lambda *_: pytest.fail("fetched"))
+    batches(images, "device", cache=RamCache(len(images), capacity_bytes=10**6))
 
 
 # Large photos

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dino_train.sampler import StepSampler, epoch_order
+from dino_train.sampler import RUN_LENGTH, StepSampler, epoch_order, epoch_runs
 
 
 def sampler(num_images: int, *, batch_size: int = 4, steps: int = 2, **changes) -> StepSampler:
@@ -20,6 +20,7 @@ sizes = st.fixed_dictionaries(
         "world": st.integers(1, 3),
         "steps": st.integers(1, 4),
         "left_over": st.integers(0, 5),
+        "order": st.sampled_from(["random", "quasi-random"]),
     }
 )
 
@@ -35,6 +36,7 @@ def steps_of(size: dict[str, int], *, world: int, accumulation: int, start: int 
                 steps=size["steps"],
                 start_step=start,
                 accumulation_steps=accumulation,
+                order=size["order"],
                 rank=rank,
                 world_size=world,
             )
@@ -86,6 +88,30 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
     np.testing.assert_array_equal(orders[0], epoch_order(50, seed=0, epoch=0))
+
+
+@given(num_images=st.integers(1, 5 * RUN_LENGTH), seed=st.integers(0, 9))
+def test_runs_hold_every_image_once(num_images, seed):
+    order = epoch_runs(num_images, seed=seed, epoch=0)
+    assert sorted(order) == list(range(num_images))
+
+
+def test_quasi_random_places_read_through_runs_and_steps_mix_them():
+    batch_size, steps = 16, 4 * RUN_LENGTH
+    drawn = sampler(
+        batch_size * steps + 5, batch_size=batch_size, steps=steps, order="quasi-random"
+    )
+    for epoch in np.array(list(drawn))[:, :, 1].reshape(2, steps, batch_size):
+        runs = epoch // RUN_LENGTH
+        assert all(len(set(step)) == batch_size for step in runs.tolist())
+        changes = np.count_nonzero(np.diff(runs, axis=0), axis=0)
+        assert changes.max() <= steps // RUN_LENGTH + 1  # and not at every step
+        assert np.median(np.abs(np.diff(runs[0]))) > 3  # neighbours in a step lie far apart
+
+
+def test_quasi_random_epochs_and_seeds_have_orders_of_their_own():
+    orders = [epoch_runs(200, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
 
 
 def test_the_length_is_the_number_of_lists():

@@ -8,6 +8,7 @@ import torch
 
 from dino_infer.errors import RunError
 from dino_train import snapshots
+from dino_train.config import OptimConfig, TrainConfig, as_dict
 from dino_train.run_folder import config_record, enter_run_folder
 
 
@@ -106,8 +107,8 @@ DATA = {"sources": ["x"], "images": 3, "fingerprint": "abc"}
 
 
 def enter(run: Path, *, epochs=5, lr=1.0, data=DATA, init_from=None, extend=False) -> None:
-    config = {"seed": 0, "optim": {"epochs": epochs, "lr": lr}}
-    record = config_record(run, config, data=data, init_from=init_from, extend=extend)
+    config = TrainConfig(optim=OptimConfig(epochs=epochs, lr=lr, warmup_epochs=0))
+    record = config_record(run, as_dict(config), data=data, init_from=init_from, extend=extend)
     enter_run_folder(run, record)
 
 
@@ -123,6 +124,25 @@ def test_changed_settings_are_refused_with_the_difference(run: Path):
     enter(run)
     with pytest.raises(RunError, match=r"optim.epochs: 5 -> 7, optim.lr: 1.0 -> 2.0"):
         enter(run, epochs=7, lr=2.0)
+
+
+def test_settings_that_are_newer_than_the_run_have_their_defaults(run: Path):
+    enter(run)
+    record = json.loads((run / "config.json").read_text())
+    del record["config"]["data_order"]
+    (run / "config.json").write_text(json.dumps(record))
+    enter(run)
+    with pytest.raises(RunError, match=r"\(optim.lr: 1.0 -> 2.0\)"):
+        enter(run, lr=2.0)
+
+
+def test_settings_of_a_later_version_are_refused_by_name(run: Path):
+    enter(run)
+    record = json.loads((run / "config.json").read_text())
+    record["config"]["new"] = 1
+    (run / "config.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"\(new: 1 -> None\)"):
+        enter(run)
 
 
 def test_extend_lets_epochs_grow_and_nothing_else(run: Path):

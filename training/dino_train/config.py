@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dino_train.crops import CropSpec
+from dino_train.sampler import Order
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
@@ -184,6 +185,9 @@ class TrainConfig:
     """Name of the recipe that the settings started from; written into the weights."""
     seed: int = 0
     """Seed of weights, data order and augmentation."""
+    data_order: Order = "random"
+    """quasi-random reads tars in stretches of 32 images: for data larger than memory on disks or
+    networks that are slow at single images. The images of a step still come from all over."""
     model: ModelConfig = field(default_factory=ModelConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     crops: CropSpec = field(default_factory=CropSpec)

@@ -89,7 +89,13 @@ def build_loader(
         prepare_executor()
     return DataLoader(
         CropDataset(
-            images, spec, executor=executor, seed=sampler.seed, cache=cache, decoder=decoder
+            images,
+            spec,
+            executor=executor,
+            seed=sampler.seed,
+            cache=cache,
+            decoder=decoder,
+            order=sampler.order,
         ),
         batch_sampler=sampler,
         collate_fn=unchanged,

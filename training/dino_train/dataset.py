@@ -19,6 +19,8 @@ from dino_train.decode_sizes import box_sides, least_box_sides, sufficient_sizes
 from dino_train.device_crops import DeviceBatch
 from dino_train.gpu_decoding import EncodedBatch, encoded_batch, is_for_gpu
 from dino_train.packed_images import pack_images, room_for
+from dino_train.read_ahead import ReadAhead
+from dino_train.sampler import Order
 from dino_train.worker_crops import WorkerCrops, empty_crops, write_crops
 
 Executor = Literal["worker", "device"]
@@ -103,6 +105,7 @@ class CropDataset(Dataset[Batch]):
         any_epoch: Decode images so large that they suffice for the crops of any epoch, and not
             only for those asked for; so it is with a cache.
         decoder: "gpu" leaves plain JPEGs to the device; for the device executor without a cache.
+        order: In which images are asked for; the quasi-random one has whole runs fetched.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class CropDataset(Dataset[Batch]):
         cache: RamCache | None = None,
         any_epoch: bool = False,
         decoder: Decoder = "cpu",
+        order: Order = "random",
     ) -> None:
         if decoder == "gpu" and (executor == "worker" or cache is not None):
             raise ValueError("decoder 'gpu' needs the executor 'device' and no cache in memory")
@@ -122,6 +126,7 @@ class CropDataset(Dataset[Batch]):
         self._spec = spec
         self._seed = seed
         self._cache = cache
+        self._read_ahead = ReadAhead(images, order) if cache is None else None
         self._make: Callable[[list[_Row]], Payload]
         if decoder == "gpu":
             self._make = self._encoded
@@ -138,6 +143,8 @@ class CropDataset(Dataset[Batch]):
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
         """A whole batch; the DataLoader asks for it in this way."""
+        if self._read_ahead is not None:
+            self._read_ahead.expect(keys)
         try:
             rows = [self._opened(epoch, asked) for epoch, asked in keys]
             payload = self._make(rows)

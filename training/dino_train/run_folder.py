@@ -2,13 +2,14 @@
 
 import json
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dino_infer.errors import RunError
 from dino_infer.files import write_json
-from dino_train.config import differences
+from dino_train.config import as_dict, differences, from_dict
 
 FORMAT_VERSION = 1
 
@@ -63,7 +64,7 @@ def config_record(
             f"the run began, {data['images']:,} now; restore it, or start a new run with "
             f"--init-from {run} --out ANOTHER"
         )
-    changed = differences(before["config"], config)
+    changed = differences(_completed(before["config"]), config)
     if before["init_from"] != init_from:
         changed["--init-from"] = f"{before['init_from']!r} -> {init_from!r}"
     longer = config["optim"]["epochs"] > before["config"]["optim"]["epochs"]
@@ -103,6 +104,13 @@ def enter_run_folder(run: Path, record: dict[str, Any] | None) -> None:
             write_json(run / "config.json", record)
     except OSError as error:
         raise RunError(f"cannot use run folder {str(run)!r}: {error.strerror}") from error
+
+
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the defaults of those that did not exist when the run began."""
+    with suppress(ValueError, TypeError):  # a later version wrote them; the difference is said
+        return as_dict(from_dict(settings))
+    return settings
 
 
 def _read(path: Path) -> dict[str, Any]:

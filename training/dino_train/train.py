@@ -253,6 +253,7 @@ def _sampler(run: Run) -> StepSampler:
         start_step=run.step,
         total_steps=run.total_steps,
         accumulation_steps=run.config.optim.accumulation_steps,
+        order=run.config.data_order,
         rank=run.process.rank,
         world_size=run.process.world_size,
     )
