@@ -44,6 +44,7 @@ class ImageList:
         self._rows = rows
         self._sources = sources
         self._row_labels = labels
+        self._has_shards = any(source.shard is not None for source in sources)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -77,7 +78,7 @@ class ImageList:
         This returns at once and changes nothing but the time that reading takes.
         """
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        if not len(rows):
+        if not len(rows) or not self._has_shards:
             return
         rows = rows[np.lexsort((rows["position"], rows["source"]))]
         starts, ends, source = rows["position"], rows["position"] + rows["size"], rows["source"]
