@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from dino_train.colour import (
     augment_colours,
     gaussian_blur,
     grayscale,
-    jittered,
     normalize,
     solarize,
 )
@@ -200,21 +198,6 @@ def test_a_batch_equals_pillow_image_by_image_in_its_own_order():
     )
     augment_colours(images, params, solarize_threshold=128)
     assert (images != expected).float().mean() <= BLUR_SHARE_OFF
-
-
-def test_jitter_without_branches_is_the_same_jitter():
-    params = drawn_params(40)
-    kept = {"blur_sigma": np.zeros(80, np.float32), "solarize": np.zeros(80, bool)}
-    params = replace(params, **kept)
-    images = tiles(24).repeat(20, 1, 1, 1)
-    made = jittered(
-        images,
-        torch.from_numpy(np.where(params.jitter[:, None], params.jitter_order, np.int8(-1))),
-        torch.from_numpy(params.jitter_factors),
-        torch.from_numpy(params.grayscale),
-    )
-    augment_colours(images, params, solarize_threshold=128)
-    assert torch.equal(made, images)
 
 
 def test_the_order_of_the_jitter_matters_and_is_kept():

@@ -4,12 +4,11 @@ Pixels are floats that hold whole levels, 0 to 255, and each colour operation le
 again: those of Pillow's operation on bytes. Only the blur differs, where Pillow rounds six times.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int8, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 from torch import Tensor
 
 from dino_train.crops import CropParams
@@ -31,39 +30,9 @@ def augment_colours(
         params: One row an image; the boxes and flips are not looked at.
         solarize_threshold: Levels from this one on are inverted.
     """
-    if images.is_cuda:
-        _jitter_at_once(images, params)
-    else:
-        _jitter_by_kind(images, params)
+    _jitter(images, params)
     _change(images, params.blur_sigma > 0, _whole_blur, params.blur_sigma)
     _change(images, params.solarize, lambda part: solarize(part, threshold=solarize_threshold))
-
-
-def jittered(
-    images: Float[Tensor, "crops 3 height width"],
-    order: Int8[Tensor, "crops 4"],
-    factors: Float32[Tensor, "crops 4"],
-    gray: Bool[Tensor, " crops"],
-) -> Float[Tensor, "crops 3 height width"]:
-    """Jitter and grayscale without a branch: what a compiler fuses into a few passes on a GPU.
-
-    Every turn computes all four operations and takes for each image the one that is due. A compiler
-    that fuses a product with a sum, or divides approximately, gives some pixels a neighbouring
-    level or hue.
-
-    Args:
-        images: Whole levels from 0 to 255.
-        order: As in ``CropParams.jitter_order``; -1 is no operation.
-        factors: As in ``CropParams.jitter_factors``.
-        gray: Images that lose their colours.
-    """
-    for turn in range(order.shape[1]):
-        kind = order[:, turn, None, None, None]
-        made = torch.where(kind == 3, adjust_hue(images, factors[:, 3]), images)
-        made = torch.where(kind == 2, adjust_saturation(images, factors[:, 2]), made)
-        made = torch.where(kind == 1, adjust_contrast(images, factors[:, 1]), made)
-        images = torch.where(kind == 0, adjust_brightness(images, factors[:, 0]), made)
-    return torch.where(gray[:, None, None, None], grayscale(images), images)
 
 
 def adjust_brightness(
@@ -142,9 +111,28 @@ def gaussian_blur(
         filtering, SSVM 2011, equations 7 and 11.
     """
     height, width = images.shape[2:]
-    across = _blur_matrix(sigma, width)
-    down = across if height == width else _blur_matrix(sigma, height)
+    across = blur_matrix(sigma, width)
+    down = across if height == width else blur_matrix(sigma, height)
     return down[:, None] @ (images.flatten(1, 2) @ across.mT).view_as(images)
+
+
+def blur_matrix(sigma: Float[Tensor, " crops"], size: int) -> Float[Tensor, "crops size size"]:
+    """Three box filters in a row, each with its edges repeated, as one matrix an image.
+
+    Args:
+        sigma: Standard deviation in pixels, above 0.
+        size: Pixels of a line.
+    """
+    variance = sigma[:, None, None].square() / 3  # of one of the three
+    whole = (((12 * variance + 1).sqrt() - 1) / 2).floor()
+    fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    radius = whole + fraction / (6 * (variance - (whole + 1).square()))
+    place = torch.arange(size, device=sigma.device, dtype=sigma.dtype)
+    box = (radius + 1 - (place[:, None] - place).abs()).clamp_(0, 1)
+    box[:, :, 0] += (radius[..., 0] - place).clamp_(min=0)  # what falls off the edge stays on it
+    box[:, :, -1] += (radius[..., 0] - place.flip(0)).clamp_(min=0)
+    box /= 2 * radius + 1
+    return box @ box @ box
 
 
 def solarize(
@@ -165,10 +153,12 @@ def normalize(
     scale = torch.tensor([1 / (255 * one) for one in std]).view(3, 1, 1)
     shift = torch.tensor([-of / one for of, one in zip(mean, std, strict=True)]).view(3, 1, 1)
     scale = scale.to(images.device, non_blocking=True)
-    return torch.addcmul(shift.to(images.device, non_blocking=True), images.float(), scale)
+    # A GPU converts as it reads; a CPU is slow at that.
+    levels = images if images.is_cuda else images.float()
+    return torch.addcmul(shift.to(images.device, non_blocking=True), levels, scale)
 
 
-def _jitter_by_kind(images: Float[Tensor, "crops 3 height width"], params: CropParams) -> None:
+def _jitter(images: Float[Tensor, "crops 3 height width"], params: CropParams) -> None:
     """Each operation on those images alone that take part in it."""
     jitters = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
     for turn in range(len(jitters)):
@@ -176,18 +166,6 @@ def _jitter_by_kind(images: Float[Tensor, "crops 3 height width"], params: CropP
             chosen = params.jitter & (params.jitter_order[:, turn] == kind)
             _change(images, chosen, adjust, params.jitter_factors[:, kind])
     _change(images, params.grayscale, grayscale)
-
-
-def _jitter_at_once(images: Float[Tensor, "crops 3 height width"], params: CropParams) -> None:
-    order = np.where(params.jitter[:, None], params.jitter_order, np.int8(-1))
-    values = (order, params.jitter_factors, params.grayscale)
-    own = (torch.from_numpy(value).to(images.device, non_blocking=True) for value in values)
-    images.copy_(_compiled_jitter()(images, *own))
-
-
-@functools.cache
-def _compiled_jitter() -> Callable[..., Tensor]:
-    return torch.compile(jittered)
 
 
 def _change(
@@ -231,17 +209,3 @@ def _whole_blur(
     images: Float[Tensor, "crops 3 height width"], sigma: Float[Tensor, " crops"]
 ) -> Float[Tensor, "crops 3 height width"]:
     return gaussian_blur(images, sigma).round_()
-
-
-def _blur_matrix(sigma: Float[Tensor, " crops"], size: int) -> Float[Tensor, "crops size size"]:
-    """Three box filters in a row, each with its edges repeated, as one matrix an image."""
-    variance = sigma[:, None, None].square() / 3  # of one of the three
-    whole = (((12 * variance + 1).sqrt() - 1) / 2).floor()
-    fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
-    radius = whole + fraction / (6 * (variance - (whole + 1).square()))
-    place = torch.arange(size, device=sigma.device, dtype=sigma.dtype)
-    box = (radius + 1 - (place[:, None] - place).abs()).clamp_(0, 1)
-    box[:, :, 0] += (radius[..., 0] - place).clamp_(min=0)  # what falls off the edge stays on it
-    box[:, :, -1] += (radius[..., 0] - place.flip(0)).clamp_(min=0)
-    box /= 2 * radius + 1
-    return box @ box @ box

@@ -1,15 +1,20 @@
-"""Device executor: all crops of a batch of decoded images at once, as matrix products.
+"""Device executor: all crops of a batch of decoded images at once, on the device.
 
-The batch travels as decoded bytes. Cutting a box out, mirroring it and resizing it with an
-antialiased bicubic filter is linear in each axis, so a crop is ``down @ image @ across.T`` with two
-banded matrices, and every crop of one size comes out of two batched products.
+The batch travels as decoded bytes. On a GPU ``crop_kernels`` makes the crops. Elsewhere they are
+matrix products: cutting a box out, mirroring it and resizing it with an antialiased bicubic filter
+is linear in each axis, so a crop is ``down @ image @ across.T`` with two banded matrices, and every
+crop of one size comes out of two batched products.
 """
 
+import functools
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64, Real, UInt8
 from torch import Tensor
 
 from dino_train.colour import augment_colours
@@ -17,6 +22,8 @@ from dino_train.crops import CropParams, CropSpec
 from dino_train.packed_images import PackedImages
 
 _CPU_MEMORY_MIB, _GPU_MEMORY_MIB = 256, 1024
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +58,55 @@ class DeviceBatch:
 def make_device_crops(
     batch: DeviceBatch, spec: CropSpec
 ) -> tuple[
-    Float32[Tensor, "2 batch 3 global_size global_size"],
-    Float32[Tensor, "local_crops batch 3 local_size local_size"] | None,
+    Real[Tensor, "2 batch 3 global_size global_size"],
+    Real[Tensor, "local_crops batch 3 local_size local_size"] | None,
 ]:
-    """Global and local crops in whole levels, not yet normalised, where the images are."""
-    images = batch.images.padded()
+    """Global and local crops in whole levels, not yet normalised; bytes if kernels made them."""
+    device = batch.images.pixels.device
+    kernels = _kernels(device) if device.type == "cuda" else None
+    crops_of: Callable[..., Tensor]
+    if kernels is None:
+        crops_of = functools.partial(_plain_crops, batch.images.padded())
+    else:
+        crops_of = functools.partial(kernels.made_crops, batch.images)
 
-    def crops_of(columns: slice, size: int) -> Float32[Tensor, "crops batch 3 size size"]:
-        params = batch.params[:, columns]
-        crops = resized_crops(images, params, size=size)
-        augment_colours(
-            crops.flatten(0, 1),
-            params.crop_major(),
-            solarize_threshold=spec.solarize_threshold,
-        )
-        return crops
-
-    global_crops = crops_of(slice(0, 2), spec.global_crops_size)
+    threshold = spec.solarize_threshold
+    params, size = batch.params[:, :2], spec.global_crops_size
+    global_crops = crops_of(params, size=size, solarize_threshold=threshold)
     if spec.local_crops_number == 0:
         return global_crops, None
-    return global_crops, crops_of(slice(2, None), spec.local_crops_size)
+    params, size = batch.params[:, 2:], spec.local_crops_size
+    return global_crops, crops_of(params, size=size, solarize_threshold=threshold)
+
+
+def _plain_crops(
+    images: UInt8[Tensor, "batch height width 3"],
+    params: CropParams,
+    *,
+    size: int,
+    solarize_threshold: int,
+) -> Float32[Tensor, "crops batch 3 size size"]:
+    """What ``crop_kernels.made_crops`` makes, in plain tensor maths."""
+    crops = resized_crops(images, params, size=size)
+    augment_colours(crops.flatten(0, 1), params.crop_major(), solarize_threshold=solarize_threshold)
+    return crops
+
+
+@functools.cache
+def _kernels(device: torch.device) -> ModuleType | None:
+    """The Triton kernels, tried out once; None where they cannot run."""
+    try:
+        from dino_train import crop_kernels
+
+        crop_kernels.try_out(device)
+    except Exception as error:
+        logger.warning(
+            "crops are made by plain PyTorch, many times slower than by Triton, which does not "
+            "work here: %s",
+            error,
+        )
+        return None
+    return crop_kernels
 
 
 def resized_crops(

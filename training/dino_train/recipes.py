@@ -196,7 +196,7 @@ def auto(
         teacher=TeacherConfig(
             momentum=round(momentum, 4),
             warmup_teacher_temp=0.02 if few and not lean else 0.04,
-            teacher_temp=0.04 if few else 0.07,
+            teacher_temp=0.04 if few or tiny else 0.07,
             warmup_teacher_temp_epochs=0 if lean else min(30, max(1, epochs // 5)),
         ),
         optim=OptimConfig(
@@ -262,6 +262,12 @@ def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:
     c, t, o = config.crops, config.teacher, config.optim
     steps = num_images // o.batch_size * o.epochs
     memory = 1 / max(1 - t.momentum, 1e-9)
+    temperature = f"{t.teacher_temp}, from the start: a cool start learnt less"
+    if t.warmup_teacher_temp != t.teacher_temp:
+        temperature = (
+            f"{t.warmup_teacher_temp} -> {t.teacher_temp} over {t.warmup_teacher_temp_epochs} "
+            "epochs: a cool start keeps ViTs from the uniform collapse"
+        )
     return [
         f"crops 2 x {c.global_crops_size} px + {c.local_crops_number} local: from the usual size "
         "of the images; without local crops where they cost more time than they bring",
@@ -271,9 +277,7 @@ def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:
         f"batch norm in the head {config.head.use_bn}: on small data it starts learning sooner",
         f"momentum {t.momentum}: the teacher averages about {memory:,.0f} steps, which must be "
         "short beside the run",
-        f"teacher temperature {t.warmup_teacher_temp} -> {t.teacher_temp} over "
-        f"{t.warmup_teacher_temp_epochs} epochs: a cool start keeps ViTs on small data from the "
-        "uniform collapse",
+        f"teacher temperature {temperature}",
         f"lr {o.lr:g} for a batch of 256, after {o.warmup_epochs:g} epochs of warm-up",
     ]
 
