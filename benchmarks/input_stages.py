@@ -2,7 +2,7 @@
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from stopwatch import timed_rounds
@@ -30,6 +30,9 @@ class FilesRead:
         return self._names[i]
 
     location = name
+
+    def expect(self, indices: Sequence[int]) -> None:
+        """Nothing to fetch."""
 
     def read(self, i: int) -> bytes:
         """The file of image ``i``."""

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,16 @@ def test_images_without_local_crops(images):
 
 def test_a_data_set_pickles_small(images):
     assert len(pickle.dumps(CropDataset(images, SPEC, executor="worker", seed=0))) < 10_000
+
+
+def test_an_image_of_a_long_listing_costs_no_more_memory(images):
+    dataset = CropDataset(images.select([0] * 300_000), SPEC, executor="device", seed=0)
+    dataset.__getitems__([(0, 1)])
+    tracemalloc.start()
+    dataset.__getitems__([(0, 2)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500_000
 
 
 def test_a_negative_number_of_workers_is_refused(images):

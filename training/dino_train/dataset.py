@@ -1,6 +1,7 @@
 """What a worker process does: read, decode and, for the worker executor, crop a batch of images."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -246,7 +247,7 @@ class CropDataset(Dataset[Batch]):
 
     def _opened(self, epoch: int, asked: int) -> _Row:
         """The image asked for, or the next one whose header can be read."""
-        for index in (asked, *self._places(asked + 1, asked)):
+        for index in itertools.chain([asked], self._places(asked + 1, asked)):
             if index in self._unreadable:
                 continue
             try:
@@ -267,7 +268,9 @@ class CropDataset(Dataset[Batch]):
         place = self._images.location(index)
         self._unreadable[index] = ImageFailure(place, error.kind, error.reason)
 
-    def _places(self, start: int, end: int) -> Sequence[int]:
+    def _places(self, start: int, end: int) -> Iterator[int]:
         """From one place of the listing up to another, around its end if need be."""
         start %= len(self)
-        return range(start, end) if start <= end else (*range(start, len(self)), *range(end))
+        if start <= end:
+            return iter(range(start, end))
+        return itertools.chain(range(start, len(self)), range(end))
