@@ -95,5 +95,5 @@ def test_every_kernel_is_tried_out(monkeypatch):
             "Counted", (), {"__getitem__": lambda _, grid, k=kernel: begun.append(k) or k[grid]}
         )
         monkeypatch.setattr(crop_kernels, name, counted())
-    crop_kernels.try_out(torch.device("cpu"))
+    crop_kernels.try_out(torch.device("cpu"), size=4)
     assert {kernel.fn.__name__ for kernel in begun} == {"_resample", "_colour", "_blur"}

@@ -28,7 +28,7 @@ def test_interpreted_kernels_make_the_crops_of_plain_maths():
 
 def test_without_triton_a_gpu_makes_plain_crops_and_says_so(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "dino_train.crop_kernels", None)
-    assert device_crops._kernels.__wrapped__(torch.device("cpu")) is None
+    assert device_crops._kernels.__wrapped__(torch.device("cpu"), 4) is None
     assert "many times slower than by Triton" in caplog.text
 
 

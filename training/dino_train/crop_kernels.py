@@ -32,9 +32,8 @@ _FIELDS = tl.constexpr(8)
 _ROUNDER = tl.constexpr(1.5 * 2**23)  # adding it leaves no room for what is below one
 
 _EVERYTHING = CropSpec(
-    global_crops_size=4, local_crops_number=0, jitter_probability=1, grayscale_probability=1,
-    blur_probability_global2=1, solarize_probability=1,
-)  # fmt: skip
+    local_crops_number=0, jitter_probability=1, grayscale_probability=1, solarize_probability=1
+)
 
 _LINES, _OUTPUTS = 8, 32  # of one program of _resample
 _PIXELS = 1024  # that one program of the others works on at once
@@ -65,15 +64,15 @@ def made_crops(
     return made
 
 
-def try_out(device: torch.device) -> None:
-    """Compile and start every kernel once; whatever hinders that is raised."""
+def try_out(device: torch.device, *, size: int) -> None:
+    """Compile and start every kernel for crops of a size; whatever hinders that is raised."""
     params = draw_batch(_EVERYTHING, seed=0, keys=[(0, 0)], sizes=np.array([[2, 2]]))
     images = PackedImages(
         pixels=torch.zeros(12, dtype=torch.uint8, device=device),
         starts=np.zeros(1, np.int64),
         sizes=np.full((1, 2), 2, np.int32),
     )
-    made_crops(images, params, size=_EVERYTHING.global_crops_size, solarize_threshold=128)
+    made_crops(images, params, size=size, solarize_threshold=128)
 
 
 def _resize(

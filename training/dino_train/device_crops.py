@@ -63,7 +63,10 @@ def make_device_crops(
 ]:
     """Global and local crops in whole levels, not yet normalised; bytes if kernels made them."""
     device = batch.images.pixels.device
-    kernels = _kernels(device) if device.type == "cuda" else None
+    kernels = None
+    if device.type == "cuda":
+        local = (spec.local_crops_size,) if spec.local_crops_number else ()
+        kernels = _kernels(device, spec.global_crops_size, *local)
     crops_of: Callable[..., Tensor]
     if kernels is None:
         crops_of = functools.partial(_plain_crops, batch.images.padded())
@@ -93,12 +96,13 @@ def _plain_crops(
 
 
 @functools.cache
-def _kernels(device: torch.device) -> ModuleType | None:
-    """The Triton kernels, tried out once; None where they cannot run."""
+def _kernels(device: torch.device, *sizes: int) -> ModuleType | None:
+    """The Triton kernels, compiled for crops of these sizes; None where they cannot run."""
     try:
         from dino_train import crop_kernels
 
-        crop_kernels.try_out(device)
+        for size in sizes:
+            crop_kernels.try_out(device, size=size)
     except Exception as error:
         logger.warning(
             "crops are made by plain PyTorch, many times slower than by Triton, which does not "
