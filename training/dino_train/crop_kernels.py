@@ -164,12 +164,14 @@ def _blur_bands(
     largest = float(sigma.max()) ** 2 / 3
     step = int(np.floor((np.sqrt(12 * largest + 1) - 1) / 2)) + 1  # of one of three box filters
     reach = min(3 * step, size - 1)
-    matrix = blur_matrix(_on(like, sigma), size)
-    padded = torch.nn.functional.pad(matrix, (reach, reach))
+    # Between the edges all places have the weights of the middle of a short line.
+    line = min(size, 2 * reach + 1)
+    padded = torch.nn.functional.pad(blur_matrix(_on(like, sigma), line), (reach, reach))
     # Row p of the padded matrix begins with the diagonals of place p: at p * (width + 1) in memory.
-    width = padded.shape[2]
-    shape, strides = (len(sigma), 2 * reach + 1, size), (padded.stride(0), 1, width + 1)
-    return padded.as_strided(shape, strides).contiguous()
+    shape, strides = (len(sigma), 2 * reach + 1, line), (padded.stride(0), 1, padded.stride(1) + 1)
+    places = np.arange(size)
+    rows = np.maximum(np.minimum(places, reach), places - (size - line))
+    return padded.as_strided(shape, strides).index_select(2, _on(like, rows))
 
 
 def _on(like: Tensor, values: Shaped[np.ndarray, "*any"]) -> Tensor:
