@@ -125,13 +125,12 @@ def check_size(size: int, *, name: str, max_file_bytes: int) -> None:
 
 @contextmanager
 def _typed_os_errors(path: str | bytes | Path, name: str) -> Iterator[None]:
-    location = os.fsdecode(path)
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in it
-        raise ImageError(name, "missing", f"no such file: {location!r}") from error
+        raise ImageError(name, "missing", f"no such file: {os.fsdecode(path)!r}") from error
     except OSError as error:
-        reason = f"cannot read {location!r}: {error.strerror or error}"
+        reason = f"cannot read {os.fsdecode(path)!r}: {error.strerror or error}"
         raise ImageError(name, "unreadable", reason) from error
 
 

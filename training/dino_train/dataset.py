@@ -161,7 +161,10 @@ class CropDataset(Dataset[Batch]):
             spec=self._spec,
             indices=torch.tensor([row.index for row in rows]),
             failures=tuple(
-                self._unreadable[bad] for row in rows for bad in self._places(row.asked, row.index)
+                self._unreadable[bad]
+                for row in rows
+                if row.index != row.asked
+                for bad in self._places(row.asked, row.index)
             ),
         )
 
@@ -270,7 +273,8 @@ class CropDataset(Dataset[Batch]):
 
     def _places(self, start: int, end: int) -> Iterator[int]:
         """From one place of the listing up to another, around its end if need be."""
-        start %= len(self)
-        if start <= end:
-            return iter(range(start, end))
-        return itertools.chain(range(start, len(self)), range(end))
+        count = len(self)
+        place = start % count
+        while place != end:
+            yield place
+            place = (place + 1) % count
