@@ -72,6 +72,20 @@ def test_a_cache_in_memory_changes_no_crop(images, executor, workers):
     assert_same_crops(batches(images, executor, workers=0), kept)
 
 
+def test_an_image_that_two_workers_decode_at_once_is_kept_once():
+    cache = RamCache(2, capacity_bytes=1000)
+    pixels = np.full((2, 3, 3), 7, dtype=np.uint8)
+
+    class Slow(np.ndarray):
+        def reshape(self, *shape):
+            cache.keep(0, pixels, full_size=(2, 3))  # while this one is being written
+            return pixels.reshape(*shape)
+
+    cache.keep(0, pixels.view(Slow), full_size=(2, 3))
+    assert cache.used_bytes == pixels.size and cache.count == 1
+    assert np.array_equal(cache.image(0).kept, pixels)
+
+
 def test_a_cache_in_memory_survives_spawned_workers(images):
     cache = RamCache(len(images), capacity_bytes=10**6, start_method="spawn")
     batches(images, "device", workers=1, cache=cache, start_method="spawn")

@@ -20,6 +20,7 @@ _SHARED_FOLDER, _MEMORY_TABLE = Path("/dev/shm"), Path("/proc/meminfo")
 _GIB = 2**30
 
 _START, _HEIGHT, _WIDTH, _FULL_HEIGHT, _FULL_WIDTH = range(5)
+_ABSENT, _BEING_WRITTEN = -1, -2  # in the place of a start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ class RamCache:
     ) -> None:
         self._pixels = shared_bytes(capacity_bytes)
         self._table = shared_bytes(8 * 5 * num_images).view(torch.int64).view(num_images, 5)
-        self._table.fill_(-1)
+        self._table.fill_(_ABSENT)
         self._used = shared_bytes(8).view(torch.int64).zero_()
         context = multiprocessing.get_context(start_method)
         self._lock: multiprocessing.synchronize.Lock = context.Lock()
@@ -162,9 +163,11 @@ class RamCache:
         """Keep a decoded image if it is new and there is room; a full cache changes nothing."""
         with self._lock:
             start = int(self._used)
-            if int(self._table[index, _START]) >= 0 or start + image.size > len(self._pixels):
+            is_new = int(self._table[index, _START]) == _ABSENT
+            if not is_new or start + image.size > len(self._pixels):
                 return
             self._used += image.size
+            self._table[index, _START] = _BEING_WRITTEN
         self._pixels[start : start + image.size].numpy()[:] = image.reshape(-1)
         with self._lock:
             entry = (start, image.shape[0], image.shape[1], *full_size)
