@@ -1,5 +1,6 @@
 """Batches on their way to the device, with good files and bad ones."""
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from dino_infer.errors import TrainingError
 from dino_infer.images import image_size
@@ -27,6 +29,8 @@ from dino_train.data import (
     build_loader,
     device_batches,
     make_crops,
+    start_worker,
+    unchanged,
 )
 from dino_train.decode_sizes import box_sides, least_box_sides, sufficient_sizes
 from dino_train.worker_crops import WorkerCrops, empty_crops, write_crops
@@ -117,6 +121,41 @@ def test_the_number_of_workers_changes_nothing(images, executor):
 def test_workers_may_be_spawned(images):
     spawned = batches(images, workers=1, start_method="spawn", sampler={"total_steps": 1})
     assert_same_batches(batches(images, sampler={"total_steps": 1}), spawned)
+
+
+class Collecting(CropDataset):
+    """Looks for garbage before each batch."""
+
+    def __getitems__(self, keys):
+        gc.collect()
+        return super().__getitems__(keys)
+
+
+def test_workers_leave_the_garbage_of_the_main_process_alone(images, tmp_path):
+    class Garbage:
+        def __init__(self):
+            self.cycle, self.home = self, os.getpid()
+
+        def __del__(self):
+            if os.getpid() != self.home:
+                (tmp_path / "collected").touch()
+
+    dataset = Collecting(images, SPEC, executor="device", seed=0)
+    gc.disable()
+    try:
+        Garbage()
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler(len(images)),
+            collate_fn=unchanged,
+            num_workers=1,
+            worker_init_fn=start_worker,
+            multiprocessing_context="fork",
+        )
+        assert len(list(loader)) == 4
+    finally:
+        gc.enable()
+    assert not (tmp_path / "collected").exists()
 
 
 def test_a_later_start_gives_the_later_batches(images):

@@ -1,6 +1,7 @@
 """From a list of images to crops on the device: workers, batches, prefetching."""
 
 import functools
+import gc
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -152,7 +153,12 @@ def make_crops(batch: Batch, device: torch.device) -> Crops:
 
 
 def start_worker(worker: int) -> None:
-    """Make a worker process leave signals to the main one, and threads to the other workers."""
+    """Make a worker process leave signals to the main one, and threads to the other workers.
+
+    What it inherited stays alone, too: garbage of the main process may be ends of threads and locks
+    that are not here, and to collect it can hang or crash.
+    """
+    gc.freeze()
     # Both signals reach the whole process group; the main process saves, then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
