@@ -42,7 +42,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
                     return None
             elif marker not in _HARMLESS:
                 return None
-            place = start + max(0, (data[place + 2] << 8 | data[place + 3]) - 2)
+            place += 2 + max(2, _number(data, place + 2))
     except IndexError:
         pass
     return None

@@ -77,9 +77,9 @@ class ImageList:
 
         This returns at once and changes nothing but the time that reading takes.
         """
-        rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        if not len(rows) or not self._has_shards:
+        if not len(indices) or not self._has_shards:
             return
+        rows = self._rows[np.asarray(indices, dtype=np.int64)]
         rows = rows[np.lexsort((rows["position"], rows["source"]))]
         starts, ends, source = rows["position"], rows["position"] + rows["size"], rows["source"]
         parted = (source[1:] != source[:-1]) | (starts[1:] - ends[:-1] > _NEAR_BYTES)

@@ -32,6 +32,7 @@ def test_without_triton_a_gpu_makes_plain_crops_and_says_so(monkeypatch, caplog)
     assert "many times slower than by Triton" in caplog.text
 
 
+BLUR = {"chosen": "*i64", "bands": "*fp32", "reach": "i32"}
 POINTERS = {
     "_resample": {"source": "*u8", "target": "*u8", "table": "*i64"},
     "_colour": {
@@ -41,20 +42,8 @@ POINTERS = {
         "factors": "*fp32",
         "grays": "*i32",
     },
-    "_blur across": {
-        "source": "*u8",
-        "target": "*fp32",
-        "chosen": "*i64",
-        "bands": "*fp32",
-        "reach": "i32",
-    },
-    "_blur down": {
-        "source": "*fp32",
-        "target": "*u8",
-        "chosen": "*i64",
-        "bands": "*fp32",
-        "reach": "i32",
-    },
+    "_blur across": {"source": "*u8", "target": "*fp32"} | BLUR,
+    "_blur down": {"source": "*fp32", "target": "*u8"} | BLUR,
 }
 
 

@@ -4,6 +4,7 @@ Pixels are floats that hold whole levels, 0 to 255, and each colour operation le
 again: those of Pillow's operation on bytes. Only the blur differs, where Pillow rounds six times.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -133,6 +134,11 @@ def blur_matrix(sigma: Float[Tensor, " crops"], size: int) -> Float[Tensor, "cro
     box[:, :, -1] += (radius[..., 0] - place.flip(0)).clamp_(min=0)
     box /= 2 * radius + 1
     return box @ box @ box
+
+
+def blur_reach(sigma: float) -> int:
+    """How many pixels away a blur takes from: three times the reach of one box filter."""
+    return 3 * (math.floor((math.sqrt(4 * sigma**2 + 1) - 1) / 2) + 1)
 
 
 def solarize(

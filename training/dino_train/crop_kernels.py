@@ -20,7 +20,7 @@ import triton.language as tl
 from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor
 
-from dino_train.colour import LUMA, blur_matrix
+from dino_train.colour import LUMA, blur_matrix, blur_reach
 from dino_train.crops import CropParams, CropSpec, draw_batch
 from dino_train.packed_images import PackedImages
 
@@ -161,9 +161,7 @@ def _blur_bands(
 ) -> Float32[Tensor, "crops taps size"]:
     """The diagonals of each blur's matrix that are not zero: ``[tap, place]``, 0 off the edge."""
     size = like.shape[-1]
-    largest = float(sigma.max()) ** 2 / 3
-    step = int(np.floor((np.sqrt(12 * largest + 1) - 1) / 2)) + 1  # of one of three box filters
-    reach = min(3 * step, size - 1)
+    reach = min(blur_reach(float(sigma.max())), size - 1)
     # Between the edges all places have the weights of the middle of a short line.
     line = min(size, 2 * reach + 1)
     padded = torch.nn.functional.pad(blur_matrix(_on(like, sigma), line), (reach, reach))
@@ -232,13 +230,10 @@ def _resample(
             weight = tl.where(inside, weight, 0.0)
             taken, mask = pixels + at * tap_step, inside & is_line
             total += weight
-            red += weight * tl.load(taken, mask, 0).to(tl.float32)
-            green += weight * tl.load(taken + channel, mask, 0).to(tl.float32)
-            blue += weight * tl.load(taken + 2 * channel, mask, 0).to(tl.float32)
-        mask = is_line & (output < size)
-        tl.store(made, _byte(red / total), mask)
-        tl.store(made + made_channel, _byte(green / total), mask)
-        tl.store(made + 2 * made_channel, _byte(blue / total), mask)
+            one, two, three = _loaded(taken, channel, mask)
+            red, green, blue = red + weight * one, green + weight * two, blue + weight * three
+        red, green, blue = _byte(red / total), _byte(green / total), _byte(blue / total)
+        _store(made, made_channel, is_line & (output < size), red, green, blue)
 
 
 @triton.jit
@@ -246,8 +241,7 @@ def _resample(
 def _colour(crops, chosen, orders, factors, grays, count: tl.constexpr, block: tl.constexpr):
     """Jitter and gray one crop in place."""
     program = tl.program_id(0)
-    red_at = crops + tl.load(chosen + program) * 3 * count
-    green_at, blue_at = red_at + count, red_at + 2 * count
+    crop = crops + tl.load(chosen + program) * 3 * count
     order, factor, gray = orders + program * 4, factors + program * 4, tl.load(grays + program)
     split = 4  # the contrast needs the mean of what the operations before it leave
     for turn in range(4):
@@ -259,9 +253,7 @@ def _colour(crops, chosen, orders, factors, grays, count: tl.constexpr, block: t
         for start in range(0, count, block):
             place = start + tl.arange(0, block)
             mask = place < count
-            red = tl.load(red_at + place, mask, 0).to(tl.float32)
-            green = tl.load(green_at + place, mask, 0).to(tl.float32)
-            blue = tl.load(blue_at + place, mask, 0).to(tl.float32)
+            red, green, blue = _loaded(crop + place, count, mask)
             for turn in range(split):
                 red, green, blue = _turned(tl.load(order + turn), factor, mean, red, green, blue)
             total += tl.where(mask, _luma(red, green, blue).to(tl.int32), 0)
@@ -269,17 +261,13 @@ def _colour(crops, chosen, orders, factors, grays, count: tl.constexpr, block: t
     for start in range(0, count, block):
         place = start + tl.arange(0, block)
         mask = place < count
-        red = tl.load(red_at + place, mask, 0).to(tl.float32)
-        green = tl.load(green_at + place, mask, 0).to(tl.float32)
-        blue = tl.load(blue_at + place, mask, 0).to(tl.float32)
+        red, green, blue = _loaded(crop + place, count, mask)
         for turn in range(4):
             red, green, blue = _turned(tl.load(order + turn), factor, mean, red, green, blue)
         if gray != 0:
             red = _luma(red, green, blue)
             green, blue = red, red
-        tl.store(red_at + place, red.to(tl.uint8), mask)
-        tl.store(green_at + place, green.to(tl.uint8), mask)
-        tl.store(blue_at + place, blue.to(tl.uint8), mask)
+        _store(crop + place, count, mask, red.to(tl.uint8), green.to(tl.uint8), blue.to(tl.uint8))
 
 
 @triton.jit
@@ -382,14 +370,28 @@ def _blur(
         mask = is_pixel & (at >= 0) & (at < size)
         share = tl.load(band + tap * size, mask, 0)
         taken = read + pixel + (tap - reach) * step
-        red += share * tl.load(taken, mask, 0).to(tl.float32)
-        green += share * tl.load(taken + size * size, mask, 0).to(tl.float32)
-        blue += share * tl.load(taken + 2 * size * size, mask, 0).to(tl.float32)
+        one, two, three = _loaded(taken, size * size, mask)
+        red, green, blue = red + share * one, green + share * two, blue + share * three
     if across:
-        tl.store(write + pixel, red, is_pixel)
-        tl.store(write + size * size + pixel, green, is_pixel)
-        tl.store(write + 2 * size * size + pixel, blue, is_pixel)
+        _store(write + pixel, size * size, is_pixel, red, green, blue)
     else:
-        tl.store(write + pixel, _byte(red), is_pixel)
-        tl.store(write + size * size + pixel, _byte(green), is_pixel)
-        tl.store(write + 2 * size * size + pixel, _byte(blue), is_pixel)
+        _store(write + pixel, size * size, is_pixel, _byte(red), _byte(green), _byte(blue))
+
+
+@triton.jit
+@no_type_check
+def _loaded(place, channel, mask):
+    """The three channels of pixels as floats."""
+    red = tl.load(place, mask, 0).to(tl.float32)
+    green = tl.load(place + channel, mask, 0).to(tl.float32)
+    blue = tl.load(place + 2 * channel, mask, 0).to(tl.float32)
+    return red, green, blue
+
+
+@triton.jit
+@no_type_check
+def _store(place, channel, mask, red, green, blue):
+    """Write the three channels of pixels."""
+    tl.store(place, red, mask)
+    tl.store(place + channel, green, mask)
+    tl.store(place + 2 * channel, blue, mask)
