@@ -114,3 +114,11 @@ def code_of(answer):
     assert set(error) == {"message", "type", "code", "param", "request_id"}, error
     assert error["request_id"] == answer.headers["x-request-id"]
     return error["code"]
+
+
+def until(condition, seconds=5):
+    """Wait for something that another thread does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.005)

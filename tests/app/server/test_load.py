@@ -17,7 +17,7 @@ from dino_app.server.errors import BusyError
 from dino_app.server.metrics import Metrics
 from dino_app.server.settings import Settings
 from dino_infer.errors import CheckpointError
-from tests.app.server.conftest import code_of, data_uri, picture_bytes, served
+from tests.app.server.conftest import code_of, data_uri, picture_bytes, served, until
 
 FAST_S = 0.05  # within which a refusal must come
 
@@ -59,13 +59,6 @@ def _ask(client, seed=0):
     return client.post("/v1/embeddings", json=asked)
 
 
-def _until(condition, seconds=5):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
-
-
 @contextmanager
 def _working(app, slow):
     """A server whose network holds a first request: its client, a pool to ask from, the request."""
@@ -73,7 +66,7 @@ def _working(app, slow):
         slow.gate.clear()
         slow.batches.clear()
         first = pool.submit(_ask, client)
-        _until(lambda: slow.batches)
+        until(lambda: slow.batches)
         yield client, pool, first
 
 
@@ -81,7 +74,7 @@ def test_requests_that_wait_together_share_a_batch_and_get_their_own_rows(slow, 
     app = create_app(slow, None, Settings(embed_threads=1, max_queue=64))
     with _working(app, slow) as (client, pool, first):
         rest = [pool.submit(_ask, client, seed) for seed in range(1, 9)]
-        _until(lambda: app.state.service._embed.depth == 8)
+        until(lambda: app.state.service._embed.depth == 8)
         slow.gate.set()
         rows = [one.result().json()["data"][0]["embedding"][0] for one in [first, *rest]]
     assert slow.batches == [1, 8]
@@ -100,7 +93,7 @@ def test_a_full_queue_answers_429_at_once_and_recovers(slow, calm):
     app = create_app(slow, None, calm)
     with _working(app, slow) as (client, pool, first):
         waiting = [first, *(pool.submit(_ask, client, seed) for seed in range(1, 5))]
-        _until(lambda: app.state.service._embed.depth == 4)
+        until(lambda: app.state.service._embed.depth == 4)
         times = []
         for _ in range(5):
             start = time.perf_counter()
@@ -141,9 +134,9 @@ def test_a_client_that_goes_frees_its_place(slow, calm):
         head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
             gone.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
-            _until(lambda: app.state.service._embed.depth == 1)
-        _until(lambda: app.state.service._embed.depth == 0)
-        _until(lambda: app.state.service.load.requests == 1)
+            until(lambda: app.state.service._embed.depth == 1)
+        until(lambda: app.state.service._embed.depth == 0)
+        until(lambda: app.state.service.load.requests == 1)
         slow.gate.set()
         assert first.result().status_code == 200
         assert slow.batches == [1]
