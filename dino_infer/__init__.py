@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         DinoError,
         ImageError,
         MissingExtraError,
+        OutputInUseError,
         RunError,
         TrainingError,
     )
@@ -72,6 +73,7 @@ _MODULES = {
     "KNNClassifier": "knn",
     "MissingExtraError": "errors",
     "Output": "outputs",
+    "OutputInUseError": "errors",
     "PatchPCA": "patches",
     "Preprocess": "preprocess",
     "RunError": "errors",
@@ -126,6 +128,7 @@ __all__ = [
     "KNNClassifier",
     "MissingExtraError",
     "Output",
+    "OutputInUseError",
     "PatchPCA",
     "Preprocess",
     "RunError",

@@ -58,6 +58,10 @@ class RunError(DinoError):
     """A run folder cannot be used: another config, damaged, or not writable."""
 
 
+class OutputInUseError(DinoError):
+    """Another process writes to the same output."""
+
+
 class TrainingError(DinoError):
     """Training cannot go on: too many bad files, or too many non-finite steps in a row."""
 

@@ -1,11 +1,20 @@
-"""Files that are whole or not there: write beside the target, sync, rename."""
+"""Files that are whole or not there (write beside the target, sync, rename), one writer each."""
 
 import json
+import logging
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from dino_infer.errors import OutputInUseError
+
+logger = logging.getLogger(__name__)
+
+_held: set[Path] = set()
+"""Lock files that this process holds: the system lets a process lock a file again."""
 
 
 @contextmanager
@@ -20,7 +29,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         OSError: Nothing can be written there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.dino-tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -40,6 +49,84 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Create or replace a file with JSON that people can read, keys in the order given."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def remove_leftovers(*targets: Path) -> None:
+    """Delete what killed processes left of unfinished ``whole_file`` blocks for these targets.
+
+    Call it as the only writer of the targets, see ``hold_output``: files of a living process that
+    writes one of them would go too. Files of other names are left alone.
+
+    Raises:
+        OSError: A folder cannot be read, or a leftover cannot be deleted.
+    """
+    for target in targets:
+        ours = re.compile(
+            re.escape(f".{target.stem}.") + r"\d+\.dino-tmp" + re.escape(target.suffix)
+        )
+        for file in target.parent.iterdir() if target.parent.is_dir() else ():
+            if ours.fullmatch(file.name) and file.is_file():
+                file.unlink()
+
+
+@contextmanager
+def hold_output(output: str | Path) -> Iterator[None]:
+    """Be the only process that writes to ``output`` until the block ends.
+
+    The lock goes when the process does, however it ends; processes that it forks do not inherit
+    it. Where the file system cannot lock, a warning says so and the block runs all the same.
+
+    Args:
+        output: A folder that exists, or a file, which need not.
+
+    Raises:
+        OutputInUseError: Another process, or this one, holds it.
+        OSError: Nothing can be written there.
+    """
+    output = Path(output).absolute()
+    lock = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
+    if lock in _held:
+        raise OutputInUseError(f"this process already writes to {str(output)!r}")
+    descriptor = _locked(lock, output)
+    _held.add(lock)
+    try:
+        yield
+    finally:
+        _held.discard(lock)
+        with suppress(FileNotFoundError):  # its folder may have been moved away
+            lock.unlink()
+        os.close(descriptor)
+
+
+def _locked(lock: Path, output: Path) -> int:
+    """A descriptor of the lock file, which names this process and is locked by it."""
+    import fcntl  # not on Windows, where the rest of this module works
+
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.read(descriptor, 20).decode(errors="replace") or "unknown"
+            os.close(descriptor)
+            raise OutputInUseError(
+                f"{str(output)!r} is in use: process {holder} writes to it; wait until it ends, "
+                "or choose another output"
+            ) from error
+        except OSError as error:
+            logger.warning("cannot lock %s (%s): keep other processes away", output, error.strerror)
+        if _is_at(descriptor, lock):
+            os.truncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+            return descriptor
+        os.close(descriptor)  # its last holder deleted it between our two calls
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,91 @@
+"""Whole files, what is swept, and one writer for an output."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dino_infer.errors import OutputInUseError
+from dino_infer.files import hold_output, remove_leftovers, whole_file
+
+HOLDER = """
+import os, sys, time
+from dino_infer.files import hold_output
+with hold_output(sys.argv[1]):
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_an_error_leaves_the_older_file_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_only_leftovers_of_the_named_targets_are_deleted(tmp_path: Path):
+    ours = [".a.123.dino-tmp.json", ".b.9.dino-tmp"]
+    others = [
+        ".a.123.tmp.json", ".env.tmpl", ".a.x.dino-tmp.json", ".c.123.dino-tmp.json",
+        ".a.123.dino-tmp.jsonl", "a.123.dino-tmp.json",
+    ]  # fmt: skip
+    for name in ours + others:
+        (tmp_path / name).touch()
+    (tmp_path / ".a.7.dino-tmp.json").mkdir()
+    remove_leftovers(tmp_path / "a.json", tmp_path / "b", tmp_path / "missing" / "c.json")
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, ".a.7.dino-tmp.json"])
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_second_process_is_told_who_holds_an_output(tmp_path: Path, kind: str):
+    output = tmp_path / "out"
+    if kind == "folder":
+        output.mkdir()
+    with holder(output) as process:
+        with pytest.raises(OutputInUseError, match=f"process {process.pid} writes to it"):
+            hold_output(output).__enter__()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        before = time.monotonic()
+        with hold_output(output):  # its fork lives on, and holds nothing
+            assert time.monotonic() - before < 1
+    assert [name for name in os.listdir(tmp_path) if name != "out"] == []
+
+
+def test_a_process_cannot_hold_an_output_twice(tmp_path: Path):
+    output = tmp_path / "out"
+    with hold_output(output), pytest.raises(OutputInUseError, match="this process"):
+        hold_output(output).__enter__()
+    with hold_output(output):
+        pass
+
+
+class holder:  # noqa: N801
+    """A process that holds an output, with a child that it forked meanwhile."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+
+    def __enter__(self) -> subprocess.Popen[str]:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(self._output)],
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdout.readline() == "held\n"
+        return self._process
+
+    def __exit__(self, *exception: object) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process.stdout.close()
