@@ -1,16 +1,19 @@
 """Whole files, what is swept, and one writer for an output."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from dino_infer.errors import OutputInUseError
-from dino_infer.files import hold_output, remove_leftovers, whole_file
+from dino_infer.files import check_zip, hold_output, remove_leftovers, whole_file
 
 HOLDER = """
 import os, sys, time
@@ -45,6 +48,50 @@ def test_only_leftovers_of_the_named_targets_are_deleted(tmp_path: Path):
     (tmp_path / ".a.7.dino-tmp.json").mkdir()
     remove_leftovers(tmp_path / "a.json", tmp_path / "b", tmp_path / "missing" / "c.json")
     assert sorted(os.listdir(tmp_path)) == sorted([*others, ".a.7.dino-tmp.json"])
+
+
+def test_every_flipped_bit_of_a_record_is_found(tmp_path: Path):
+    path = tmp_path / "w.pth"
+    torch.save({"w": torch.arange(50.0)}, path)
+    check_zip(path)
+    with zipfile.ZipFile(path) as archive:
+        values = archive.read("w/data/0")
+    whole = path.read_bytes()
+    for at in range(whole.index(values), whole.index(values) + len(values), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        assert torch.load(path)["w"].shape == (50,)  # which is why we look
+        with pytest.raises(zipfile.BadZipFile, match="'w/data/0' does not match its checksum"):
+            check_zip(path)
+
+
+def test_no_damage_to_a_zip_is_more_than_a_bad_zip(tmp_path: Path):
+    path = tmp_path / "w.pth"
+    torch.save({"w": torch.arange(50.0)}, path)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with contextlib.suppress(zipfile.BadZipFile):
+            check_zip(path)
+        if at % 10 == 0:
+            path.write_bytes(whole[:at])
+            with pytest.raises(zipfile.BadZipFile):
+                check_zip(path)
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size_is_bad(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "bomb", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data/0", bytes(10**6))
+    with pytest.raises(zipfile.BadZipFile, match="unpack to more than the file"):
+        check_zip(tmp_path / "bomb")
+
+
+def test_a_file_saved_without_checksums_passes(tmp_path: Path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.arange(50.0)}, tmp_path / "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    check_zip(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
