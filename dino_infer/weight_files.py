@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_infer import hub
+from dino_infer import hub, run_folders
 from dino_infer.errors import CheckpointError
 from dino_infer.weight_layouts import in_timm_names
 
@@ -162,16 +162,15 @@ def _file_of(path: Path, checkpoint_key: str) -> Path:
                 "a Hugging Face folder, timm:NAME or hf:ORG/NAME"
             )
         return path
-    checkpoint = path / "checkpoint.safetensors"
-    if checkpoint_key == "teacher" and checkpoint.is_file():
-        return checkpoint
-    snapshots = sorted((path / "snapshots").glob("step-*.pt"))
-    if snapshots:
-        return snapshots[-1]
-    if checkpoint_key == "teacher" and (found := hub.weights_in(path)):
+    if checkpoint_key == "teacher":
+        found = run_folders.newest_weights(path) or hub.weights_in(path)
+    else:
+        found = next(reversed(run_folders.snapshots_of(path).values()), None)
+    if found:
         return found
     wanted = (
-        f"{checkpoint.name} (the --out of a run) and no {' or '.join(hub.WEIGHTS)} (Hugging Face)"
+        f"{run_folders.CHECKPOINT} (the --out of a run) "
+        f"and no {' or '.join(hub.WEIGHTS)} (Hugging Face)"
         if checkpoint_key == "teacher"
         else "snapshots/step-*.pt, where runs keep their student"
     )
