@@ -185,8 +185,8 @@ def list_images(sources: str | Path | Sequence[str | Path]) -> ImageList:
     - A folder is searched with all its subfolders. Links are followed, each real folder counts
       once, hidden files and folders do not count. A broken link named like an image is listed,
       so that it is reported when it is read.
-    - A ``.tar`` file is a WebDataset shard: its image members count, ``KEY.cls`` beside
-      ``KEY.jpg`` is the class.
+    - A ``.tar`` file is a WebDataset shard: its image members count, and ``KEY.cls`` or
+      ``KEY.json`` beside ``KEY.jpg`` tells the class. A link inside is one image with its target.
     - A ``.parquet`` file is a table. Its column ``image`` holds encoded images, as bytes or as
       ``{bytes, path}``; without one, the first of ``path``, ``image_path``, ``file_path``,
       ``file_name`` and ``filename`` holds paths, absolute or relative to the table's own folder.

@@ -1,6 +1,7 @@
 """WebDataset tar shards: one scan of the headers, then every member is read by its position."""
 
 import functools
+import logging
 import os
 import weakref
 from collections.abc import Iterator
@@ -10,12 +11,17 @@ from typing import NamedTuple
 
 from dino_infer.errors import DataError, ImageError
 
+logger = logging.getLogger(__name__)
+
 BLOCK = 512
 OPEN_SHARDS = 64
 """Shards that one process keeps open: far below the usual limit of 1,024 open files."""
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 _REGULAR, _NO_DATA = b"07\0", b"123456"
+_HARD_LINK, _SOFT_LINK = b"1", b"2"
+_LONGEST_CHAIN = 40  # links to links, as the kernel follows them
+_LOOK_BEHIND = 1 << 20  # bytes; tar pads an archive by 10 kB as a rule
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 
 
@@ -36,8 +42,21 @@ class Member(NamedTuple):
     size: int
 
 
-def scan_shard(path: bytes) -> tuple[Shard, list[Member]]:
-    """Every regular file of a tar (ustar, GNU or pax), in the order of the file.
+class Contents(NamedTuple):
+    """The files and links inside a shard."""
+
+    members: list[Member]
+    """Regular files, in their order; of several with one name the last, as tar extracts them."""
+    links: list[Member]
+    """Hard and symbolic links to those: the name of the link, the place of the file."""
+    broken: list[bytes]
+    """Names of links to what the shard does not hold."""
+    replaced: int
+    """Files that a later one of the same name takes the place of."""
+
+
+def scan_shard(path: bytes) -> tuple[Shard, Contents]:
+    """Every regular file of a tar (ustar, GNU or pax), and the links to them.
 
     Raises:
         DataError: The file is compressed, damaged, cut short, or holds sparse members.
@@ -49,7 +68,7 @@ def scan_shard(path: bytes) -> tuple[Shard, list[Member]]:
     try:
         status = os.fstat(descriptor)
         shard = Shard(path, status.st_size, status.st_mtime_ns)
-        return shard, list(_members(descriptor, shard))
+        return shard, _contents(_entries(descriptor, shard))
     finally:
         os.close(descriptor)
 
@@ -102,11 +121,46 @@ class _OpenShard:
 _opened = functools.lru_cache(maxsize=OPEN_SHARDS)(_OpenShard)
 
 
-def _members(descriptor: int, shard: Shard) -> Iterator[Member]:
-    position, long_name, long_size = 0, b"", -1
+def _contents(entries: Iterator[tuple[Member, bytes]]) -> Contents:
+    """Sort the entries of a tar into files and links; a later name replaces an earlier one."""
+    regular: dict[bytes, Member] = {}
+    targets: dict[bytes, bytes] = {}
+    replaced = 0
+    for member, target in entries:
+        if target == member.name:  # tar writes a file that it was given twice as a link to itself
+            continue
+        replaced += regular.pop(member.name, None) is not None
+        targets.pop(member.name, None)
+        if target:
+            targets[member.name] = target
+        else:
+            regular[member.name] = member
+    links, broken = [], []
+    for name in targets:
+        file = regular.get(_followed(name, targets))
+        if file is None:
+            broken.append(name)
+        else:
+            links.append(file._replace(name=name))
+    return Contents(list(regular.values()), links, broken, replaced)
+
+
+def _followed(name: bytes, targets: dict[bytes, bytes]) -> bytes:
+    """The name at the end of a chain of links; one in a circle ends at a link."""
+    for _ in range(_LONGEST_CHAIN):
+        if name not in targets:
+            break
+        name = targets[name]
+    return name
+
+
+def _entries(descriptor: int, shard: Shard) -> Iterator[tuple[Member, bytes]]:
+    """Each regular file, and each link with the name that it links to."""
+    position, long_name, long_target, long_size = 0, b"", b"", -1
     while position < shard.size:
         header = os.pread(descriptor, BLOCK, position)
         if not any(header):
+            _check_end(descriptor, shard, position)
             return  # two blocks of zeros end an archive; some writers leave the second away
         kind, size = _checked(header, shard, position)
         size = long_size if long_size >= 0 else size
@@ -118,14 +172,38 @@ def _members(descriptor: int, shard: Shard) -> Iterator[Member]:
         position = data + -(-size // BLOCK) * BLOCK
         if kind == _LONG_NAME:
             long_name = os.pread(descriptor, size, data).split(b"\0", 1)[0]
+        elif kind == _LONG_LINK:
+            long_target = os.pread(descriptor, size, data).split(b"\0", 1)[0]
         elif kind == _PAX:
-            path, long_size = _pax_record(os.pread(descriptor, size, data), shard)
-            long_name = path or long_name
-        elif kind not in (_LONG_LINK, _PAX_GLOBAL):
-            name = long_name or _short_name(header)
+            record = _pax_record(os.pread(descriptor, size, data), shard)
+            long_name, long_target = record.path or long_name, record.target or long_target
+            long_size = record.size
+        elif kind != _PAX_GLOBAL:
+            name = (long_name or _short_name(header)).removeprefix(b"./")
+            target = long_target or header[157:257].split(b"\0", 1)[0]
             if kind in _REGULAR and not name.endswith(b"/"):
-                yield Member(name.removeprefix(b"./"), data, size)
-            long_name, long_size = b"", -1
+                yield Member(name, data, size), b""
+            elif kind in (_HARD_LINK, _SOFT_LINK) and target:
+                yield Member(name, data, 0), _target(name, target, kind)
+            long_name, long_target, long_size = b"", b"", -1
+
+
+def _target(name: bytes, target: bytes, kind: bytes) -> bytes:
+    """The member that a link means: symbolic ones start at their own folder."""
+    if kind == _SOFT_LINK:
+        target = os.path.join(os.path.dirname(name), target)
+    return os.path.normpath(target)
+
+
+def _check_end(descriptor: int, shard: Shard, position: int) -> None:
+    """Warn of a second archive behind the end, as `cat a.tar b.tar` leaves it."""
+    seen = os.pread(descriptor, _LOOK_BEHIND, position)
+    if behind := seen.lstrip(b"\0"):
+        logger.warning(
+            "%r: %d bytes behind the end of the archive are not read; join tars with tar -A",
+            os.fsdecode(shard.path),
+            shard.size - position - len(seen) + len(behind),
+        )
 
 
 def _checked(header: bytes, shard: Shard, position: int) -> tuple[bytes, int]:
@@ -165,9 +243,16 @@ def _short_name(header: bytes) -> bytes:
     return prefix + b"/" + name if has_prefix else name
 
 
-def _pax_record(body: bytes, shard: Shard) -> tuple[bytes, int]:
-    """The ``path`` and ``size`` of an extended header, b"" and -1 where it has none."""
-    path, size = b"", -1
+class _PaxRecord(NamedTuple):
+    """The parts of an extended header that are used; empty, or -1, where it has none."""
+
+    path: bytes = b""
+    target: bytes = b""
+    size: int = -1
+
+
+def _pax_record(body: bytes, shard: Shard) -> _PaxRecord:
+    record = _PaxRecord()
     try:
         while body:
             length = int(body[: body.index(b" ")])
@@ -175,15 +260,17 @@ def _pax_record(body: bytes, shard: Shard) -> tuple[bytes, int]:
                 raise ValueError
             key, value = body[body.index(b" ") + 1 : length - 1].split(b"=", 1)
             if key == b"path":
-                path = value
+                record = record._replace(path=value)
+            elif key == b"linkpath":
+                record = record._replace(target=value)
             elif key == b"size":
-                size = int(value)
+                record = record._replace(size=int(value))
             elif key.startswith(b"GNU.sparse."):
                 raise _sparse(shard)
             body = body[length:]
     except ValueError:
         raise _damaged(shard, "unreadable extended header") from None
-    return path, size
+    return record
 
 
 def _damaged(shard: Shard, reason: str) -> DataError:

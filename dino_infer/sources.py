@@ -14,13 +14,13 @@ from dino_infer import patterns, shards, tables
 from dino_infer.errors import DataError
 from dino_infer.images import IMAGE_SUFFIXES
 from dino_infer.places import Found, Source
+from dino_infer.shard_labels import shard_labels
 
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 _UNREAD_PICTURES = (b".heic", b".heif", b".jxl", b".svg", b".psd", b".dng", b".cr2", b".nef")
 _ARCHIVES = (b".gz", b".tgz", b".bz2", b".xz", b".zst", b".zip", b".7z", b".rar")
-_LARGEST_LABEL = 1024
 
 
 def found_at(source: str | Path) -> list[Found]:
@@ -167,24 +167,61 @@ def _in_list_file(path: bytes) -> Found:
 
 
 def _in_shard(path: bytes) -> Found:
-    shard, members = shards.scan_shard(path)
-    visible = [member for member in members if b"/." not in b"/" + member.name]
-    images = sorted(member for member in visible if member.name.lower().endswith(_SUFFIXES))
+    shard, contents = shards.scan_shard(path)
+    visible, links = _visible(contents.members), _visible(contents.links)
+    by_place = {member.offset: member for member in visible if _is_image(member)}
+    for link in sorted(filter(_is_image, links)):
+        # A link to a listed image is that image; one to a file of another kind of name is its name.
+        by_place.setdefault(link.offset, link)
+    images = sorted(by_place.values())
     if not images:
-        raise DataError(f"no image among the {len(members)} files in {os.fsdecode(path)!r}")
-    labels = {
-        _key(member.name): _label(shard, member)
-        for member in visible
-        if member.name.endswith(b".cls") and member.name == _key(member.name) + b".cls"
-    }
+        raise DataError(
+            f"no image among the {len(contents.members)} files in {os.fsdecode(path)!r}"
+        )
+    others = [member for member in visible + links if not _is_image(member)]
+    labels = shard_labels(shard, images, others)
+    _warn_of_members(path, contents, others, labels)
     names = [os.path.basename(path) + b"/" + member.name for member in images]
     return Found(
         Source(os.path.dirname(path), shard=shard, has_row_labels=True),
         b"".join(names),
         _lengths(names),
         spans=np.array([member[1:] for member in images], dtype=np.int64),
-        labels=[labels.get(_key(member.name)) for member in images] if labels else None,
+        labels=labels if any(labels) else None,
     )
+
+
+def _visible(members: list[shards.Member]) -> list[shards.Member]:
+    return [member for member in members if b"/." not in b"/" + member.name]
+
+
+def _is_image(member: shards.Member) -> bool:
+    return member.name.lower().endswith(_SUFFIXES)
+
+
+def _warn_of_members(
+    path: bytes,
+    contents: shards.Contents,
+    others: list[shards.Member],
+    labels: list[bytes | None],
+) -> None:
+    """Say in one line what of a shard is not used."""
+    classes = sum(member.name.lower().endswith(b".cls") for member in others)
+    pictures = sum(member.name.lower().endswith(_UNREAD_PICTURES) for member in others)
+    broken = [name for name in contents.broken if name.lower().endswith((*_SUFFIXES, b".cls"))]
+    without = labels.count(None)
+    tells_classes = classes or without < len(labels)
+    counted = (
+        (
+            without * bool(tells_classes),
+            f"of {len(labels)} images have no class, so no class is used",
+        ),
+        (pictures, "pictures in formats that are not read"),
+        (len(broken), "links to what is not in the tar"),
+        (contents.replaced, "members of a name that comes again later"),
+    )
+    if told := "; ".join(f"{count} {what}" for count, what in counted if count):
+        logger.warning("%r: %s", os.fsdecode(path), told)
 
 
 def _in_table(path: bytes) -> Found:
@@ -215,19 +252,6 @@ def _warn_of_jumps(table: tables.Table, rows: Int64[np.ndarray, " images"]) -> N
             changes,
             len(table.group_ends),
         )
-
-
-def _key(member: bytes) -> bytes:
-    """What the files of one WebDataset sample share: the path up to the first dot of the name."""
-    folder, slash, name = member.rpartition(b"/")
-    return folder + slash + name.split(b".", 1)[0]
-
-
-def _label(shard: shards.Shard, member: shards.Member) -> bytes | None:
-    if not 0 < member.size <= _LARGEST_LABEL:
-        return None
-    data = shards.read_member(shard, offset=member.offset, size=member.size, name="")
-    return data.strip() or None
 
 
 def _cause(error: Exception) -> str:

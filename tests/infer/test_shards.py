@@ -44,12 +44,12 @@ def written(folder: Path, data: bytes) -> bytes:
 
 def contents(path: bytes) -> dict[str, bytes]:
     """All members as the module under test reads them."""
-    shard, members = scan_shard(path)
+    shard, found = scan_shard(path)
     return {
         os.fsdecode(m.name): read_member(shard, offset=m.offset, size=m.size, name="m")
         if m.size
         else b""
-        for m in members
+        for m in found.members
     }
 
 
@@ -184,16 +184,16 @@ def test_random_damage_is_refused_or_harmless(tmp_path_factory, place, junk):
     data[place : place + len(junk)] = junk[: len(data) - place]
     path = written(tmp_path_factory.getbasetemp(), bytes(data))
     try:
-        shard, members = scan_shard(path)
+        shard, found = scan_shard(path)
     except DataError as error:
         assert "\n" not in str(error)
     else:
-        assert all(member.offset + member.size <= shard.size for member in members)
+        assert all(member.offset + member.size <= shard.size for member in found.members)
 
 
 def test_a_shard_that_changed_or_went_away_is_not_read_wrongly(tmp_path):
     path = written(tmp_path, tar_bytes(MEMBERS))
-    shard, members = scan_shard(path)
+    shard, (members, *_) = scan_shard(path)
     written(tmp_path, tar_bytes({"new.jpg": b"n" * 5000} | MEMBERS))
     with pytest.raises(ImageError, match="changed since it was listed") as caught:
         read_member(shard, offset=members[0].offset, size=members[0].size, name="s.tar/a.jpg")
@@ -205,7 +205,7 @@ def test_a_shard_that_changed_or_went_away_is_not_read_wrongly(tmp_path):
 
 
 def test_an_empty_member_is_typed(tmp_path):
-    shard, members = scan_shard(written(tmp_path, tar_bytes({"a.jpg": b""})))
+    shard, (members, *_) = scan_shard(written(tmp_path, tar_bytes({"a.jpg": b""})))
     with pytest.raises(ImageError) as caught:
         read_member(shard, offset=members[0].offset, size=0, name="s.tar/a.jpg")
     assert caught.value.kind == "empty"
@@ -222,7 +222,7 @@ def fetched(monkeypatch) -> list[tuple[int, int]]:
 def test_neighbours_of_a_shard_are_expected_in_one_go(tmp_path, fetched):
     members = {f"{i}.jpg": bytes([i]) * size for i, size in enumerate((700, 100, 200_000, 50))}
     path = written(tmp_path, tar_bytes(members))
-    _, found = scan_shard(path)
+    _, (found, *_) = scan_shard(path)
     images = list_images(os.fsdecode(path))
     images.expect([1, 0])
     images.expect([3, 0])
@@ -255,7 +255,7 @@ def test_many_shards_are_read_by_threads_with_few_open_files(tmp_path):
 
     def work(step):
         for i in range(0, 5 * len(shards), step):
-            shard, [member] = shards[i % len(shards)]
+            shard, ([member], *_) = shards[i % len(shards)]
             data = read_member(shard, offset=member.offset, size=member.size, name="x")
             if data != b"%d" % (i % len(shards)):
                 wrong.append(i)
