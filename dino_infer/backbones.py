@@ -67,7 +67,8 @@ ARCHS = {
     "vit_large": ViTShape(embed_dim=1024, depth=24, num_heads=16),
 }
 RESNET_MICRO = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_width": 16}
-"""``resnet_micro``, ours: timm's resnet10t with half its channels, for training on CPUs."""
+"""``resnet_micro``, ours: timm's resnet10t with half its channels, for training on CPUs. It starts
+as timm's, with which it was measured."""
 
 
 def vision_transformer(
@@ -237,12 +238,18 @@ def _vit_kind(timm: Any, network: Any) -> type[ViTBackbone] | None:
 
 
 def _timm_network(timm: Any, arch: str, *, image_size: int, drop_path_rate: float) -> nn.Module:
-    """The timm model without its classifier; only ViT-like models are told the image size."""
-    options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path_rate}
-    try:
-        return timm.create_model(arch, img_size=image_size, **options)  # type: ignore[no-any-return]
-    except TypeError:  # convnets take any size and refuse the argument
-        return timm.create_model(arch, **options)  # type: ignore[no-any-return]
+    """The timm model without its classifier, told what only its kind of network understands.
+
+    ViT-like models need the image size. ResNets and RegNets start with the last norm of a block at
+    1, as torchvision's that the original trained; timm would start them at 0.
+    """
+    depth: dict[str, Any] = {"drop_path_rate": drop_path_rate}
+    for own in ({"img_size": image_size} | depth, {"zero_init_last": False} | depth, depth):
+        try:
+            return timm.create_model(arch, num_classes=0, **own)  # type: ignore[no-any-return]
+        except TypeError:  # networks refuse what they do not know
+            continue
+    return timm.create_model(arch, num_classes=0)  # type: ignore[no-any-return]
 
 
 def _shrink_stem(network: Any, arch: str) -> None:

@@ -78,3 +78,22 @@ def test_head_mlp_is_normal_with_std_2_percent_and_zero_bias():
     for layer in linears:
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.01)
         assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "regnety_002"])
+def test_no_norm_of_a_convnet_starts_at_zero_since_torchvisions_do_not(arch: str):
+    parameters = dict(build_backbone(arch).network.named_parameters())
+    scales = {name: p for name, p in parameters.items() if p.ndim == 1 and "weight" in name}
+    assert scales and all((scale == 1).all() for scale in scales.values())
+
+
+def test_a_resnet_starts_with_the_convolutions_of_torchvision():
+    torch.manual_seed(0)
+    for module in build_backbone("resnet18").modules():
+        if isinstance(module, torch.nn.Conv2d):
+            fan_out = module.out_channels * math.prod(module.kernel_size)
+            assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
+
+
+def test_stochastic_depth_is_left_out_where_the_network_does_not_know_it():
+    assert build_backbone("densenet121", drop_path_rate=0.1).embed_dim == 1024
