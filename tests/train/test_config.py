@@ -117,7 +117,9 @@ def test_auto_raises_the_rate_of_a_step_with_the_root_of_the_batch():
 
 def test_continued_training_is_slow_and_warms_the_head_up():
     fresh = recipes.auto(num_images=20_000)
-    config = recipes.continued(fresh, arch="vit_base", patch_size=8, image_size=224)
+    config = recipes.continued(
+        fresh, num_images=20_000, arch="vit_base", patch_size=8, image_size=224
+    )
     assert config.model.arch == "vit_base" and config.model.patch_size == 8
     assert config.optim.lr < fresh.optim.lr
     assert config.teacher.momentum > fresh.teacher.momentum

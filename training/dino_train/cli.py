@@ -29,10 +29,13 @@ usage: dino-train [RECIPE] --data PATH [PATH ...] --out RUN [options]
 RECIPE is one of: auto (the default, derives settings from your data), {", ".join(recipes.RECIPES)}
 "dino-train RECIPE --help" lists every option with the recipe's values.
 """
-_TEN_THOUSAND = recipes.auto(num_images=10_000)
-# What --help shows for auto, and what stands in until the data has been seen. It has no warm-up,
-# so that any number of epochs fits it.
-PLACEHOLDER = replace(_TEN_THOUSAND, optim=replace(_TEN_THOUSAND.optim, warmup_epochs=0.0))
+SHOWN_BY_HELP = recipes.auto(num_images=10_000)
+# Stands in until the data has been seen: any number of epochs and any size of crops fits it.
+PLACEHOLDER = replace(
+    SHOWN_BY_HELP,
+    model=replace(SHOWN_BY_HELP.model, patch_size=1),
+    optim=replace(SHOWN_BY_HELP.optim, warmup_epochs=0.0),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,32 @@ class RunOptions:
             raise UsageError(f"--workers must be 0 or more, got {self.workers}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GivenOptim:
+    """Length and batch, where they are given."""
+
+    batch_size: int | None = None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenModel:
+    """The backbone, where it is given."""
+
+    arch: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenSettings:
+    """The flags that auto derives others from; None is a flag that was not given.
+
+    No default that ``--help`` shows could say that: users may type it.
+    """
+
+    optim: GivenOptim = GivenOptim()
+    model: GivenModel = GivenModel()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dino-train; returns the exit code."""
     arguments = _without_local_rank(sys.argv[1:] if argv is None else argv)
@@ -88,12 +117,11 @@ def _main(arguments: list[str]) -> int:
         name, arguments = "auto", ["--help"]
     if name != "auto" and name not in recipes.RECIPES:
         raise UsageError(recipes.unknown_recipe(name))
-    defaults = PLACEHOLDER if name == "auto" else recipes.RECIPES[name]()
-    options, config = _parsed(name, arguments, defaults)
-    images = None
     if name == "auto":
-        options, config, images = _auto(arguments, options, config)
-    return _train(options, config, images)
+        asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
+        options, _ = _parsed(name, arguments, SHOWN_BY_HELP if asks_for_help else PLACEHOLDER)
+        return _train(*_auto(arguments, options))
+    return _train(*_parsed(name, arguments, recipes.RECIPES[name]()))
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:
@@ -128,7 +156,7 @@ def _parsed(
 
 
 def _auto(
-    arguments: list[str], options: RunOptions, config: TrainConfig
+    arguments: list[str], options: RunOptions
 ) -> tuple[RunOptions, TrainConfig, "ImageList | None"]:
     """Settings for this data, or of the run that is there; flags on the command line win.
 
@@ -148,23 +176,7 @@ def _auto(
         return *_parsed("auto", arguments, defaults), None
     images = list_images(options.data)
     num_images = len(images)
-    defaults = recipes.auto(
-        num_images=num_images,
-        image_side=_usual_side(images),
-        batch_size=_if_given(config.optim.batch_size, PLACEHOLDER.optim.batch_size),
-        epochs=_if_given(config.optim.epochs, PLACEHOLDER.optim.epochs),
-        arch=config.model.arch,
-    )
-    if options.init_from:
-        from dino_infer.checkpoints import load_backbone
-
-        weights = load_backbone(options.init_from)[1]
-        defaults = recipes.continued(
-            defaults,
-            arch=weights.arch,
-            patch_size=weights.patch_size,
-            image_size=weights.image_size,
-        )
+    defaults = _derived(read_given(arguments), images, init_from=options.init_from)
     options, config = _parsed("auto", arguments, defaults)
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"auto settings for {num_images:,} images:", file=sys.stderr)
@@ -173,8 +185,38 @@ def _auto(
     return options, config, images
 
 
-def _if_given(value: int, placeholder: int) -> int | None:
-    return None if value == placeholder else value
+def read_given(arguments: list[str]) -> GivenSettings:
+    """What the command line says about the settings that others are derived from."""
+    return tyro.cli(GivenSettings, args=arguments, return_unknown_args=True)[0]
+
+
+def _derived(given: GivenSettings, images: "ImageList", *, init_from: str | None) -> TrainConfig:
+    """What ``auto`` takes for these images, batch, length and weights."""
+    weights = None
+    if init_from:
+        from dino_infer.checkpoints import load_backbone
+
+        weights = load_backbone(init_from)[1]
+    epochs = given.optim.epochs
+    arch = given.model.arch or (weights.arch if weights else "vit_small")
+    fresh = recipes.auto(
+        num_images=len(images),
+        image_side=_usual_side(images),
+        batch_size=given.optim.batch_size,
+        epochs=epochs,
+        arch=arch,
+    )
+    if weights is None:
+        return fresh
+    return recipes.continued(
+        fresh,
+        num_images=len(images),
+        arch=weights.arch,
+        patch_size=weights.patch_size,
+        image_size=weights.image_size,
+        small_stem=weights.small_stem,
+        epochs=epochs,
+    )
 
 
 def _usual_side(images: "ImageList") -> int:
@@ -193,7 +235,7 @@ def _usual_side(images: "ImageList") -> int:
     return median_low(sides) if sides else 256
 
 
-def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None") -> int:
+def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" = None) -> int:
     from dino_train.train import train
 
     try:

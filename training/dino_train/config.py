@@ -46,6 +46,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require("model.patch_size", self.patch_size, 1, _INF)
+        if self.image_size is not None:
+            _require("model.image_size", self.image_size, 1, _INF)
         _require("model.drop_path_rate", self.drop_path_rate, 0, 0.99)
 
 

@@ -53,6 +53,9 @@ class Run:
         self.part_size = o.batch_size // process.world_size // o.accumulation_steps
         self.snapshot_steps = max(1, round(c.run.snapshot_epochs * self.steps_per_epoch))
         self.rates = _rates(config, self.steps_per_epoch)
+        if process.is_main:
+            for line in what_outlasts(config, total_steps=self.total_steps):
+                logger.warning("%s", line)
         self.step = 0
         self.skipped_before = 0
         """Steps of the run that were not finite, up to the snapshot it went on from."""
@@ -162,6 +165,30 @@ def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
             f"optim.batch_size must be a multiple of processes x accumulation steps = "
             f"{world_size} x {config.optim.accumulation_steps}, got {batch}"
         )
+
+
+def what_outlasts(config: TrainConfig, *, total_steps: int) -> list[str]:
+    """What is meant for a part of a run and lasts all of this one, a line each."""
+    o, t = config.optim, config.teacher
+    parts = {
+        "optim.freeze_last_layer_epochs": (o.freeze_last_layer_epochs, "the last layer learns"),
+        "optim.freeze_backbone_epochs": (o.freeze_backbone_epochs, "the backbone learns"),
+        "teacher.warmup_teacher_temp_epochs": (
+            t.warmup_teacher_temp_epochs,
+            "teacher.teacher_temp is reached",
+        ),
+    }
+    lines = [
+        f"{name}={epochs} outlasts optim.epochs={o.epochs}: training ends before {what}"
+        for name, (epochs, what) in parts.items()
+        if epochs >= o.epochs
+    ]
+    if t.momentum == 1 or 1 / (1 - t.momentum) > total_steps:
+        lines.append(
+            f"teacher.momentum={t.momentum} averages more steps than the {total_steps:,} of the "
+            "run: the teacher will hardly move; lower it or train longer"
+        )
+    return lines
 
 
 def _rates(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], Rates]:
