@@ -1,7 +1,8 @@
 """Weighted k-nearest-neighbour classification on features.
 
 Features are L2-normalised, neighbours are found by exact inner product, and each votes for its
-class with weight ``exp(similarity / temperature)``. Accuracies for several k come from one search.
+class with weight ``exp(similarity / temperature)``; ``votes`` has the rule. Accuracies for several
+k come from one search.
 """
 
 import logging
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float64, Shaped
 
 from dino_infer.neighbors import Array, Neighbors, exact_neighbors, normalized
-from dino_infer.votes import TEMPERATURE, Ranking, rankings, vote_weights, votes
+from dino_infer.votes import TEMPERATURE, Ranking, Tally, rankings
 
 TOP = 5  # the second accuracy that is reported
 
@@ -21,7 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class Accuracy(NamedTuple):
-    """Share of queries whose class ranks first, and among the first min(5, k)."""
+    """Share of queries whose class ranks first, and among the first min(5, k).
+
+    A class that got no vote has no rank, as in the original with its 1,000 classes.
+    """
 
     top1_percent: float
     top5_percent: float
@@ -68,7 +72,7 @@ def nearest_others(
     unit = normalized(features)
     similarities, rows = exact_neighbors(unit, unit, k=k + 1, device=device)
     own = rows == np.arange(len(rows))[:, None]
-    # Among many equal rows a row may not find itself; then the least similar one goes.
+    # Among many equal rows a row may be behind the last; then the least similar one goes.
     own[~own.any(axis=1), -1] = True
     shape = (len(rows), k)
     return Neighbors(similarities[~own].reshape(shape), rows[~own].reshape(shape))
@@ -169,29 +173,39 @@ class KNNClassifier:
     def predict_proba(
         self, features: Shaped[np.ndarray, "queries dim"]
     ) -> Float64[np.ndarray, "queries classes"]:
-        """Share of the vote that each of ``classes_`` gets; rows sum to 1."""
-        if not hasattr(self, "_train"):
-            raise ValueError("call fit(features, labels) before predicting")
-        _check_width(features, self.n_features_in_)
-        k = clamped_k(self.k, available=len(self._train))
-        near = exact_neighbors(self._train, normalized(features), k=k, device=self.device)
-        weights = vote_weights(near, temperature=self.temperature)
-        weights /= weights.sum(axis=1, keepdims=True)
-        return votes(weights, self._classes[near.rows], classes_number=len(self.classes_))
+        """Share of the vote that each of ``classes_`` gets; rows sum to 1, no vote gives 0."""
+        scores = self._counted(features).scores
+        shares: np.ndarray = scores / scores.sum(axis=1, keepdims=True)
+        return shares
 
     def predict(
         self, features: Shaped[np.ndarray, "queries dim"]
     ) -> Shaped[np.ndarray, " queries"]:
-        """The label with the largest share of the vote."""
-        probs = self.predict_proba(features)
-        winners: np.ndarray = self.classes_[probs.argmax(axis=1)]
-        return winners
+        """The label with the largest share of the vote; of equal ones that of the nearest row."""
+        winners = self._counted(features).winners()
+        labels: np.ndarray = self.classes_[winners]
+        return labels
 
     def score(
         self, features: Shaped[np.ndarray, "queries dim"], labels: Shaped[np.ndarray, " queries"]
     ) -> float:
         """Share of right predictions, from 0 to 1."""
         return float(np.mean(self.predict(features) == labels))
+
+    def _counted(self, features: Shaped[np.ndarray, "queries dim"]) -> Tally:
+        if not hasattr(self, "_train"):
+            raise ValueError("call fit(features, labels) before predicting")
+        _check_width(features, self.n_features_in_)
+        k = clamped_k(self.k, available=len(self._train))
+        near = exact_neighbors(self._train, normalized(features), k=k, device=self.device)
+        tally = Tally(
+            near,
+            self._classes[near.rows],
+            classes_number=len(self.classes_),
+            temperature=self.temperature,
+        )
+        tally.count(k)
+        return tally
 
 
 def _check_rows(features: Shaped[Array, "train dim"]) -> None:

@@ -1,7 +1,13 @@
-"""What neighbours vote, and how that ranks the classes."""
+"""The vote of neighbours: one rule for the library, the demo and the server.
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+Each neighbour votes for its class with weight ``exp(similarity / temperature)``. Classes rank by
+the sum of their votes; of equal sums that of the nearer neighbour is first, which is the more
+similar one and, of equally similar ones, that of the lower row. A class that got no vote has no
+rank: it is no hit, however many ranks count.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
@@ -19,7 +25,102 @@ class Ranking(NamedTuple):
     winners: Shaped[np.ndarray, " queries"]
     """The label that ranks first."""
     ranks: Int64[np.ndarray, " queries"]
-    """Rank from 0 of the query's own label; ``UNRANKED`` where no training row carries it."""
+    """Rank from 0 of the query's own label; ``UNRANKED`` where it got no vote."""
+
+
+class Vote(NamedTuple):
+    """What the neighbours of one query say."""
+
+    classes: list[tuple[Any, float]]
+    """Each class that got a vote with its share, the first by the rule above; they sum to 1."""
+    shares: list[float]
+    """Share of the vote of each neighbour, in their order."""
+
+
+class Tally:
+    """Votes of some queries' neighbours, counted from the nearest neighbour on.
+
+    Args:
+        neighbors: At least one a query, the nearest first.
+        classes: Class of each neighbour, from 0 to ``classes_number - 1``.
+        classes_number: Number of classes.
+        temperature: Lower listens more to the very nearest.
+
+    Attributes:
+        weights: Of each neighbour, relative to the nearest one of the query.
+        scores: Of each class: the summed weights of the neighbours counted so far.
+    """
+
+    def __init__(
+        self,
+        neighbors: Neighbors,
+        classes: Int64[np.ndarray, "queries k"],
+        *,
+        classes_number: int,
+        temperature: float,
+    ) -> None:
+        queries, k = classes.shape
+        self.weights = vote_weights(neighbors, temperature=temperature)
+        self.scores: Float64[np.ndarray, "queries classes"] = np.zeros((queries, classes_number))
+        self._classes = classes
+        self._queries = np.arange(queries)[:, None]
+        # Place of the nearest neighbour of each class.
+        self._nearest = np.full((queries, classes_number), k)
+        np.minimum.at(self._nearest, (self._queries, classes), np.arange(k))
+        self._counted = 0
+
+    def count(self, k: int) -> None:
+        """Add the votes up to the ``k``-th neighbour; a smaller ``k`` cannot come later."""
+        ring = slice(self._counted, k)
+        # One at a time, so that the sums do not depend on which other k were counted before.
+        np.add.at(self.scores, (self._queries, self._classes[:, ring]), self.weights[:, ring])
+        self._counted = max(self._counted, min(k, self._classes.shape[1]))
+
+    def winners(self) -> Int64[np.ndarray, " queries"]:
+        """The class that ranks first."""
+        best = self.scores == self.scores.max(axis=1, keepdims=True)
+        first: np.ndarray = np.where(best, self._nearest, UNRANKED).argmin(axis=1)
+        return first
+
+    def ranks(self, wanted: Int64[np.ndarray, " queries"]) -> Int64[np.ndarray, " queries"]:
+        """Rank from 0 of one class of each query; ``UNRANKED`` where it got no vote."""
+        own, place = (
+            np.take_along_axis(values, wanted[:, None], axis=1)
+            for values in (self.scores, self._nearest)
+        )
+        ahead = (self.scores > own) | ((self.scores == own) & (self._nearest < place))
+        return np.where(place[:, 0] < self._counted, np.count_nonzero(ahead, axis=1), UNRANKED)
+
+
+def vote(
+    similarities: Sequence[float], labels: Sequence[Hashable], *, temperature: float = TEMPERATURE
+) -> Vote:
+    """The vote of the neighbours of one query.
+
+    Args:
+        similarities: Of each neighbour, the nearest first.
+        labels: Of each neighbour.
+        temperature: Lower listens more to the very nearest.
+
+    Raises:
+        ValueError: ``temperature`` is not above 0.
+    """
+    if not labels:
+        return Vote([], [])
+    # With their types: 1 and true are equal keys.
+    keys = [(type(label), label) for label in labels]
+    names = list(dict.fromkeys(keys))
+    numbers = {key: number for number, key in enumerate(names)}
+    classes = np.array([[numbers[key] for key in keys]])
+    near = Neighbors(np.array([similarities], dtype=np.float32), np.arange(len(keys))[None])
+    tally = Tally(near, classes, classes_number=len(names), temperature=temperature)
+    tally.count(len(keys))
+    total = tally.weights.sum()
+    scores = tally.scores[0] / total
+    # Names are in the order of their nearest neighbours, and the sort leaves equals as they are.
+    order = np.argsort(-scores, kind="stable").tolist()
+    ranked = [(names[place][1], float(scores[place])) for place in order]
+    return Vote(ranked, (tally.weights[0] / total).tolist())
 
 
 def vote_weights(
@@ -33,32 +134,15 @@ def vote_weights(
     Args:
         neighbors: Most similar first.
         temperature: Lower listens more to the very nearest.
+
+    Raises:
+        ValueError: ``temperature`` is not above 0.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     similarities = neighbors.similarities.astype(np.float64)
     similarities -= similarities[:, :1].copy()
     return np.exp(similarities / temperature)
-
-
-def votes(
-    weights: Float64[np.ndarray, "queries k"],
-    classes: Int64[np.ndarray, "queries k"],
-    *,
-    classes_number: int,
-) -> Float64[np.ndarray, "queries classes"]:
-    """Score of each class: the summed weights of the neighbours that carry it.
-
-    Args:
-        weights: Of each neighbour.
-        classes: Of each neighbour, from 0 to ``classes_number - 1``.
-        classes_number: Number of classes.
-    """
-    queries = len(classes)
-    cells = np.arange(queries)[:, None] * classes_number + classes
-    scores = np.bincount(cells.ravel(), weights.ravel(), minlength=queries * classes_number)
-    # bincount of nothing counts in integers.
-    return scores.astype(np.float64, copy=False).reshape(queries, classes_number)
 
 
 def rankings(
@@ -71,8 +155,8 @@ def rankings(
 ) -> dict[int, Ranking]:
     """What each k makes of each query, all from one search.
 
-    Classes are ranked by score; among equal scores the smaller label comes first, as in the
-    original, where that decides only when fewer than five classes got a vote.
+    The rule is that of this module; the original, which has 1,000 classes, gives the same ranks
+    but where votes are equal.
 
     Args:
         neighbors: At least ``max(ks)`` neighbours of each query, or all that there are.
@@ -95,29 +179,9 @@ def rankings(
     for start in range(0, total, chunk):
         part = slice(start, start + chunk)
         near = Neighbors(neighbors.similarities[part], neighbors.rows[part])
-        voters = vote_weights(near, temperature=temperature), classes[near.rows]
-        for k, winners, ranks in _ranked(*voters, wanted[part], len(names), ks):
-            found[k].winners[part] = names[winners]
-            found[k].ranks[part] = np.where(known[part], ranks, UNRANKED)
+        tally = Tally(near, classes[near.rows], classes_number=len(names), temperature=temperature)
+        for k in sorted(ks):
+            tally.count(k)
+            found[k].winners[part] = names[tally.winners()]
+            found[k].ranks[part] = np.where(known[part], tally.ranks(wanted[part]), UNRANKED)
     return found
-
-
-def _ranked(
-    weights: Float64[np.ndarray, "queries k"],
-    classes: Int64[np.ndarray, "queries k"],
-    wanted: Int64[np.ndarray, " queries"],
-    classes_number: int,
-    ks: Sequence[int],
-) -> Iterator[tuple[int, Int64[np.ndarray, " queries"], Int64[np.ndarray, " queries"]]]:
-    """For each k the class that ranks first, and the rank from 0 of the wanted class."""
-    scores = np.zeros((len(wanted), classes_number))
-    earlier = np.arange(classes_number) < wanted[:, None]
-    counted = 0
-    for k in sorted(ks):
-        # A larger k only adds the votes of the neighbours that a smaller one did not ask.
-        ring = slice(counted, k)
-        scores += votes(weights[:, ring], classes[:, ring], classes_number=classes_number)
-        counted = k
-        own = np.take_along_axis(scores, wanted[:, None], axis=1)
-        ranks = np.count_nonzero((scores > own) | ((scores == own) & earlier), axis=1)
-        yield k, scores.argmax(axis=1), ranks

@@ -173,16 +173,46 @@ def test_leave_one_out_of_a_tensor_equals_that_of_the_array():
 
 
 @pytest.mark.parametrize("scores_at_once", [1, 50, 2**27])
-def test_equally_near_rows_are_all_found_in_whatever_order(monkeypatch, scores_at_once):
+def test_equally_near_rows_come_in_their_own_order(monkeypatch, scores_at_once):
     monkeypatch.setattr(neighbors, "SCORES_AT_ONCE", scores_at_once)
     # Eight copies of the unit vectors: every similarity is exactly 0 or 1.
     train = np.tile(np.eye(4, dtype=np.float32), (8, 1))
-    for near in (
-        neighbors.exact_neighbors(train, train[:4], k=8),
-        neighbors.matmul_neighbors(torch.from_numpy(train), torch.from_numpy(train[:4]), k=8),
-    ):
+    for kind in (np.asarray, torch.from_numpy):
+        near = neighbors.exact_neighbors(kind(train), kind(train[:4]), k=8)
         assert (near.similarities == 1).all()
-        np.testing.assert_array_equal(np.sort(near.rows), np.arange(4)[:, None] + range(0, 32, 4))
+        np.testing.assert_array_equal(near.rows, np.arange(4)[:, None] + range(0, 32, 4))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("copies", [2, 60])
+def test_the_nearest_of_equal_rows_is_the_same_for_every_k_and_beside_any_query(kind, copies):
+    rng = np.random.default_rng(0)
+    unique = rng.normal(size=(21, 48)).astype(np.float32)
+    train = np.tile(unique, (copies, 1))
+    expected = np.arange(21)[:, None] + 21 * np.arange(copies)
+    for k in (1, 2, 30):
+        near = knn.nearest(kind(train), kind(unique), k=k)
+        most = min(k, copies)
+        np.testing.assert_array_equal(near.rows[:, :most], expected[:, :most])
+        alone = knn.nearest(kind(train), kind(unique[7:8]), k=k)
+        np.testing.assert_array_equal(alone.rows[0], near.rows[7])
+        others = knn.nearest_others(kind(train), k=k)
+        np.testing.assert_array_equal(others.rows[:21, 0], np.arange(21) + 21)
+        np.testing.assert_array_equal(others.rows[21:, 0], np.arange(21, len(train)) % 21)
+
+
+def test_an_accuracy_does_not_depend_on_which_other_k_are_asked_for():
+    features, _ = toy(90, classes=1)
+    train = np.concatenate([features, features, features])
+    labels = np.random.default_rng(0).integers(5, size=len(train))
+    ks = (1, 2, 3, 5, 20, 100)
+    together = knn.accuracies(knn.nearest(train, features, k=100), labels, labels[:90], ks=ks)
+    assert together[1].top1_percent == 100
+    for k in ks:
+        near = knn.nearest(train, features, k=k)
+        assert knn.accuracies(near, labels, labels[:90], ks=(k,))[k] == together[k]
+        classifier = knn.KNNClassifier(k=k).fit(train, labels)
+        assert 100 * classifier.score(features, labels[:90]) == together[k].top1_percent
 
 
 def test_a_search_keeps_the_float32_setting_of_the_process():
@@ -191,7 +221,7 @@ def test_a_search_keeps_the_float32_setting_of_the_process():
     try:
         for precision in ("tf32", "ieee"):
             matmul.fp32_precision = precision
-            neighbors.matmul_neighbors(torch.eye(3), torch.eye(3), k=1)
+            neighbors.exact_neighbors(torch.eye(3), torch.eye(3), k=1)
             assert matmul.fp32_precision == precision
     finally:
         matmul.fp32_precision = before
@@ -253,8 +283,66 @@ def test_rankings_say_who_won_and_where_the_own_label_ranks():
     )
     assert list(found[3].winners) == ["a", "a", "a"]
     assert list(found[3].ranks) == [0, 2, votes.UNRANKED]
-    assert list(found[1].ranks) == [0, 2, votes.UNRANKED]  # b and c have no vote: b comes first
+    assert list(found[1].ranks) == [0, votes.UNRANKED, votes.UNRANKED]  # b and c have no vote
     assert knn.accuracy(found[3], k=3).top5_percent == pytest.approx(200 / 3)
+
+
+def test_a_class_without_a_vote_is_no_hit():
+    rng = np.random.default_rng(0)
+    train, queries = rng.normal(size=(400, 16)), rng.normal(size=(300, 16))
+    train_labels, labels = rng.integers(10, size=400), rng.integers(10, size=300)
+    near = knn.nearest(train, queries, k=5)
+    among_five = (train_labels[near.rows] == labels[:, None]).any(axis=1).mean()
+    got = knn.accuracies(near, train_labels, labels, ks=(1, 5, 9))
+    assert got[5].top5_percent == pytest.approx(100 * among_five)
+    # More classes that nobody voted for change nothing.
+    many = knn.accuracies(near, train_labels * 100, labels * 100, ks=(1, 5, 9))
+    assert many == got
+    probs = knn.KNNClassifier(k=5).fit(train, train_labels).predict_proba(queries)
+    assert ((probs > 0).sum(axis=1) <= 5).all()
+
+
+def test_fewer_rows_than_k_give_no_hit_to_classes_without_a_row():
+    train = np.eye(3, dtype=np.float32)
+    found = votes.rankings(
+        knn.nearest(train, train, k=3), np.array([4, 5, 6]), np.array([4, 0, 9]), ks=(5, 200)
+    )
+    for ranking in found.values():
+        assert list(ranking.ranks) == [0, votes.UNRANKED, votes.UNRANKED]
+        assert knn.accuracy(ranking, k=5).top5_percent == pytest.approx(100 / 3)
+
+
+def test_a_vote_too_far_for_a_float_still_ranks_before_no_vote():
+    train = np.array([[1, 0], [-1, 0], [0, -1]], dtype=np.float32)
+    found = votes.rankings(
+        knn.nearest(train, train[:1], k=3),
+        np.array(["a", "z", "b"]),
+        np.array(["z"]),
+        ks=(3,),
+        temperature=1e-4,
+    )
+    assert list(found[3].ranks) == [2]
+
+
+@pytest.mark.parametrize("labels", [["zebra", "ant"], ["ant", "zebra"], [1, True], [2, "2"]])
+def test_of_equal_votes_that_of_the_nearest_neighbour_is_first(labels):
+    said = votes.vote([0.5, 0.5], labels)
+    assert said == ([(labels[0], 0.5), (labels[1], 0.5)], [0.5, 0.5])
+    assert type(said.classes[0][0]) is type(labels[0])
+    rows = np.ones((2, 4), dtype=np.float32)
+    classes = np.array([f"{label} {type(label)}" for label in labels])
+    assert knn.KNNClassifier(k=2).fit(rows, classes).predict(rows[:1]) == classes[:1]
+    found = votes.rankings(knn.nearest(rows, rows, k=2), classes, classes, ks=(1, 2))
+    assert list(found[2].winners) == [classes[0]] * 2
+    assert list(found[2].ranks) == [0, 1]
+    assert list(found[1].ranks) == [0, votes.UNRANKED]
+
+
+def test_more_votes_win_over_the_nearest_neighbour():
+    said = votes.vote([0.5, 0.49, 0.49], ["zebra", "ant", "ant"])
+    assert [name for name, _ in said.classes] == ["ant", "zebra"]
+    assert sum(said.shares) == pytest.approx(1)
+    assert votes.vote([], []) == ([], [])
 
 
 def test_a_fitted_classifier_can_be_pickled():

@@ -10,12 +10,12 @@ from dino_app.demo.models import Models
 from dino_app.demo.tiles import caption, plain
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
 from dino_app.demo.vectors import Vectors
-from dino_app.demo.voters import LABEL, Examples, FileExamples, IndexExamples, Voter, vote
+from dino_app.demo.voters import LABEL, Examples, FileExamples, IndexExamples, Voter
 from dino_app.store.filters import Exists
 from dino_app.store.interface import Store
 from dino_infer.embed import Embedder
 from dino_infer.features import Features
-from dino_infer.votes import TEMPERATURE
+from dino_infer.votes import TEMPERATURE, vote
 
 INTRO = (
     "The labelled photos that are most like yours vote on what it shows; nothing was trained to "
@@ -147,7 +147,11 @@ def _shown(
     if not found:
         return None, [], [], FIRST_STEP
     voters = found[: int(k)]
-    classes, shares = vote(voters, temperature=temperature)
+    classes, shares = vote(
+        [voter.similarity for voter in voters],
+        [voter.label for voter in voters],
+        temperature=temperature,
+    )
     tiles = []
     if examples.has_tiles:
         tiles = [
@@ -158,6 +162,6 @@ def _shown(
         [voter.name, voter.label, f"{voter.similarity:.3f}", f"{100 * share:.1f} %"]
         for voter, share in zip(voters, shares, strict=True)
     ]
-    winner, share = next(iter(classes.items()))
+    winner, share = classes[0]
     told = f"**{plain(winner)}** has {100 * share:.0f} % of the votes of {len(voters)} photos."
     return dict(classes), tiles, rows, told

@@ -1,6 +1,6 @@
 """Labelled examples that vote on a photo: those of a features file or of an index."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,8 +12,7 @@ from dino_app.store.filters import Exists
 from dino_app.store.interface import Store
 from dino_infer.errors import DataError
 from dino_infer.features import Features
-from dino_infer.neighbors import Neighbors, exact_neighbors, normalized
-from dino_infer.votes import vote_weights
+from dino_infer.neighbors import exact_neighbors, normalized
 
 LABEL = "label"  # of an index: the metadata that names the class
 
@@ -126,30 +125,3 @@ class IndexExamples:
     def tile(self, name: str) -> Image.Image:
         """The thumbnail of an example, where it has one."""
         return thumbnail_tile(self._store.thumbnail(name))
-
-
-class Vote(NamedTuple):
-    """What examples say about a photo."""
-
-    classes: dict[str, float]
-    """Share of the vote of each class, the largest first; they sum to 1."""
-    shares: list[float]
-    """Share of the vote of each voter, in their order."""
-
-
-def vote(voters: Sequence[Voter], *, temperature: float) -> Vote:
-    """The weighted vote, as ``KNNClassifier.predict_proba`` counts it.
-
-    Args:
-        voters: At least one, the most similar first.
-        temperature: Lower listens more to the very nearest.
-    """
-    similarities = np.array([[voter.similarity for voter in voters]], dtype=np.float32)
-    near = Neighbors(similarities, np.arange(len(voters))[None])
-    weights = vote_weights(near, temperature=temperature)[0]
-    shares = (weights / weights.sum()).tolist()
-    classes: dict[str, float] = {}
-    for voter, share in zip(voters, shares, strict=True):
-        classes[voter.label] = classes.get(voter.label, 0.0) + share
-    # Of equal classes the smaller label is first, as everywhere else.
-    return Vote(dict(sorted(classes.items(), key=lambda item: (-item[1], item[0]))), shares)

@@ -5,10 +5,11 @@ import pytest
 
 from dino_app.demo.classify_tab import MOST_K, _examples, _shown
 from dino_app.demo.vectors import Vectors
-from dino_app.demo.voters import FileExamples, IndexExamples, vote
+from dino_app.demo.voters import FileExamples, IndexExamples
 from dino_app.errors import ModelMismatchError
 from dino_infer.errors import DataError
 from dino_infer.knn import KNNClassifier
+from dino_infer.votes import vote
 from tests.app.demo.indexed import CLASSES, TILES, small_features, tiles
 
 SHARE = 1e-5  # of votes: similarities are float32
@@ -26,20 +27,38 @@ def vector(models, features):
     return Vectors(models).vector(picture, name=models.names[0], made=features.manifest)
 
 
+def voted(voters, temperature):
+    similarities, labels = [v.similarity for v in voters], [v.label for v in voters]
+    return vote(similarities, labels, temperature=temperature)
+
+
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
 @pytest.mark.parametrize("k", [1, 5, 12])
 def test_the_vote_is_that_of_the_classifier(features, vector, k, temperature):
     voters = FileExamples(features).nearest(vector, k=MOST_K)
-    classes, shares = vote(voters[:k], temperature=temperature)
+    classes, shares = voted(voters[:k], temperature)
     judge = KNNClassifier(k=k, temperature=temperature).fit(features.matrix, features.labels)
     probs = dict(zip(judge.classes_, judge.predict_proba(vector[None])[0], strict=True))
-    assert classes == pytest.approx({name: p for name, p in probs.items() if p}, abs=SHARE)
-    assert next(iter(classes)) == judge.predict(vector[None])[0]
+    assert dict(classes) == pytest.approx({name: p for name, p in probs.items() if p}, abs=SHARE)
+    assert classes[0][0] == judge.predict(vector[None])[0]
     assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
 
 
 def test_all_examples_vote_where_there_are_fewer_than_k(features, vector):
     assert len(FileExamples(features).nearest(vector, k=MOST_K)) == len(CLASSES) * TILES
+
+
+def test_of_equally_near_classes_that_of_the_first_row_wins(features, vector):
+    labels = np.array(["zebra", "ant"], dtype=object)
+    twins = dataclasses.replace(
+        features, matrix=np.stack([vector, vector]), paths=("0.jpg", "1.jpg"), labels=labels
+    )
+    examples = FileExamples(twins)
+    for k in (1, 2):
+        classes, *_, told = _shown(examples.nearest(vector, k=MOST_K), examples, k, 0.07)
+        assert next(iter(classes)) == "zebra" and "**zebra**" in told
+    judge = KNNClassifier(k=2).fit(twins.matrix, labels.astype(str))
+    assert judge.predict(vector[None]) == ["zebra"]
 
 
 def test_an_index_votes_like_the_file_that_it_was_made_of(features, store, vector):
@@ -48,7 +67,7 @@ def test_an_index_votes_like_the_file_that_it_was_made_of(features, store, vecto
     unlabelled = "coffee/5.jpg"
     assert [v.name for v in from_index] == [v.name for v in from_file if v.name != unlabelled]
     assert "11 labelled photos" in IndexExamples(store).summary()
-    some = [vote(voters[:3], temperature=0.07).classes for voters in (from_file, from_index)]
+    some = [dict(voted(voters[:3], 0.07).classes) for voters in (from_file, from_index)]
     assert some[0] == pytest.approx(some[1], abs=INDEX_SHARE)
 
 
@@ -103,12 +122,3 @@ def test_nothing_is_shown_before_there_is_a_photo(features):
         [],
         "Choose a photo to classify.",
     )
-
-
-def test_equal_classes_are_ranked_by_name(features, vector):
-    voters = FileExamples(features).nearest(vector, k=2)
-    same = [
-        voter._replace(similarity=0.5, label=label)
-        for voter, label in zip(voters, "ba", strict=True)
-    ]
-    assert list(vote(same, temperature=0.07).classes) == ["a", "b"]

@@ -257,6 +257,18 @@ def test_a_class_is_the_vote_of_the_neighbours(steady, dim):
     assert other["label"] is None and other["neighbors"] == []
 
 
+def test_of_equally_near_items_the_class_of_the_first_wins(client, dim):
+    items = [
+        {"id": id, "vector": np.eye(dim)[2].tolist(), "metadata": {"twin": label}}
+        for id, label in (("y/0.jpg", "zebra"), ("y/1.jpg", "ant"))
+    ]
+    assert client.post("/v1/items", json={"items": items}).status_code == 200
+    for k in (1, 2):
+        asked = {"vector": np.eye(dim)[2].tolist(), "k": k, "label": "twin"}
+        body = client.post("/v1/classify", json=asked).json()
+        assert (body["label"], body["neighbors"][0]["id"]) == ("zebra", "y/0.jpg")
+
+
 def test_attention_comes_as_a_picture_or_as_arrays(steady):
     picture = picture_bytes(size=(64, 96))
     asked = {"image": data_uri(picture), "size": 64}

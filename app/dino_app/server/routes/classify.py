@@ -1,6 +1,5 @@
 """The class of an image by the vote of its nearest items."""
 
-import numpy as np
 from fastapi import APIRouter, Request
 
 from dino_app.server.answers import Classes, Share, Voter
@@ -9,9 +8,8 @@ from dino_app.server.routes.documents import ERRORS, form_or_json
 from dino_app.server.routes.search import check_k, image_url, nearest_others, subject_vector
 from dino_app.server.schemas import ClassifyRequest
 from dino_app.server.service import Serving
-from dino_app.store.interface import Hit, Scalar
-from dino_infer.neighbors import Neighbors
-from dino_infer.votes import vote_weights
+from dino_app.store.interface import Hit
+from dino_infer.votes import vote
 
 router = APIRouter(tags=["classify"], responses=ERRORS)
 
@@ -20,7 +18,8 @@ router = APIRouter(tags=["classify"], responses=ERRORS)
 async def classify(serving: Serving, request: Request) -> Classes:
     """DINO's weighted k-NN over the items whose metadata has a label.
 
-    Each of the `k` nearest votes with weight exp(similarity / temperature).
+    Each of the `k` nearest votes with weight exp(similarity / temperature). Of classes with equal
+    votes that of the nearer item is first; equally near items come in the order of their ids.
     """
     asked = await json_or_form(request, ClassifyRequest, text={"id", "url", "image", "label"})
     _ = serving.store
@@ -36,26 +35,11 @@ async def classify(serving: Serving, request: Request) -> Classes:
 
 def _classes(hits: list[Hit], label: str, temperature: float, version: str) -> Classes:
     labels = [(hit.metadata or {})[label] for hit in hits]
-    shares = _shares(hits, labels, temperature)
+    said = vote([hit.score for hit in hits], labels, temperature=temperature)
+    shares = [Share(label=name, probability=share) for name, share in said.classes]
     voters = [
         Voter(id=hit.id, score=hit.score, label=name, image_url=image_url(hit.id))
         for hit, name in zip(hits, labels, strict=True)
     ]
     winner = shares[0].label if shares else None
     return Classes(label=winner, probabilities=shares, neighbors=voters, snapshot=version)
-
-
-def _shares(hits: list[Hit], labels: list[Scalar], temperature: float) -> list[Share]:
-    """Classes by their share of the vote; among equal shares that of the nearer item is first."""
-    if not hits:
-        return []
-    scores = np.array([[hit.score for hit in hits]], dtype=np.float32)
-    near = Neighbors(scores, np.arange(len(hits))[None])
-    weights = vote_weights(near, temperature=temperature)[0]
-    votes: dict[tuple[type, Scalar], float] = {}
-    for name, weight in zip(labels, weights.tolist(), strict=True):
-        # With its type: 1 and true are equal keys.
-        votes[type(name), name] = votes.get((type(name), name), 0.0) + weight
-    ranked = sorted(votes.items(), key=lambda vote: -vote[1])
-    total = float(weights.sum())
-    return [Share(label=name, probability=vote / total) for (_, name), vote in ranked]
