@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dino_infer.backbones import Backbone
 from dino_infer.errors import CheckpointError
+from dino_infer.pictures import one_or_many
 from dino_infer.preprocess import Preprocess
 from dino_infer.views import view_of
 
@@ -33,6 +34,7 @@ class AttentionMaps(NamedTuple):
     """Row and column of the patch that asks; None where [CLS] does."""
 
 
+@one_or_many
 @torch.inference_mode()
 def attention_maps(
     image: UInt8[np.ndarray, "height width 3"],
@@ -47,16 +49,16 @@ def attention_maps(
     """Attention of the [CLS] token, or of the patch at a pixel, to the patches of one image.
 
     Args:
-        image: Upright RGB.
+        image: One picture in any form that ``Embedder`` takes, or a list, which gives a list.
         backbone: A Vision Transformer in evaluation mode, on any device.
         preprocess: Decides the size; ``crop="none"`` shows all of the image.
         mass: Share of the attention that the masks keep, in (0, 1].
         layer: Block to look at; negative counts from the last.
         query: x and y of a pixel of ``image``; the patch that shows it asks instead of [CLS].
-        path: What an error calls the image.
+        path: What an error calls the image; by default a path calls itself.
 
     Raises:
-        ImageError: The image is too elongated to be resized whole.
+        ImageError: The image cannot be read, or is too elongated to be resized whole.
         CheckpointError: The backbone has no [CLS] attention.
         ValueError: ``mass``, ``layer`` or ``query`` is out of range.
     """
@@ -75,6 +77,7 @@ def attention_maps(
     return _maps(heads, pixels, backbone, preprocess, mass)._replace(query=(row, column))
 
 
+@one_or_many
 @torch.inference_mode()
 def attention_by_layer(
     image: UInt8[np.ndarray, "height width 3"],
@@ -90,6 +93,7 @@ def attention_by_layer(
     return [_maps(heads, pixels, backbone, preprocess, mass) for heads in layers]
 
 
+@one_or_many
 @torch.inference_mode()
 def rollout_maps(
     image: UInt8[np.ndarray, "height width 3"],

@@ -9,11 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dino_infer import pixel_modes
 from dino_infer.devices import cores
 from dino_infer.errors import ImageError
 from dino_infer.images import (
@@ -144,25 +142,6 @@ class _Batches(Dataset[DecodedBatch]):
 
     def __getitem__(self, index: int) -> DecodedBatch:
         return self._decoding.batch(self._images, self._batches[index])
-
-
-def rgb_array(picture: np.ndarray | Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture in memory as upright RGB, by the rules for files.
-
-    Args:
-        picture: A uint8 array of shape (height, width, 3), or a Pillow image of any mode.
-
-    Raises:
-        ValueError: The array is of another shape or type.
-    """
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise ValueError(
-                "a picture must be uint8 of shape (height, width, 3), "
-                f"got {picture.dtype} of shape {picture.shape}"
-            )
-        return picture
-    return pixel_modes.rgb(ImageOps.exif_transpose(picture))
 
 
 def stacks(

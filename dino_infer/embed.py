@@ -1,6 +1,7 @@
 """Images to feature vectors: decoding, transfer, network and use of the rows overlap."""
 
 import functools
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -11,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
 from dino_infer.backbones import Backbone
@@ -21,7 +21,6 @@ from dino_infer.decoding import (
     Decoding,
     ImageFile,
     decoded_in_processes,
-    rgb_array,
     stacks,
 )
 from dino_infer.devices import Precision, cpu_threads, one_thread_each, resolved_device
@@ -32,10 +31,10 @@ from dino_infer.images import (
     MAX_FILE_BYTES,
     ImageFailure,
     check_size,
-    load_image,
     read_image,
 )
 from dino_infer.listing import ImageList
+from dino_infer.pictures import Picture, picture_list, rgb_picture
 from dino_infer.pooling import Feature
 from dino_infer.preprocess import Crop, Preprocess
 from dino_infer.progress import Progress
@@ -43,7 +42,6 @@ from dino_infer.progress import Progress
 CPU_BATCH, GPU_BATCH = 16, 256
 _WHY_NOT_FINITE = "the weights are damaged, or the precision is too low; try --precision fp32"
 EngineName = Literal["auto", "torch", "onnx", "tensorrt"]
-Picture = str | Path | np.ndarray | Image.Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +74,7 @@ class Embedder:
     """Turns images into feature vectors.
 
         embedder = Embedder.load("runs/photos")
+        vector = embedder("a.jpg")                                     # one picture
         vectors = embedder(["a.jpg", Image.open("b.png"), array])      # in memory
         embedding = embedder.embed(list_images(["photos/"]))           # many files
 
@@ -232,34 +231,39 @@ class Embedder:
         blank = torch.zeros(1, 3, height, width, device=self.device)
         return tuple(self._features(blank).shape[1:])
 
-    def __call__(self, pictures: Sequence[Picture] | Tensor) -> Float[np.ndarray, "rows ..."]:
-        """Feature of each picture.
+    def __call__(self, pictures: Picture | Iterable[Picture]) -> Float[np.ndarray, "..."]:
+        """Feature of one picture, or a row for each of many.
 
         Args:
-            pictures: Paths, uint8 RGB arrays (height, width, 3) and Pillow images, also mixed; or
-                one tensor of normalised images (batch, 3, height, width).
+            pictures: A path, the bytes of a file, a Pillow image, a uint8 array (height, width) or
+                (height, width, 1, 3 or 4), or a uint8 tensor (1, 3 or 4, height, width); or any
+                number of these, also mixed. Or a float tensor of normalised images, one
+                (3, height, width) or many (batch, 3, height, width).
+
+        Returns:
+            Of one picture ``feature_shape``, such as (dim,); of many (pictures, *feature_shape),
+            also where the list holds a single one.
 
         Raises:
-            ImageError: A file cannot be read.
-            ValueError: An array or tensor is of another shape or type.
+            ImageError: A file, bytes or a Pillow image cannot be read.
+            TypeError: Something is no picture.
+            ValueError: An array or tensor is of another shape or type, or there is no picture.
         """
-        if isinstance(pictures, Tensor):
-            if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
-                raise ValueError(
-                    "a tensor must hold normalised images, float of shape (batch, 3, height, "
-                    f"width), got {pictures.dtype} of shape {tuple(pictures.shape)}"
-                )
-            parts = torch.split(pictures, self.batch_size)
-            return np.concatenate([self._rows(part.to(self.device)) for part in parts])
-        rows = []
-        for start in range(0, len(pictures), self.batch_size):
-            pixels = [
-                self._pixels(picture) for picture in pictures[start : start + self.batch_size]
-            ]
-            rows.append(self._placed(list(stacks(pixels)), len(pixels)))
-        if not rows:
+        if isinstance(pictures, Tensor) and pictures.is_floating_point():
+            return self._of_normalised(pictures)
+        if isinstance(pictures, ImageList):
+            raise TypeError("expected pictures, got an ImageList; call embed(images) for its files")
+        listed, one = picture_list(pictures)
+        if not listed:
             raise ValueError("expected at least one picture, got none")
-        return np.concatenate(rows)
+        rows = []
+        for start in range(0, len(listed), self.batch_size):
+            part = listed[start : start + self.batch_size]
+            names = ["picture" if one else f"picture {start + i}" for i in range(len(part))]
+            pixels = [self._pixels(*pair) for pair in zip(part, names, strict=True)]
+            rows.append(self._placed(list(stacks(pixels)), len(pixels)))
+        features = np.concatenate(rows)
+        return features[0] if one else features
 
     def decoded(self, data: bytes, *, name: str = "image") -> UInt8[Tensor, "3 height width"]:
         """Pixels of one encoded image, as ``features`` takes them; safe to call in many threads.
@@ -389,11 +393,27 @@ class Embedder:
             joined[positions] = part
         return joined
 
-    def _pixels(self, picture: Picture) -> Tensor:
-        if isinstance(picture, str | Path):
-            image = load_image(picture, max_pixels=self._decoding.max_pixels)
-            return self.preprocess.pixels(image, path=str(picture))
-        return self.preprocess.pixels(rgb_array(picture))
+    def _of_normalised(self, images: Tensor) -> Float[np.ndarray, "..."]:
+        if images.ndim not in (3, 4) or images.shape[-3] != 3 or not len(images):
+            raise ValueError(
+                "a float tensor must hold normalised images of shape (3, height, width) or (batch, "
+                f"3, height, width), got {images.dtype} of shape {tuple(images.shape)}"
+            )
+        batch = images[None] if images.ndim == 3 else images
+        parts = torch.split(batch, self.batch_size)
+        features = np.concatenate([self._rows(part.to(self.device)) for part in parts])
+        return features[0] if images.ndim == 3 else features
+
+    def _pixels(self, picture: Picture, name: str) -> Tensor:
+        limits = self._decoding
+        image = rgb_picture(
+            picture,
+            name=name,
+            max_pixels=limits.max_pixels,
+            max_file_bytes=limits.max_file_bytes,
+        )
+        path = os.fspath(picture) if isinstance(picture, str | os.PathLike) else name
+        return self.preprocess.pixels(image, path=path)
 
     def _on_device(self, pixels: Tensor) -> Tensor:
         return self._features(self.preprocess.normalized(pixels.to(self.device, non_blocking=True)))

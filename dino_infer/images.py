@@ -135,16 +135,28 @@ def _typed_os_errors(path: str | bytes | Path, name: str) -> Iterator[None]:
 
 
 def load_image(
-    path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS
+    path: str | os.PathLike[str],
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Read and decode one image file; see ``read_image``."""
-    return read_image(file_bytes(path), path=str(path), max_pixels=max_pixels)
+    """Read and decode one image file; see ``read_image``.
+
+    Raises:
+        ImageError: The file cannot be read, or as ``read_image``.
+        TypeError: ``path`` is no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        kind = type(path).__name__
+        raise TypeError(f"load_image expects a path, got {kind}; read_image decodes bytes")
+    data = file_bytes(Path(path), name=os.fspath(path), max_file_bytes=max_file_bytes)
+    return read_image(data, path=os.fspath(path), max_pixels=max_pixels)
 
 
 def read_image(
-    data: bytes,
+    data: bytes | bytearray | memoryview,
     *,
-    path: str,
+    path: str = "image",
     max_pixels: int = DEFAULT_MAX_PIXELS,
     min_scale_size: tuple[int, int] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -169,8 +181,12 @@ def read_image(
 
     Raises:
         ImageError: Not an image, damaged or truncated, or beyond a limit.
+        TypeError: ``data`` is no bytes.
     """
-    return EncodedImage(data, path=path, max_pixels=max_pixels).pixels(min_scale_size)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        kind = type(data).__name__
+        raise TypeError(f"read_image expects the bytes of a file, got {kind}; load_image reads one")
+    return EncodedImage(bytes(data), path=path, max_pixels=max_pixels).pixels(min_scale_size)
 
 
 def image_size(data: bytes, path: str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:

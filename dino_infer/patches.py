@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from dino_infer.attention import network_input, seen
 from dino_infer.backbones import Backbone
+from dino_infer.pictures import one_or_many
 from dino_infer.preprocess import Preprocess
 
 
@@ -20,6 +21,7 @@ class PatchTokens(NamedTuple):
     tokens: Float32[np.ndarray, "rows columns dim"]
 
 
+@one_or_many
 @torch.inference_mode()
 def patch_tokens(
     image: UInt8[np.ndarray, "height width 3"],
@@ -31,13 +33,13 @@ def patch_tokens(
     """The normed tokens of the last block that stand for the patches of one image.
 
     Args:
-        image: Upright RGB.
+        image: One picture in any form that ``Embedder`` takes, or a list, which gives a list.
         backbone: A Vision Transformer in evaluation mode, on any device.
         preprocess: Decides the size; ``crop="none"`` shows all of the image.
-        path: What an error calls the image.
+        path: What an error calls the image; by default a path calls itself.
 
     Raises:
-        ImageError: The image is too elongated to be resized whole.
+        ImageError: The image cannot be read, or is too elongated to be resized whole.
         CheckpointError: The backbone has no patch tokens.
     """
     pixels = network_input(image, backbone=backbone, preprocess=preprocess, path=path)

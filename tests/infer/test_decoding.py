@@ -1,14 +1,13 @@
 """Batches of a list hold pixels, or why there are none, in one process or in several."""
 
 import hashlib
-import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dino_infer.decoding import Decoding, decoded_in_processes, rgb_array, stacks
+from dino_infer.decoding import Decoding, decoded_in_processes, stacks
 from dino_infer.listing import list_images
 from dino_infer.preprocess import Preprocess
 
@@ -83,15 +82,3 @@ def test_equal_shapes_are_stacked_with_their_positions():
     found = {tuple(stack.shape): positions.tolist() for positions, stack in stacks(tensors)}
     assert found == {(2, 3, 2, 2): [0, 2], (1, 3, 4, 2): [1]}
     assert list(stacks([])) == []
-
-
-def test_pictures_in_memory_follow_the_rules_for_files():
-    grey = Image.new("I;16", (5, 4), 40_000)
-    assert rgb_array(grey).shape == (4, 5, 3) and rgb_array(grey)[0, 0, 0] == 156
-    clear = Image.new("RGBA", (5, 4), (255, 0, 0, 0))
-    assert (rgb_array(clear) == 255).all()
-    file = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (5, 4)).save(file, "PNG", exif=exif)
-    assert rgb_array(Image.open(file)).shape == (5, 4, 3)

@@ -219,7 +219,7 @@ def _turned(photo):
 
 
 def test_arrays_that_are_no_pictures_are_named(backbone):
-    with pytest.raises(ValueError, match=r"must be uint8 .* got float64 of shape \(8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"must hold uint8 .* got float64 of shape \(8, 8, 3\)"):
         embedder(backbone)([np.zeros((8, 8, 3))])
     with pytest.raises(ValueError, match=r"got uint8 of shape \(8, 8\)"):
         embedder(backbone)([np.zeros((8, 8), dtype=np.uint8)])
