@@ -218,18 +218,6 @@ def _turned(photo):
     return buffer.getvalue()
 
 
-def test_arrays_that_are_no_pictures_are_named(backbone):
-    with pytest.raises(ValueError, match=r"must hold uint8 .* got float64 of shape \(8, 8, 3\)"):
-        embedder(backbone)([np.zeros((8, 8, 3))])
-    with pytest.raises(ValueError, match=r"got uint8 of shape \(8, 8\)"):
-        embedder(backbone)([np.zeros((8, 8), dtype=np.uint8)])
-    for tensor in (torch.zeros(3, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r"float of shape \(batch, 3, height, width\), got "):
-            embedder(backbone)(tensor)
-    with pytest.raises(ValueError, match="at least one picture, got none"):
-        embedder(backbone)([])
-
-
 def test_a_path_that_cannot_be_read_is_an_error_in_memory(backbone, tmp_path):
     (tmp_path / "x.jpg").write_text("no image")
     for path, kind in ((tmp_path / "x.jpg", "unsupported"), (tmp_path / "y.jpg", "missing")):
