@@ -30,6 +30,10 @@ _ROW = np.dtype(
 )
 
 
+_FILE = np.dtype([("device", np.uint64), ("inode", np.uint64), ("position", np.int64)])
+"""What an image is, whatever its name; device 0 numbers files that cannot be reached."""
+
+
 class ImageList:
     """The names and places of images, in order; made by ``list_images``.
 
@@ -102,6 +106,35 @@ class ImageList:
         row = self._row(i)
         return self._source(row).status(self._name(row), size=int(row["size"]))
 
+    def place(self, i: SupportsIndex) -> tuple[bytes, bytes]:
+        """The folder of the source, and the path below it of the file that holds the image."""
+        row = self._row(i)
+        source = self._source(row)
+        return source.folder, source.file_name(self._name(row))
+
+    def files(self) -> np.ndarray:
+        """The device and inode of each image's file, and the position of the image inside.
+
+        Names of the same image, through links or in other spellings, have the same three numbers.
+        """
+        found = np.zeros(len(self), dtype=_FILE)
+        found["position"] = self._rows["position"]
+        holders: dict[int, tuple[int, int]] = {}
+        missing: dict[bytes, int] = {}
+        for i, (name, number) in enumerate(
+            zip(self._slices(self._rows), self._rows["source"].tolist(), strict=True)
+        ):
+            source = self._sources[number]
+            if source.is_holder:
+                if number not in holders:
+                    holders[number] = _device_and_inode(source.path(name), missing)
+                found[i]["device"], found[i]["inode"] = holders[number]
+            else:
+                found[i]["device"], found[i]["inode"] = _device_and_inode(
+                    source.path(name), missing
+                )
+        return found
+
     def labels(self) -> tuple[Int32[np.ndarray, " images"], tuple[str, ...]] | None:
         """The class of each image, and the names of the classes that the numbers index.
 
@@ -173,13 +206,23 @@ class ImageList:
                 yield _top_folder(name)
 
 
+def _device_and_inode(path: bytes, missing: dict[bytes, int]) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return 0, missing.setdefault(os.path.normpath(path), len(missing))
+    return status.st_dev, status.st_ino
+
+
 def _top_folder(name: bytes) -> bytes | None:
     folder, slash, _ = name.partition(b"/")
     # The names of a list file may also be absolute, or lie beside its folder.
     return folder if slash and folder not in (b"", b"..") else None
 
 
-def list_images(sources: str | Path | Sequence[str | Path]) -> ImageList:
+def list_images(
+    sources: str | Path | Sequence[str | Path], *, image_column: str | None = None
+) -> ImageList:
     """Find the images of folders, list files, tar shards, tables and single files.
 
     - A folder is searched with all its subfolders. Links are followed, each real folder counts
@@ -187,11 +230,13 @@ def list_images(sources: str | Path | Sequence[str | Path]) -> ImageList:
       so that it is reported when it is read.
     - A ``.tar`` file is a WebDataset shard: its image members count, and ``KEY.cls`` or
       ``KEY.json`` beside ``KEY.jpg`` tells the class. A link inside is one image with its target.
-    - A ``.parquet`` file is a table. Its column ``image`` holds encoded images, as bytes or as
-      ``{bytes, path}``; without one, the first of ``path``, ``image_path``, ``file_path``,
-      ``file_name`` and ``filename`` holds paths, absolute or relative to the table's own folder.
-      Encoded images are named after their path, or their row where paths are missing or repeat.
-      The column ``label``, if there is one, is the class.
+    - A ``.parquet`` file is a table. Encoded images are bytes or ``{bytes, path}``, one a row or
+      a list, in the first usual column that fits: ``image``, ``img``, ``images``, ``jpg`` ...;
+      where ``bytes`` is null the file at ``path`` is read. Without one, the first of ``path``,
+      ``image_path``, ``file_path``, ``file_name`` and ``filename`` holds paths, absolute or
+      relative to the table's own folder. Encoded images are named after their path, or their row
+      where paths are missing or repeat. A column ``label``, ``labels``, ``cls``, ``class`` or
+      ``fine_label`` is the class; -1 is none.
     - A file with the suffix of an image is that image.
     - Any other file is a list: one path a line, absolute or relative to the list's own folder.
     - What does not exist and holds ``*``, ``?``, ``[`` or braces is a pattern, as in a shell.
@@ -202,16 +247,19 @@ def list_images(sources: str | Path | Sequence[str | Path]) -> ImageList:
 
     Args:
         sources: One or several, in the order wanted; each is sorted by the bytes of its names.
+        image_column: The column of tables that holds the images or their paths; None for the usual
+            ones.
 
     Raises:
         DataError: A source is missing, unreadable, damaged, or holds no image; a pattern matches
             nothing.
+        ColumnError: A table has no column of a usual name, or lacks ``image_column``.
     """
     if isinstance(sources, str | Path):
         sources = [sources]
     if not sources:
         raise DataError("expected at least one folder, list file or .tar of images, got none")
-    found = [part for source in sources for part in found_at(source)]
+    found = [part for source in sources for part in found_at(source, image_column=image_column)]
     counts = [len(part.lengths) for part in found]
     rows = np.zeros(sum(counts), dtype=_ROW)
     rows["length"] = np.concatenate([part.lengths for part in found])

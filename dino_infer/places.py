@@ -19,13 +19,26 @@ class Source:
     has_row_labels: bool = False
     """The class is told with each image, not by the folder it lies in."""
 
+    @property
+    def is_holder(self) -> bool:
+        """Whether one file holds all the images."""
+        return self.shard is not None or self.table is not None
+
+    def file_name(self, name: bytes) -> bytes:
+        """The file of an image, or the one that holds it, below the folder."""
+        return name.split(b"/", 1)[0] if self.is_holder else name
+
+    def path(self, name: bytes) -> bytes:
+        """Where that file is."""
+        return os.path.join(self.folder, self.file_name(name))
+
     def location(self, name: bytes, position: int) -> bytes:
         """Where an image is, for messages."""
         if self.shard is not None:
             return self.shard.path + b"::" + name.split(b"/", 1)[1]
         if self.table is not None:
             return self.table.path + b"::%d" % position
-        return os.path.join(self.folder, name)
+        return self.path(name)
 
     def read(self, name: bytes, *, position: int, size: int, max_file_bytes: int) -> bytes:
         """An encoded image.
@@ -40,8 +53,7 @@ class Source:
         if self.table is not None:
             row = tables.read_row(self.table, position, name=shown, max_file_bytes=max_file_bytes)
             return row
-        path = os.path.join(self.folder, name)
-        return images.file_bytes(path, name=shown, max_file_bytes=max_file_bytes)
+        return images.file_bytes(self.path(name), name=shown, max_file_bytes=max_file_bytes)
 
     def expect(self, *, position: int, size: int) -> None:
         """Let the system fetch a stretch of a shard; other places are read when they are read."""
@@ -57,7 +69,7 @@ class Source:
         holder = self.shard or self.table
         if holder is not None:
             return size, holder.modified_ns
-        return images.file_status(os.path.join(self.folder, name), name=os.fsdecode(name))
+        return images.file_status(self.path(name), name=os.fsdecode(name))
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,19 @@ _UNREAD_PICTURES = (b".heic", b".heif", b".jxl", b".svg", b".psd", b".dng", b".c
 _ARCHIVES = (b".gz", b".tgz", b".bz2", b".xz", b".zst", b".zip", b".7z", b".rar")
 
 
-def found_at(source: str | Path) -> list[Found]:
+def found_at(source: str | Path, *, image_column: str | None = None) -> list[Found]:
     """The images of one source, or of all that a pattern stands for; ``list_images`` has the rules.
 
     Raises:
         DataError: A source is missing, unreadable, damaged, or holds no image.
     """
     pattern = os.fsencode(source)
-    return _matched(pattern) if patterns.is_pattern(pattern) else [_found_in(source)]
+    if patterns.is_pattern(pattern):
+        return _matched(pattern, image_column)
+    return [_found_in(source, image_column)]
 
 
-def _matched(pattern: bytes) -> list[Found]:
+def _matched(pattern: bytes, image_column: str | None) -> list[Found]:
     """All image files as one source, then every other match as one of its own."""
     root, names = patterns.matches(pattern)
     # Lists count only where the pattern asks for their suffix: "photos/*" also matches notes.txt.
@@ -54,10 +56,12 @@ def _matched(pattern: bytes) -> list[Found]:
     if left_out:
         logger.info("%r: skipped %d files of other kinds", os.fsdecode(pattern), left_out)
     found = [_files(os.path.abspath(root), images)] if images else []
-    return found + [_found_in(os.fsdecode(os.path.join(root, name))) for name in others]
+    for name in others:
+        found.append(_found_in(os.fsdecode(os.path.join(root, name)), image_column))
+    return found
 
 
-def _found_in(source: str | Path) -> Found:
+def _found_in(source: str | Path, image_column: str | None) -> Found:
     try:
         path = os.path.abspath(os.fsencode(source))
         mode = os.stat(os.fsencode(source)).st_mode
@@ -71,7 +75,7 @@ def _found_in(source: str | Path) -> Found:
     if suffix == b".tar":
         return _in_shard(path)
     if suffix == b".parquet":
-        return _in_table(path)
+        return _in_table(path, image_column)
     if suffix in _SUFFIXES:
         return _files(os.path.dirname(path), [os.path.basename(path)])
     if suffix in _ARCHIVES:
@@ -224,8 +228,8 @@ def _warn_of_members(
         logger.warning("%r: %s", os.fsdecode(path), told)
 
 
-def _in_table(path: bytes) -> Found:
-    table, rows = tables.scan_table(path)
+def _in_table(path: bytes, image_column: str | None) -> Found:
+    table, rows = tables.scan_table(path, image_column=image_column)
     if not rows.names:
         raise DataError(f"the table {os.fsdecode(path)!r} has no rows")
     order = sorted(range(len(rows.names)), key=rows.names.__getitem__)

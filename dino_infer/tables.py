@@ -4,19 +4,24 @@ import bisect
 import errno
 import functools
 import itertools
-import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dino_infer.errors import DataError, ImageError, ImageErrorKind
-from dino_infer.images import check_size
+import numpy as np
+from jaxtyping import Int64
 
-IMAGE_COLUMN, LABEL_COLUMN = "image", "label"
-PATH_COLUMNS = ("path", "image_path", "file_path", "file_name", "filename")
-"""The first of these that a table has names its images, or says which files they are."""
+from dino_infer.errors import DataError, ImageError, ImageErrorKind
+from dino_infer.images import check_size, file_bytes
+from dino_infer.table_columns import Columns, check_label, choose_columns, is_list, is_text
+
+logger = logging.getLogger(__name__)
+
+NO_LABEL = b"-1"
+"""A number of no class, as Hugging Face writes it for unlabelled images."""
 
 MAX_GROUP_BYTES = 512 << 20
 """Bytes of images in one row group: a process holds one group, and a second while it changes."""
@@ -31,22 +36,25 @@ class Table:
     modified_ns: int
     column: str
     """The leaf column of encoded images; empty where the table names files instead."""
+    path_column: str
+    """The leaf column of the files of images that the table itself does not hold; or empty."""
     group_ends: tuple[int, ...]
-    """The row behind the last one of each row group."""
+    """The image behind the last one of each row group."""
 
 
 class Rows(NamedTuple):
-    """What a table says of its images, in the order of its rows."""
+    """What a table says of its images, in their order: by row, then by the place in a list."""
 
     names: list[bytes]
     labels: list[bytes | None] | None
 
 
-def scan_table(path: bytes) -> tuple[Table, Rows]:
-    """Where the images of a Parquet file are, without reading any.
+def scan_table(path: bytes, *, image_column: str | None = None) -> tuple[Table, Rows]:
+    """Where the images of a Parquet file are, without reading any but those in bare lists.
 
     Raises:
-        DataError: The file is damaged, has no usable column, or row groups too large to hold.
+        ColumnError: No column is known to hold images, or ``image_column`` is not there.
+        DataError: The file is damaged, or has row groups too large to hold.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -54,14 +62,19 @@ def scan_table(path: bytes) -> tuple[Table, Rows]:
     with _typed_errors(path), pa.OSFile(path) as file:
         status = os.stat(path)
         parquet = pq.ParquetFile(file, pre_buffer=False)
-        column, named = _image_column(parquet.schema_arrow, path)
-        groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-        if column:
-            _check_groups(groups, column, path)
-        ends = tuple(itertools.accumulate(group.num_rows for group in groups))
-        table = Table(path, status.st_size, status.st_mtime_ns, column, ends)
-        names = _names(parquet, column, named, path)
-        return table, Rows(names, _labels(parquet, path))
+        columns = choose_columns(parquet.schema_arrow, path, image_column)
+        leaf, path_leaf = _leaves(parquet, columns)
+        if leaf:
+            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+            _check_groups(groups, leaf, path)
+        counts = [_images_per_row(parquet, i, columns) for i in range(parquet.num_row_groups)]
+        ends = tuple(itertools.accumulate(int(count.sum()) for count in counts))
+        table = Table(path, status.st_size, status.st_mtime_ns, leaf, path_leaf, ends)
+        per_row = np.concatenate([np.zeros(0, np.int64), *counts])
+        if bare := int((per_row == 0).sum()):
+            logger.warning("%r: %d of %d rows hold no image", os.fsdecode(path), bare, len(per_row))
+        names = _names(parquet, columns, per_row, path)
+        return table, Rows(names, _labels(parquet, columns, per_row, path))
 
 
 def read_row(table: Table, row: int, *, name: str, max_file_bytes: int) -> bytes:
@@ -76,10 +89,12 @@ def read_row(table: Table, row: int, *, name: str, max_file_bytes: int) -> bytes
     group = bisect.bisect_right(table.group_ends, row)
     start = table.group_ends[group - 1] if group else 0
     with _typed_row_errors(table, name):
-        cell = _row_group(table, group)[row - start]
+        images, paths = _row_group(table, group)
+        cell = images[row - start]
     value = cell.value if cell.is_valid else None
     if value is None or not value.is_valid:
-        raise ImageError(name, "empty", f"row {row} of the table holds no image")
+        file = paths[row - start].as_py() if paths is not None else None
+        return _file_of_row(table, row, file, name=name, max_file_bytes=max_file_bytes)
     buffer = value.as_buffer()
     check_size(buffer.size, name=name, max_file_bytes=max_file_bytes)
     if buffer.size == 0:
@@ -87,9 +102,22 @@ def read_row(table: Table, row: int, *, name: str, max_file_bytes: int) -> bytes
     return buffer.to_pybytes()  # type: ignore[no-any-return]
 
 
+def _file_of_row(
+    table: Table, row: int, file: str | None, *, name: str, max_file_bytes: int
+) -> bytes:
+    """The image of a row that only names its file, absolute or beside the table."""
+    if not file:
+        raise ImageError(name, "empty", f"row {row} of the table holds no image")
+    path = os.path.join(os.path.dirname(table.path), os.fsencode(file))
+    if not os.path.exists(path):
+        reason = f"row {row} of the table holds no image, and its file {file!r} is not there"
+        raise ImageError(name, "empty", reason)
+    return file_bytes(path, name=name, max_file_bytes=max_file_bytes)
+
+
 @functools.lru_cache(maxsize=1)
-def _row_group(table: Table, group: int) -> Any:
-    """The images of a row group, as an Arrow array of a dictionary."""
+def _row_group(table: Table, group: int) -> tuple[Any, Any]:
+    """The images of a row group, as an Arrow array of a dictionary, and their paths or None."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -99,53 +127,49 @@ def _row_group(table: Table, group: int) -> Any:
         if (status.st_size, status.st_mtime_ns) != (table.size, table.modified_ns):
             raise OSError(errno.ESTALE, "the table has changed since it was listed")
         # As a dictionary, because one image that all rows share would else be copied for each.
-        columns = [table.column]
         options = {"pre_buffer": False, "page_checksum_verification": True}
-        parquet = pq.ParquetFile(file, read_dictionary=columns, **options)
+        parquet = pq.ParquetFile(file, read_dictionary=[table.column], **options)
+        columns = [table.column, *filter(None, [table.path_column])]
         # Arrow's threads do not survive a fork.
         column = parquet.read_row_group(group, columns=columns, use_threads=False).column(0)
-    return pc.struct_field(column, "bytes") if "." in table.column else column
+    column = _flat(column)
+    if not pa.types.is_struct(column.type):
+        return column, None
+    paths = pc.struct_field(column, "path") if table.path_column else None
+    return pc.struct_field(column, "bytes"), paths
 
 
-def _image_column(schema: Any, path: bytes) -> tuple[str, str]:
-    """The leaf column of encoded images, and the one that names them; each "" without one."""
-    import pyarrow as pa
+def _flat(column: Any) -> Any:
+    """The images of all rows, where each row holds a list of them."""
+    import pyarrow.compute as pc
 
-    named = next((name for name in PATH_COLUMNS if schema.get_field_index(name) >= 0), "")
-    if schema.get_field_index(IMAGE_COLUMN) < 0:
-        if not named:
-            wanted = f"a column {IMAGE_COLUMN!r} or one of {', '.join(PATH_COLUMNS)}"
-            raise DataError(f"expected {wanted} in {os.fsdecode(path)!r}, got {schema.names}")
-        return "", named
-    kind = schema.field(IMAGE_COLUMN).type
-    if _is_text(kind):
-        return "", IMAGE_COLUMN
-    leaf = IMAGE_COLUMN
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        if kind.get_field_index("path") >= 0:
-            named = named or f"{IMAGE_COLUMN}.path"
-        leaf, kind = f"{IMAGE_COLUMN}.bytes", kind.field("bytes").type
-    values = _values(kind)
-    if not (pa.types.is_binary(values) or pa.types.is_large_binary(values)):
-        raise DataError(
-            f"expected bytes, {{bytes, path}} or paths in the column {IMAGE_COLUMN!r} of "
-            f"{os.fsdecode(path)!r}, got {kind}"
-        )
-    return leaf, named
+    return pc.list_flatten(column) if is_list(column.type) else column
 
 
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
+def _leaves(parquet: Any, columns: Columns) -> tuple[str, str]:
+    """How Parquet names the columns of encoded images and of their paths inside; or empty."""
+    if not columns.image:
+        return "", ""
+    schema = parquet.schema
+    names = [schema.column(i).path for i in range(len(schema))]
+    inside = [name for name in names if name.split(".", 1)[0] == columns.image]
+    if not columns.has_struct:
+        return inside[0], ""
+    last = {name.rpartition(".")[2]: name for name in inside}
+    return last["bytes"], last.get("path", "")
 
-    values = _values(kind)
-    return bool(pa.types.is_string(values) or pa.types.is_large_string(values))
 
+def _images_per_row(parquet: Any, group: int, columns: Columns) -> Int64[np.ndarray, " rows"]:
+    import pyarrow.compute as pc
 
-def _values(kind: Any) -> Any:
-    """The type of the values, where equal ones are stored once."""
-    import pyarrow as pa
-
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not columns.is_list:
+        return np.ones(parquet.metadata.row_group(group).num_rows, np.int64)
+    name = columns.named if not columns.image else columns.image
+    leaf, path_leaf = _leaves(parquet, columns)
+    small = path_leaf or leaf or name
+    lists = parquet.read_row_group(group, columns=[small], use_threads=False).column(0)
+    counts = pc.fill_null(pc.list_value_length(lists), 0)
+    return np.asarray(counts.to_numpy(), np.int64)
 
 
 def _check_groups(groups: list[Any], column: str, path: bytes) -> None:
@@ -160,37 +184,54 @@ def _check_groups(groups: list[Any], column: str, path: bytes) -> None:
             )
 
 
-def _names(parquet: Any, column: str, named: str, path: bytes) -> list[bytes]:
+def _names(
+    parquet: Any, columns: Columns, per_row: Int64[np.ndarray, " rows"], path: bytes
+) -> list[bytes]:
     """The paths in a table, or numbers where images have no paths that tell them apart."""
-    rows = parquet.metadata.num_rows
+    named, total = columns.named, int(per_row.sum())
     names = _texts(parquet, named, path) if named else []
-    if not column:
+    if not columns.image:
         if not all(names):
             row = next(row for row, name in enumerate(names) if not name)
             raise DataError(f"row {row} of {os.fsdecode(path)!r} has no {named!r}")
         return [name.removeprefix(b"./") for name in names if name]
-    if not named or not all(names) or len(set(names)) < rows:
-        return [b"%0*d" % (len(str(max(0, rows - 1))), row) for row in range(rows)]
-    return [name.lstrip(b"/") for name in names if name]
+    if all(names) and len(set(names)) == len(names) == total:
+        return [name.lstrip(b"/") for name in names if name]
+    digits = len(str(max(0, len(per_row) - 1)))
+    if not columns.is_list:
+        return [b"%0*d" % (digits, row) for row in range(total)]
+    places = len(str(max(0, int(per_row.max(initial=0)) - 1)))
+    return [
+        b"%0*d/%0*d" % (digits, row, places, place)
+        for row, count in enumerate(per_row.tolist())
+        for place in range(count)
+    ]
 
 
-def _labels(parquet: Any, path: bytes) -> list[bytes | None] | None:
-    schema = parquet.schema_arrow
-    if schema.get_field_index(LABEL_COLUMN) < 0:
+def _labels(
+    parquet: Any, columns: Columns, per_row: Int64[np.ndarray, " rows"], path: bytes
+) -> list[bytes | None] | None:
+    if not columns.label:
         return None
-    labels = _texts(parquet, LABEL_COLUMN, path)
-    classes = _class_names(schema.metadata or {})
-    codes = {b"%d" % code: os.fsencode(name) for code, name in enumerate(classes)}
-    return [codes.get(label, label) if label else None for label in labels]
-
-
-def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
-    """The names of classes that ``datasets`` of Hugging Face stores beside their numbers."""
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[LABEL_COLUMN]["names"]]
-    except (KeyError, TypeError, ValueError):
-        return []
+    labels = _texts(parquet, columns.label, path)
+    kind = parquet.schema_arrow.field(columns.label).type
+    codes: dict[bytes | None, bytes | None] = {
+        b"%d" % code: os.fsencode(name) for code, name in enumerate(columns.classes)
+    }
+    if not is_text(kind):
+        codes[NO_LABEL] = None
+    told = [codes.get(label, label) if label else None for label in labels]
+    if columns.is_list:
+        told = [told[row] for row in np.repeat(np.arange(len(told)), per_row).tolist()]
+    if (without := told.count(None)) and without < len(told):
+        logger.warning(
+            "%r: %d of %d images have no %r, so no class is used",
+            os.fsdecode(path),
+            without,
+            len(told),
+            columns.label,
+        )
+    return told
 
 
 def _texts(parquet: Any, name: str, path: bytes) -> list[bytes | None]:
@@ -198,14 +239,14 @@ def _texts(parquet: Any, name: str, path: bytes) -> list[bytes | None]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = parquet.read(columns=[name], use_threads=False).column(0)
-    if "." in name:
-        column = pc.struct_field(column, name.split(".")[1])
-    if not (_is_text(column.type) or pa.types.is_integer(column.type)):
-        got = f"{column.type} in {os.fsdecode(path)!r}"
-        raise DataError(f"expected strings or whole numbers in the column {name!r}, got {got}")
-    texts = column.cast(pa.string()) if not _is_text(column.type) else column
-    values = texts.cast(pa.large_string()).cast(pa.large_binary()).to_numpy()
+    top, _, inside = (name, "", "") if name in parquet.schema_arrow.names else name.rpartition(".")
+    leaves = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
+    own = [leaf for leaf in leaves if leaf.split(".", 1)[0] == top and leaf.endswith(inside)]
+    column = _flat(parquet.read(columns=own, use_threads=False).column(0))
+    if inside:
+        column = pc.struct_field(column, inside)
+    check_label(column.type, name, path)
+    values = column.cast(pa.string()).cast(pa.large_string()).cast(pa.large_binary()).to_numpy()
     shared: dict[bytes | None, bytes | None] = {}
     return [shared.setdefault(value, value) for value in values]
 

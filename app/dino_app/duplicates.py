@@ -45,6 +45,13 @@ class Group:
     members: tuple[Member, ...]
     """The largest picture first; of equally large ones the largest file, then the first id."""
 
+    @property
+    def possible_links(self) -> int:
+        """Members with the bytes and the time of an earlier one, as all names of one file have."""
+        told = [(m.metadata.get("sha256"), m.metadata.get("modified_ns")) for m in self.members]
+        known = [one for one in told if None not in one]
+        return len(known) - len(set(known))
+
 
 def duplicate_groups(store: Store, *, threshold: float, exact: bool = False) -> list[Group]:
     """All groups of a store, in the order of the ids to keep.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dino_infer.cli.attention_options import LookOptions, VideoOptions, WriteOptions
-from dino_infer.cli.options import WeightOptions, check_images
+from dino_infer.cli.options import TableOptions, WeightOptions, check_images, column_flag
 from dino_infer.cli.run import UsageError, exit_code, inputs_code, printable
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def attention(
     weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     look: tyro.conf.OmitArgPrefixes[LookOptions] = LookOptions(),  # noqa: B008
     files: tyro.conf.OmitArgPrefixes[WriteOptions] = WriteOptions(),  # noqa: B008
+    tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008
     frames: tyro.conf.OmitArgPrefixes[VideoOptions] = VideoOptions(),  # noqa: B008
     device: str = "auto",
 ) -> int:
@@ -50,6 +51,7 @@ def attention(
         weights: Which weights to use; they must be of a Vision Transformer.
         look: What to look at.
         files: What to write.
+        tables: How tables of images are read.
         frames: Which frames of videos to use.
         device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.
     """
@@ -62,7 +64,8 @@ def attention(
     if out.exists() and not out.is_dir():
         raise DataError(f"maps go to a folder, but {printable(out)!r} is a file; pass another -o")
     videos, others = split_videos(images)
-    listed = list_images(others) if others else None
+    with column_flag():
+        listed = list_images(others, image_column=tables.image_column) if others else None
     if videos:
         imported_av()  # before the first image, not after the last
     looking = _looking(weights, look, device=device)

@@ -10,10 +10,12 @@ import tyro
 from dino_infer.cli.options import (
     ComputeOptions,
     Images,
+    TableOptions,
     ViewOptions,
     WeightOptions,
     check_images,
     check_positive,
+    column_flag,
     load_embedder,
 )
 from dino_infer.cli.run import UsageError, exit_code, inputs_code, printable
@@ -74,6 +76,7 @@ def embed(
     out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
     weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     features: tyro.conf.OmitArgPrefixes[FeatureOptions] = FeatureOptions(),
+    tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008
     view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
     job: tyro.conf.OmitArgPrefixes[JobOptions] = JobOptions(),
@@ -91,6 +94,7 @@ def embed(
         out: What to write: .npy, .safetensors, .parquet, or a folder.
         weights: Which weights to use.
         features: Which vector stands for an image.
+        tables: How tables of images are read.
         view: What the network sees of an image.
         compute: How to run the network.
         job: How the work is cut up and gone on with.
@@ -108,7 +112,8 @@ def embed(
     to_folder = _is_folder(out)
     if to_folder and job.update:
         raise UsageError("--update is for a single file; partitions cannot be updated")
-    listed = list_images(images)
+    with column_flag():
+        listed = list_images(images, image_column=tables.image_column)
     embedder = load_embedder(
         weights, compute, view, feature=features.feature, normalize=features.normalize
     )

@@ -11,9 +11,11 @@ import tyro
 
 from dino_infer.cli.options import (
     ComputeOptions,
+    TableOptions,
     ViewOptions,
     WeightOptions,
     check_positive,
+    column_flag,
     load_embedder,
 )
 from dino_infer.cli.run import UsageError, exit_code, inputs_code, printable
@@ -59,6 +61,7 @@ def knn(
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
     weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
+    tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008
     view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
 ) -> int:
     """Classify images by a weighted vote of their nearest neighbours.
@@ -82,6 +85,7 @@ def knn(
         overwrite: Replace an existing report.
         weights: Which weights embed the images, where folders are given.
         compute: How to run the network, and where to search.
+        tables: How tables of images are read.
         view: What the network sees of an image.
     """
     if leave_one_out == (val is not None):
@@ -101,10 +105,11 @@ def knn(
     if out is not None:
         check_report_writable(out, overwrite=overwrite)
     embedder = functools.cache(lambda: load_embedder(weights, compute, view))
-    bank = labelled_features(train, embedder=embedder, label_file=train_labels)
-    queries = None
-    if val is not None:
-        queries = labelled_features(val, embedder=embedder, label_file=val_labels)
+    read = functools.partial(labelled_features, embedder=embedder, image_column=tables.image_column)
+    with column_flag():
+        bank = read(train, label_file=train_labels)
+        queries = None if val is None else read(val, label_file=val_labels)
+    if queries is not None:
         check_comparable(bank, queries)
     rankings = knn_rankings(bank, queries, ks=k, temperature=temperature, device=device)
     _print_accuracies(rankings)

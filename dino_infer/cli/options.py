@@ -1,5 +1,7 @@
 """Flags that mean the same in every command, and the embedder they ask for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -30,6 +32,26 @@ class WeightOptions:
     """Architecture of the weights, where the file does not tell: vit_small, resnet50 ..."""
     patch_size: int | None = None
     """Side of a patch in pixels, where the file does not tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """How tables of images are read."""
+
+    image_column: str | None = None
+    """Column of a .parquet table that holds the images or their paths; by default the first usual
+    one, such as image, img or path."""
+
+
+@contextmanager
+def column_flag() -> Iterator[None]:
+    """Name the flag that helps where a table has no column that is known to hold images."""
+    from dino_infer.errors import ColumnError
+
+    try:
+        yield
+    except ColumnError as error:
+        raise ColumnError(f"{error}: pass --image-column NAME") from error
 
 
 @dataclass(frozen=True, kw_only=True)

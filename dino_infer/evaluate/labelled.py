@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from dino_infer.aliases import one_of_each_file
 from dino_infer.embed import Embedder
 from dino_infer.errors import DataError
 from dino_infer.evaluate.label_files import first_names, labels_from_file
@@ -40,7 +41,11 @@ class LabelledFeatures(NamedTuple):
 
 
 def labelled_features(
-    source: str, *, embedder: Callable[[], Embedder], label_file: str | Path | None = None
+    source: str,
+    *,
+    embedder: Callable[[], Embedder],
+    label_file: str | Path | None = None,
+    image_column: str | None = None,
 ) -> LabelledFeatures:
     """The features that a name on the command line stands for.
 
@@ -50,6 +55,7 @@ def labelled_features(
         embedder: Called when images must be embedded.
         label_file: Classes of the images, see ``labels_from_file``; by default those of the
             feature file, the class folders or the tar.
+        image_column: See ``list_images``.
 
     Raises:
         DataError: There are no labels, no rows, or the files cannot be used.
@@ -57,7 +63,7 @@ def labelled_features(
     if _is_feature_file(source):
         found = _from_file(source, label_file)
     else:
-        found = _from_images(source, label_file, embedder)
+        found = _from_images(source, label_file, embedder, image_column)
     if not len(found.matrix):
         raise DataError(f"{source!r} has no feature rows")
     return found
@@ -141,15 +147,21 @@ def _read_rows(source: str) -> Features:
 
 
 def _from_images(
-    source: str, label_file: str | Path | None, embedder: Callable[[], Embedder]
+    source: str,
+    label_file: str | Path | None,
+    embedder: Callable[[], Embedder],
+    image_column: str | None,
 ) -> LabelledFeatures:
-    listed = list_images([source])
+    listed = list_images([source], image_column=image_column)
     if label_file is None:
         labels = class_names(listed)
     else:
         labels = labels_from_file(label_file, [listed.name(i) for i in range(len(listed))])
     if labels is None:
         raise DataError(_unlabelled(source))
+    # A second name of an image would be its own nearest neighbour.
+    kept = one_of_each_file(listed)
+    listed, labels = listed.select(kept), labels[kept]
     network = embedder()
     embedding = network.embed(listed)
     return LabelledFeatures(

@@ -215,6 +215,44 @@ def test_duplicates_are_printed_with_the_one_to_keep(dino_index, tmp_path, index
     assert group["keep"] == "cat/3.png" and len(group["members"]) == 2
 
 
+def test_links_are_the_picture_that_they_lead_to(dino_index, tmp_path, photos, weights):
+    folder, index = photos / "cat", tmp_path / "photos.index"
+    (folder / "00 alias.png").symlink_to("3.png")
+    (folder / "hard.png").hardlink_to(folder / "5.png")
+    shutil.copy(folder / "7.png", folder / "copy.png")
+    made = dino_index("build", folder, folder / "1.png", "-o", index, "--weights", weights)
+    assert made.code == 0 and "3 of 12 names are links" in made.err
+    assert items_of(index).keys() == {f"{i}.png" for i in range(8)} | {"copy.png"}
+    found = dino_index("duplicates", index, "--threshold", 1)
+    assert [row.split(",")[3] for row in found.out.splitlines()[1:]] == ["7.png", "copy.png"]
+    assert found.err == "1 groups, 1 pictures that could go\n"
+
+
+def test_files_of_one_time_in_an_index_of_features_may_be_links(
+    dino_index, tmp_path, photos, weights
+):
+    (photos / "cat" / "alias.png").symlink_to("3.png")
+    embed.main([str(photos / "cat"), "-o", str(tmp_path / "f.npy"), "--weights", weights])
+    dino_index("build", tmp_path / "f.npy", "-o", tmp_path / "f.index")
+    found = dino_index("duplicates", tmp_path / "f.index", "--threshold", 1)
+    assert "1 may be links (same bytes and time)" in found.err
+
+
+def test_a_table_with_an_unusual_column_is_indexed_by_its_name(
+    dino_index, tmp_path, photos, weights
+):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = [path.read_bytes() for path in sorted((photos / "cat").iterdir())]
+    pq.write_table(pa.table({"photo": data}), tmp_path / "t.parquet")
+    args = ["build", tmp_path / "t.parquet", "-o", tmp_path / "t.index", "--weights", weights]
+    refused = dino_index(*args)
+    assert refused.code == 1 and "pass --image-column NAME" in refused.err
+    assert dino_index(*args, "--image-column", "photo").code == 0
+    assert len(items_of(tmp_path / "t.index")) == 8
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [

@@ -274,6 +274,20 @@ def test_a_flat_folder_of_images_takes_a_label_file(tmp_path, image_folder):
         labelled_features(str(folder), embedder=lambda: embedder)
 
 
+def test_a_link_is_not_its_own_nearest_neighbour(tmp_path, image_folder):
+    folder = image_folder(count=3, classes=1)
+    real = sorted(folder.glob("*/*.png"))
+    (folder / "alias.png").symlink_to(real[0])
+    (folder / "link.png").hardlink_to(real[1])
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*.png")]
+    labels = labels_csv(tmp_path / "labels.csv", names)
+    backbone = build_backbone("vit_micro", patch_size=8, image_size=32)
+    embedder = Embedder(backbone, Preprocess(size=32), device="cpu", workers=1)
+    found = labelled_features(str(folder), embedder=lambda: embedder, label_file=labels)
+    assert (found.images, len(found.matrix)) == (3, 3)
+    assert set(found.labels) == {str(path.relative_to(folder)) for path in real}
+
+
 def test_a_row_that_is_not_finite_is_named_with_its_path(outcome, feature_set):
     train = feature_set("train", {"cat": 5, "dog": 5})
     matrix = np.load(train)

@@ -15,6 +15,7 @@ import pytest
 from dino_infer import tables
 from dino_infer.errors import DataError, ImageError
 from dino_infer.listing import list_images
+from dino_infer.table_columns import PATH_COLUMNS
 from tests.infer.test_listing import grow, names, read_in_child
 
 
@@ -73,7 +74,7 @@ def test_paths_that_tell_no_rows_apart_give_way_to_numbers(tmp_path, paths):
     assert names(list_images(path)) == ["t.parquet/0", "t.parquet/1"]
 
 
-@pytest.mark.parametrize("column", [*tables.PATH_COLUMNS, "image"])
+@pytest.mark.parametrize("column", [*PATH_COLUMNS, "image"])
 def test_a_table_of_paths_is_a_list_beside_its_files(tmp_path, column):
     photos = grow(tmp_path / "photos", "b.jpg", "a/1.jpg")
     elsewhere = grow(tmp_path / "elsewhere", "z.jpg") / "z.jpg"

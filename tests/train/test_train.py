@@ -292,6 +292,19 @@ def test_an_unknown_recipe_is_a_usage_error(tmp_path: Path, capsys, launcher: li
     assert "no recipe named 'tiny'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("recipe", ["auto", "tiny_cpu"])
+def test_a_table_with_an_unusual_column_asks_for_its_name(tmp_path: Path, capsys, recipe: str):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"photo": [b"x"]}), tmp_path / "t.parquet")
+    command = [recipe, "--data", str(tmp_path / "t.parquet"), "--out", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "pass --image-column NAME" in capsys.readouterr().err
+    assert main([*command, "--image-column", "photo"]) != 0  # one image, and none at that
+    assert "image-column" not in capsys.readouterr().err
+
+
 def test_help_lists_recipes_and_options(capsys):
     assert main(["--help"]) == 0
     output = capsys.readouterr().out

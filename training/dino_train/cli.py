@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dino_infer.cli.options import column_flag
 from dino_infer.cli.run import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_train import recipes
 from dino_train.config import SettingsError, TrainConfig, from_dict
@@ -44,6 +45,8 @@ class RunOptions:
 
     data: tuple[str, ...]
     """Folders (searched recursively), text files of paths, or tars of images."""
+    image_column: str | None = None
+    """Column of .parquet tables that holds the images; by default the first usual one."""
     out: Path
     """Run folder. An existing run goes on where it stopped."""
     eval_data: Path | None = None
@@ -174,7 +177,8 @@ def _auto(
                 "choose another --out"
             ) from error
         return *_parsed("auto", arguments, defaults), None
-    images = list_images(options.data)
+    with column_flag():
+        images = list_images(options.data, image_column=options.image_column)
     num_images = len(images)
     defaults = _derived(read_given(arguments), images, init_from=options.init_from)
     options, config = _parsed("auto", arguments, defaults)
@@ -236,8 +240,12 @@ def _usual_side(images: "ImageList") -> int:
 
 
 def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" = None) -> int:
+    from dino_infer.listing import list_images
     from dino_train.train import train
 
+    if images is None:
+        with column_flag():
+            images = list_images(options.data, image_column=options.image_column)
     try:
         result = train(
             config,

@@ -20,7 +20,7 @@ from dino_app.cli.index_options import (
     parsed_condition,
 )
 from dino_app.errors import StoreError
-from dino_infer.cli.options import ComputeOptions, ViewOptions
+from dino_infer.cli.options import ComputeOptions, TableOptions, ViewOptions, column_flag
 from dino_infer.cli.run import UsageError, inputs_code, printable
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def build(
     feature: Literal["cls", "mean", "cls+mean", "gem", "last4"] = "cls",
     view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
+    tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008
     pictures: tyro.conf.OmitArgPrefixes[PictureOptions] = PictureOptions(),  # noqa: B008
     index: str = "auto",
     prune: Flag = False,
@@ -57,6 +58,7 @@ def build(
         feature: Which vector stands for an image: see dino-embed.
         view: What the network sees of an image; for an index that exists, as it was made.
         compute: How to run the network.
+        tables: How tables of images are read.
         pictures: Small pictures to show beside results.
         index: How vectors are searched: auto (exact while that is fast), flat (always exact), or a
             string for FAISS's index_factory; in Milvus auto, flat or hnsw.
@@ -73,7 +75,7 @@ def build(
                 return new_embedder(weights, compute, view, feature=feature)
             return index_embedder(before, weights, compute, view, feature=feature)
 
-        return _filled(target, sources, embedder, weights, pictures, prune=prune)
+        return _filled(target, sources, embedder, weights, tables, pictures, prune=prune)
 
 
 def add(
@@ -83,6 +85,7 @@ def add(
     weights: tyro.conf.OmitArgPrefixes[IndexWeights] = IndexWeights(),  # noqa: B008
     view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
+    tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008
     pictures: tyro.conf.OmitArgPrefixes[PictureOptions] = PictureOptions(),  # noqa: B008
 ) -> int:
     """Add images, or features from dino-embed, to an index; replaces items of the same path.
@@ -93,6 +96,7 @@ def add(
         weights: Which weights make the vectors; they must be those of the index.
         view: What the network sees of an image; by default as the index was made.
         compute: How to run the network.
+        tables: How tables of images are read.
         pictures: Small pictures to show beside results.
     """
     _check_sources(sources)
@@ -107,6 +111,7 @@ def add(
             sources,
             lambda: index_embedder(model, weights, compute, view),
             weights,
+            tables,
             pictures,
             prune=False,
         )
@@ -153,6 +158,7 @@ def _filled(
     sources: tuple[str, ...],
     embedder: Callable[[], "Embedder"],
     weights: IndexWeights,
+    tables: TableOptions,
     pictures: PictureOptions,
     *,
     prune: bool,
@@ -162,9 +168,9 @@ def _filled(
     from dino_app.indexes import write_failed
 
     if any(is_feature_source(source) for source in sources):
-        job = _feature_job(target, sources, weights, pictures)
+        job = _feature_job(target, sources, weights, tables, pictures)
     else:
-        job = _image_job(target, sources, embedder, weights, pictures)
+        job = _image_job(target, sources, embedder, weights, tables, pictures)
     built = fill(
         job.incoming, lambda: target.store(dim=job.dim, model=job.model), total=len(job.ids)
     )
@@ -188,6 +194,7 @@ def _feature_job(
     target: "IndexTarget",
     sources: tuple[str, ...],
     weights: IndexWeights,
+    tables: TableOptions,
     pictures: PictureOptions,
 ) -> _Job:
     from dino_app.building import item_ids
@@ -200,7 +207,12 @@ def _feature_job(
     source = feature_source(sources[0])
     if target.model is not None:
         check_model(target.model, source.model)
-    images = None if pictures.images is None else list_images(pictures.images)
+    with column_flag():
+        images = (
+            None
+            if pictures.images is None
+            else list_images(pictures.images, image_column=tables.image_column)
+        )
     ids = item_ids(source.names())
     incoming = feature_items(
         source, ids, known=target.known, images=images, thumbnails=pictures.thumbnails
@@ -214,15 +226,19 @@ def _image_job(
     sources: tuple[str, ...],
     embedder: Callable[[], "Embedder"],
     weights: IndexWeights,
+    tables: TableOptions,
     pictures: PictureOptions,
 ) -> _Job:
     from dino_app.building import item_ids
     from dino_app.image_items import image_items
+    from dino_infer.aliases import one_of_each_file
     from dino_infer.listing import list_images
 
     if pictures.images is not None:
         raise UsageError("--images is for features files; here the images are the source")
-    images = list_images(sources)
+    with column_flag():
+        images = list_images(sources, image_column=tables.image_column)
+    images = images.select(one_of_each_file(images))
     ids = item_ids(images.name(place) for place in range(len(images)))
     made_by = embedder()
     incoming = image_items(made_by, images, ids, known=target.known, thumbnails=pictures.thumbnails)

@@ -170,7 +170,12 @@ def duplicates(
     else:
         write_bytes(out, text.encode())
     extra = sum(len(group.members) - 1 for group in groups)
-    print(f"{len(groups)} groups, {extra} pictures that could go", file=sys.stderr)
+    links = sum(group.possible_links for group in groups)
+    doubt = f"; {links} may be links (same bytes and time), so look before deleting"
+    print(
+        f"{len(groups)} groups, {extra} pictures that could go{doubt if links else ''}",
+        file=sys.stderr,
+    )
     return 0
 
 
