@@ -104,8 +104,8 @@ def read_training_weights(
         checkpoint_key: "teacher" or "student".
 
     Returns:
-        ``backbone`` under timm's names, and where the file has one ``head`` (``mlp.*``,
-        ``last_layer.weight_g``, ``last_layer.weight_v``).
+        ``backbone`` under timm's names, and where the file has them ``head`` (``mlp.*``,
+        ``last_layer.weight_g``, ``last_layer.weight_v``) and ``center`` (``center``).
 
     Raises:
         CheckpointError: The weights are missing or damaged.
@@ -115,7 +115,12 @@ def read_training_weights(
     file = read_weight_file(weights, checkpoint_key=checkpoint_key)
     if file.left_out:
         logger.info("%s: %s", file.path, _counted("left out", file.left_out))
-    return {"backbone": file.backbone} | ({"head": file.head} if file.head else {})
+    parts = {"backbone": file.backbone}
+    if file.head:
+        parts["head"] = file.head
+    if file.center is not None:
+        parts["center"] = {"center": file.center}
+    return parts
 
 
 def load_weights(

@@ -40,7 +40,7 @@ from dino_infer.preprocess import Crop, Preprocess
 from dino_infer.progress import Progress
 
 CPU_BATCH, GPU_BATCH = 16, 256
-_WHY_NOT_FINITE = "the weights are damaged, or the precision is too low; try --precision fp32"
+_WHY_NOT_FINITE = "the weights are damaged, or the precision is too low: try precision fp32"
 EngineName = Literal["auto", "torch", "onnx", "tensorrt"]
 
 
@@ -432,7 +432,7 @@ class Embedder:
                 height, width = images.shape[-2:]
                 raise DinoError(
                     f"one image of {height} x {width} pixels is too much for the memory of "
-                    f"{self.device}; use a smaller --size, or --device cpu"
+                    f"{self.device}; use a smaller size, or the device cpu"
                 ) from None
             torch.cuda.empty_cache()
             self._largest = size // 2

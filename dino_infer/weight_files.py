@@ -62,6 +62,7 @@ class WeightFile:
         path: Where it was read; the file inside when a run folder was given.
         backbone: Tensors under timm's names, which are the original ones; prefixes removed.
         head: Tensors of the projection head (``mlp.*``, ``last_layer.*``), or empty.
+        center: Centre of the teacher's logits, where a training state holds it, or None.
         metadata: What our own files say about themselves, or None.
         hub_model: What the config beside a Hugging Face file says, or None.
         left_out: Names of tensors that no feature depends on, such as a classifier's.
@@ -70,6 +71,7 @@ class WeightFile:
     path: Path
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]
+    center: Tensor | None
     metadata: dict[str, Any] | None
     hub_model: hub.HubModel | None
     left_out: tuple[str, ...]
@@ -106,6 +108,7 @@ def read_weight_file(weights: str | Path, *, checkpoint_key: str = "teacher") ->
         path=path,
         backbone=backbone,
         head=head,
+        center=_center(content),
         metadata=metadata,
         hub_model=hub_model,
         left_out=tuple(left_out),
@@ -238,6 +241,16 @@ def _network(content: Mapping[str, Any], checkpoint_key: str, path: Path) -> dic
             + (f"; pass --checkpoint-key {other}" if there else "")
         )
     return tensors
+
+
+def _center(content: Mapping[Any, Any]) -> Tensor | None:
+    """The centre where our snapshots keep it, or where the original's training states do."""
+    for owner in ("center", "dino_loss"):
+        state = content.get(owner)
+        center = state.get("center") if isinstance(state, Mapping) else None
+        if isinstance(center, Tensor) and center.is_floating_point():
+            return center.flatten()
+    return None
 
 
 def _split(

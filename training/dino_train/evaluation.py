@@ -8,7 +8,7 @@ import torch
 
 from dino_infer.backbones import Backbone
 from dino_infer.embed import Embedder
-from dino_infer.errors import DataError
+from dino_infer.errors import CheckpointError, DataError, TrainingError
 from dino_infer.knn import accuracies, nearest, nearest_others
 from dino_infer.listing import ImageList, list_images
 from dino_infer.preprocess import Preprocess
@@ -70,7 +70,21 @@ class Evaluation:
             self._bank = _labelled(eval_data)
 
     def measure(self, backbone: Backbone) -> dict[str, float]:
-        """``rankme``, and ``knn_top1_percent`` (k = 20) where there are labels."""
+        """``rankme``, and ``knn_top1_percent`` (k = 20) where there are labels.
+
+        Raises:
+            TrainingError: The backbone gives features that are not finite.
+        """
+        try:
+            return self._numbers(backbone)
+        except CheckpointError as error:
+            raise TrainingError(
+                "the teacher gives features that are not finite: training has diverged, or started "
+                "from damaged weights; lower optim.lr, set optim.clip_grad to 0.3 or use "
+                "optim.precision fp32"
+            ) from error
+
+    def _numbers(self, backbone: Backbone) -> dict[str, float]:
         was_training = backbone.training
         embedder = Embedder(
             backbone,

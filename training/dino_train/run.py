@@ -14,9 +14,10 @@ from dino_infer.checkpoints import (
     save_checkpoint,
 )
 from dino_infer.devices import resolved_precision
-from dino_infer.errors import DataError
+from dino_infer.errors import CheckpointError, DataError
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from dino_infer.run_folders import snapshots_of
 from dino_train import distributed, optim, schedules, snapshots
 from dino_train.config import SettingsError, TrainConfig, as_dict
 from dino_train.distributed import Process
@@ -95,17 +96,19 @@ class Run:
         Raises:
             CheckpointError: The weights do not fit the backbone.
         """
-        parts = read_training_weights(weights)
-        head = parts.get("head", {})
+        parts = _training_weights(weights)
+        head, center = parts.get("head", {}), parts.get("center", {})
         for network in (self.learner.student, self.learner.teacher):
             load_weights(network.backbone, parts["backbone"], source=str(weights))
-        with_head = _same_shapes(head, self.learner.student.head)
-        if with_head:
+        came = "with a new head"
+        if _same_shapes(head, self.learner.student.head):
             for network in (self.learner.student, self.learner.teacher):
                 network.head.load_state_dict(head)
-        logger.info(
-            "starting from %s, %s", weights, "with its head" if with_head else "with a new head"
-        )
+            came = "with its head, but without a centre, which starts at 0"
+            if _same_shapes(center, self.learner.center):
+                self.learner.center.load_state_dict(center)
+                came = "with its head and centre"
+        logger.info("starting from %s, %s", weights, came)
 
     def save(self) -> None:
         """Write the snapshot, then the checkpoint that people load."""
@@ -246,6 +249,16 @@ def _network(config: TrainConfig, *, drop_path_rate: float) -> MultiCropNetwork:
         norm_last_layer=h.norm_last_layer,
     )
     return MultiCropNetwork(backbone, head)
+
+
+def _training_weights(weights: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Weights to start from; of a run folder its newest whole snapshot, which has all parts."""
+    for path in reversed(snapshots_of(Path(weights)).values()):
+        try:
+            return read_training_weights(path)
+        except CheckpointError as error:
+            logger.warning("passed over: %s", error)
+    return read_training_weights(weights)
 
 
 def _same_shapes(weights: Mapping[str, Tensor], module: nn.Module) -> bool:
