@@ -191,19 +191,19 @@ def _counted(what: str, names: Sequence[str]) -> str:
 def _remedy(state: Mapping[str, Tensor], backbone: Backbone) -> str:
     likely = inferred_info(state)
     if likely is None:
-        return "pass the --arch that the weights were made for"
+        return "give the arch that the weights were made for"
     if likely.shape is not None and likely.arch != backbone.arch:
-        return "the weights tell what they are for: leave out --arch and --patch-size"
+        return "the weights tell what they are for: give neither arch nor patch_size"
     vit, size = "pos_embed" in state, f" at {likely.image_size} px"
     if (likely.arch, likely.patch_size) == (backbone.arch, backbone.patch_size):
         if vit and likely.image_size != backbone.image_size:
             return f"the weights have positions{size}, the network at {backbone.image_size} px"
         return "the arch is right and the tensors are not: get another copy of the weights"
-    flags = f"--arch {likely.arch}" + (
-        f" --patch-size {likely.patch_size}" if likely.arch in ARCHS else ""
+    settings = f"arch {likely.arch}" + (
+        f" and patch_size {likely.patch_size}" if likely.arch in ARCHS else ""
     )
     looks = f"{likely.arch}/{likely.patch_size}{size if vit else ''}"
-    return f"the weights look like {looks}: pass {flags}"
+    return f"the weights look like {looks}: give {settings}"
 
 
 def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) -> CheckpointInfo:
@@ -220,7 +220,7 @@ def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) ->
     else:
         raise CheckpointError(
             f"cannot tell the architecture of {str(file.path)!r} from its tensors; "
-            f"pass --arch: one of {', '.join(ARCHS)} or a timm model name"
+            f"give arch: one of {', '.join(ARCHS)} or a timm model name"
         )
     if hub_model:
         info = dataclasses.replace(
@@ -231,7 +231,9 @@ def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) ->
         )
     if arch not in (None, info.arch):
         info = dataclasses.replace(info, arch=arch, shape=None)
-    return dataclasses.replace(info, patch_size=patch_size or info.patch_size)
+    return dataclasses.replace(
+        info, patch_size=info.patch_size if patch_size is None else patch_size
+    )
 
 
 def _untrained(info: CheckpointInfo) -> Backbone:
@@ -256,7 +258,7 @@ def _load_timm(name: str) -> tuple[Backbone, CheckpointInfo]:
     except Exception as error:  # a download can fail in as many ways as there are networks
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"cannot get 'timm:{name}' ({reason}); offline, pass --weights with a run folder, a "
+            f"cannot get 'timm:{name}' ({reason}); offline, give a run folder, a "
             ".safetensors or a .pth file"
         ) from error
     return backbone_of_timm(network, name)

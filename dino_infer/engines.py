@@ -177,7 +177,9 @@ class OnnxEngine:
         has_patches = "patches" in self.file.outputs
         check_feature(feature, arch=self.file.info.arch, has_patches=has_patches)
         if feature == "last4":
-            raise ValueError("feature 'last4' is not in exported files; use --engine torch")
+            raise ValueError(
+                "feature 'last4' is not in exported files; give the weights they were made from"
+            )
         # Inputs and outputs cross as NumPy arrays, so images stay on the CPU in any case.
         self.device = torch.device("cpu")
         self._feature: Feature = feature

@@ -68,7 +68,7 @@ def downloaded(name: str) -> Path:
     except (OSError, ValueError, EntryNotFoundError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"cannot get '{PREFIX}{name}' ({reason}); offline, pass --weights with a folder that "
+            f"cannot get '{PREFIX}{name}' ({reason}); offline, give a folder that "
             f"holds its {CONFIG} and {WEIGHTS[0]}, a run folder, or a .safetensors or .pth file"
         ) from error
     return folder

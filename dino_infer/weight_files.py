@@ -172,7 +172,7 @@ def _file_of(path: Path, checkpoint_key: str) -> Path:
     if found:
         return found
     wanted = (
-        f"{run_folders.CHECKPOINT} (the --out of a run) "
+        f"{run_folders.CHECKPOINT} (of a training run) "
         f"and no {' or '.join(hub.WEIGHTS)} (Hugging Face)"
         if checkpoint_key == "teacher"
         else "snapshots/step-*.pt, where runs keep their student"
@@ -238,7 +238,7 @@ def _network(content: Mapping[str, Any], checkpoint_key: str, path: Path) -> dic
         raise CheckpointError(
             f"{str(path)!r} holds no {checkpoint_key} weights; it holds {found}"
             + (" ..." if len(content) > 5 else "")
-            + (f"; pass --checkpoint-key {other}" if there else "")
+            + (f"; give checkpoint_key {other!r}" if there else "")
         )
     return tensors
 

@@ -64,7 +64,7 @@ def feature_source(source: str | Path) -> FeatureSource:
         if matrix.ndim != 2:
             raise DataError(
                 f"an index holds one vector an image, {str(part.matrix)!r} holds matrices of shape "
-                f"{matrix.shape[1:]}; embed again with --feature cls"
+                f"{matrix.shape[1:]}; embed again with dino-embed --feature cls"
             )
         manifests.append(manifest)
     models = [{name: found.get(name) for name in MODEL_ENTRIES} for found in manifests]

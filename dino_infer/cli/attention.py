@@ -132,7 +132,12 @@ def _looking(weights: WeightOptions, look: LookOptions, *, device: str) -> "Look
     if look.rollout:
         maps = functools.partial(rollout_maps, **shared)
     else:
-        maps = functools.partial(attention_maps, **shared, layer=look.layer, query=look.pixel)
+        maps = functools.partial(
+            attention_maps,
+            **shared,
+            layer=-1 if look.layer is None else look.layer,
+            query=look.pixel,
+        )
     return Looking(look=maps, backbone=backbone, preprocess=preprocess)
 
 

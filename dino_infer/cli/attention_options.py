@@ -17,8 +17,8 @@ class LookOptions:
 
     size: int = 480
     """Pixels of the shorter side that the network sees; more shows finer detail."""
-    layer: int = -1
-    """Block to look at, from 0; negative counts from the last."""
+    layer: int | None = None
+    """Block to look at, from 0; negative counts from the last, which is the default."""
     query: Annotated[str | None, tyro.conf.arg(metavar="X,Y")] = None
     """A pixel of each image: the patch that shows it asks instead of [CLS]."""
     rollout: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -31,7 +31,7 @@ class LookOptions:
         if not 0 < self.mass <= 1:
             raise UsageError(f"--mass must lie in (0, 1], got {self.mass}")
         _ = self.pixel  # refuses what is no pixel
-        if self.rollout and (self.layer != -1 or self.query is not None):
+        if self.rollout and (self.layer is not None or self.query is not None):
             raise UsageError("--rollout goes through all blocks to [CLS]: no --layer or --query")
 
     @property

@@ -194,6 +194,7 @@ def test_the_colours_of_a_video_follow_the_scene_slowly():
         (["--query", "5"], "--query must be X,Y such as 120,80, got '5'"),
         (["--query", "900,5"], "'cat.png': the pixel must lie in what the network saw"),
         (["--rollout", "--layer", "3"], "--rollout goes through all blocks to [CLS]"),
+        (["--rollout", "--layer", "-1"], "--rollout goes through all blocks to [CLS]"),
         (["--head", "4"], "head must be mean, max, all or a number from 0 to 3, got 4"),
         (["--colormap", "infernal"], "no colour map named 'infernal'; nearest: inferno"),
         (["--opacity", "2"], "--opacity must lie in [0, 1], got 2.0"),

@@ -195,6 +195,14 @@ def test_parametrised_weight_norm_gets_the_original_names(tmp_path, backbone):
     assert set(weights["head"]) == set(head_state())
 
 
+def test_a_patch_size_of_zero_is_refused_and_does_not_mean_not_given(tmp_path):
+    network = build_backbone("vit_micro", patch_size=8, image_size=32)
+    info = CheckpointInfo(arch="vit_micro", patch_size=8, image_size=32)
+    save_checkpoint(tmp_path / "w.safetensors", network, info)
+    with pytest.raises(ValueError, match="patch_size must lie in"):
+        load_backbone(tmp_path / "w.safetensors", patch_size=0)
+
+
 @pytest.mark.parametrize("small_stem", [False, True])
 def test_a_torchvision_resnet50_is_recognised(tmp_path, small_stem):
     resnet = build_backbone("resnet50", small_stem=small_stem).eval()
@@ -226,7 +234,7 @@ def test_a_wrong_arch_says_what_matched_and_what_to_pass(tmp_path, backbone):
         "  78 of another shape (cls_token (1, 1, 128) instead of (1, 1, 192), "
         "pos_embed (1, 17, 128) instead of (1, 5, 192), patch_embed.proj.weight (128, 3, 8, 8) "
         "instead of (192, 3, 16, 16), ...);",
-        "the weights look like vit_micro/8 at 32 px: pass --arch vit_micro --patch-size 8",
+        "the weights look like vit_micro/8 at 32 px: give arch vit_micro and patch_size 8",
     ]
 
 
@@ -249,13 +257,13 @@ def test_a_wrong_arch_for_a_network_without_a_name_is_to_be_left_out(tmp_path):
     shape = ViTShape(embed_dim=64, depth=2, num_heads=1, layer_scale=True)
     network = build_backbone("vit", shape=shape, patch_size=8, image_size=32).network
     path = saved(tmp_path / "b.pth", network.state_dict())
-    with pytest.raises(CheckpointError, match="leave out --arch and --patch-size"):
+    with pytest.raises(CheckpointError, match="give neither arch nor patch_size"):
         load_backbone(path, arch="vit_micro")
 
 
 def test_weights_of_no_known_shape_ask_for_the_arch(tmp_path):
     path = saved(tmp_path / "odd.pth", {"weight": torch.ones(3)})
-    with pytest.raises(CheckpointError, match="pass --arch: one of vit_micro"):
+    with pytest.raises(CheckpointError, match="give arch: one of vit_micro"):
         load_backbone(path)
     with pytest.raises(CheckpointError, match="(?s)150 missing .* 1 unexpected .weight."):
         load_backbone(path, arch="vit_tiny")
@@ -296,4 +304,4 @@ def test_offline_timm_weights_say_what_to_pass_instead(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("CheckpointError cannot get 'timm:vit_small_patch16_224.dino' (")
-    assert "offline, pass --weights with a run folder" in done.stdout
+    assert "offline, give a run folder" in done.stdout

@@ -135,7 +135,7 @@ def test_an_exported_file_may_lack_a_feature(tmp_path, exported):
     assert OnnxEngine(cls_only, feature="cls", device=CPU).patch_size is None
     with pytest.raises(ValueError, match="feature 'mean' is made of .* 'means' has none"):
         OnnxEngine(cls_only, feature="mean", device=CPU)
-    with pytest.raises(ValueError, match="'last4' is not in exported files; use --engine torch"):
+    with pytest.raises(ValueError, match="'last4' is not in exported files; give the weights"):
         OnnxEngine(exported, feature="last4", device=CPU)
 
 

@@ -186,4 +186,4 @@ def test_a_hub_name_needs_no_network_once_it_is_cached_and_else_says_what_to_pas
     assert said[:2] == [str(folder)] * 2
     for name, line in zip(unknown, said[2:], strict=True):
         assert line.startswith(f"CheckpointError cannot get 'hf:{name}' (")
-        assert "offline, pass --weights with a folder that holds its config.json" in line
+        assert "offline, give a folder that holds its config.json" in line

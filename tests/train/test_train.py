@@ -226,47 +226,6 @@ def test_training_starts_from_given_weights(image_folder, tmp_path: Path, capsys
     assert "does not fit 'vit_tiny'" in capsys.readouterr().err
 
 
-def test_teacher_entropy_goes_on_where_the_weights_ended(image_folder, tmp_path: Path, capsys):
-    data, first = image_folder(), tmp_path / "first"
-    steps = ("--workers", "0", "--optim.epochs", "1", "--optim.warmup-epochs", "0",
-             "--optim.lr", "0")  # fmt: skip
-    assert main(arguments(data, first, *steps)) == 0
-    snapshot = sorted((first / "snapshots").iterdir())[-1]
-    state = torch.load(snapshot, weights_only=True)
-    center = state["center"]["center"]
-    published = {
-        "student": {f"module.{name}": value for name, value in state["student"].items()},
-        "teacher": state["teacher"],
-        "dino_loss": {"center": center[None]},  # the original's has a row
-    }
-    torch.save(published, tmp_path / "checkpoint.pth")
-    torch.save({"teacher": state["teacher"]}, tmp_path / "bare.pth")
-    entropies = {}
-    for weights in (first, tmp_path / "checkpoint.pth", tmp_path / "bare.pth"):
-        run = tmp_path / f"from {weights.name}"
-        assert main(arguments(data, run, *steps, "--init-from", str(weights))) == 0
-        rows = [row for row in read_rows(run / "metrics.jsonl") if "teacher_entropy_nats" in row]
-        entropies[weights.name] = rows[0]["teacher_entropy_nats"]
-        said = capsys.readouterr().err
-        bare = weights.name == "bare.pth"
-        assert ("without a centre, which starts at 0" in said) == bare
-        assert ("with its head and centre" in said) != bare
-    without = entropies.pop("bare.pth")
-    assert len(set(entropies.values())) == 1
-    assert abs(without - min(entropies.values())) > 1e-6
-
-
-def test_a_damaged_snapshot_of_a_run_to_start_from_is_passed_over(image_folder, tmp_path, capsys):
-    data, first = image_folder(), tmp_path / "first"
-    steps = ("--workers", "0", "--optim.epochs", "2", "--run.snapshot-epochs", "1")
-    assert main(arguments(data, first, *steps)) == 0
-    newest = sorted((first / "snapshots").iterdir())[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
-    assert main(arguments(data, tmp_path / "next", *steps, "--init-from", str(first))) == 0
-    said = capsys.readouterr().err
-    assert "passed over" in said and "with its head and centre" in said
-
-
 def test_features_that_are_not_finite_are_told_the_settings_of_training(
     image_folder, tmp_path: Path, capsys
 ):

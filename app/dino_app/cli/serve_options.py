@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dino_app.server.settings import Settings
+from dino_infer.cli.options import check_positive
 from dino_infer.cli.run import UsageError
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -69,6 +70,9 @@ class Network:
     """Of matrix products; auto is bf16 where the device multiplies it natively, else fp32."""
     compile: Flag = False
     """Fuse the network with torch.compile: a wait at the start, then faster."""
+
+    def __post_init__(self) -> None:
+        check_positive("--size", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
