@@ -1,0 +1,8 @@
+"""Flags of dino-serve that are refused before anything starts."""
+
+from dino_app.cli.serve import main
+
+
+def test_a_size_of_zero_is_refused_and_does_not_mean_that_of_the_index(capsys):
+    assert main(["--size", "0"]) == 2
+    assert "--size must be at least 1, got 0" in capsys.readouterr().err
