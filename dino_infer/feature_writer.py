@@ -8,11 +8,13 @@ is gone on with, so a set that was interrupted ends as the same bytes as one tha
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +22,28 @@ import numpy as np
 from jaxtyping import Float
 
 from dino_infer.errors import DataError
+from dino_infer.feature_journal import (
+    APPENDED,
+    FAILED,
+    JOURNAL,
+    ROWS,
+    TABLE,
+    Done,
+    journal_line,
+    open_appended,
+    trusted,
+)
 from dino_infer.features import FORMAT_VERSION, ROW_ORDER, FeaturePaths, read_manifest, sha256_of
-from dino_infer.files import whole_file, write_json
+from dino_infer.files import remove_leftovers, whole_file, write_json
 from dino_infer.images import ImageFailure
 from dino_infer.matrix_files import header, header_length
 from dino_infer.row_table import TableRow, printable_name, row_line, rows_of_lines, write_table
 
+logger = logging.getLogger(__name__)
+
 COMMIT_EVERY_S = 2.0
-JOB, JOURNAL, MANIFEST = "job.json", "journal.jsonl", "manifest.json"
-ROWS, TABLE, FAILED = "rows", "table.jsonl", "failed.jsonl"
+JOB, MANIFEST = "job.json", "manifest.json"
 FINISHED_TABLE = "table.parquet"
-APPENDED = (ROWS, TABLE, FAILED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """A line of the journal: what is safely on disk."""
-
-    images: int = 0
-    """Of the list, with a row or failed."""
-    shape: tuple[int, ...] = (0,)
-    """Of the matrix so far."""
-    failed: int = 0
-    odd_names: bool = False
-    """Whether some name is no valid UTF-8."""
-    sizes: tuple[int, ...] = (0, 0, 0)
-    """Bytes of ``APPENDED`` that count."""
 
 
 class FeatureWriter:
@@ -85,12 +83,9 @@ class FeatureWriter:
         self._folder.mkdir(exist_ok=True)
         if not (self._folder / JOB).exists():
             write_json(self._folder / JOB, self._job)
-        check_same_job(_json(self._folder / JOB), self._job, where=self._folder)
-        self.done = self._trusted()
-        self._files = [
-            _opened_at(self._folder / name, size)
-            for name, size in zip(APPENDED, self.done.sizes, strict=True)
-        ]
+        check_same_job(job_in(self._folder) or {}, self._job, where=self._folder)
+        self.done = trusted(self._folder, header_size=header_length(self._suffix))
+        self._files = open_appended(self._folder, self.done)
         self._journal = (self._folder / JOURNAL).open("ab")
         self._last_commit_s = time.monotonic()
 
@@ -114,8 +109,8 @@ class FeatureWriter:
         """
         matrix, table, failed = self._files
         matrix.write(np.ascontiguousarray(features, dtype=self._dtype).data)
-        table.writelines(map(row_line, rows))
-        failed.writelines(json.dumps(failure).encode() + b"\n" for failure in map(_plain, failures))
+        table.write(b"".join(map(row_line, rows)))
+        failed.write(b"".join(map(_failure_line, failures)))
         before = self.done
         self.done = Done(
             images=before.images + images,
@@ -128,20 +123,19 @@ class FeatureWriter:
 
     def commit(self) -> None:
         """Make everything so far survive any stop."""
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-        sizes = tuple(file.tell() for file in self._files)
-        self.done = dataclasses.replace(self.done, sizes=sizes)
-        self._journal.write(json.dumps(dataclasses.asdict(self.done)).encode() + b"\n")
+        sizes = tuple(file.sync() for file in self._files)
+        checksums = tuple(file.checksum for file in self._files)
+        self.done = dataclasses.replace(self.done, sizes=sizes, checksums=checksums)
+        self._journal.write(journal_line(self.done))
         self._journal.flush()
         os.fsync(self._journal.fileno())
         self._last_commit_s = time.monotonic()
 
     def close(self) -> None:
         """Leave the set unfinished, to be gone on with from the last commit."""
-        for file in (*self._files, self._journal):
+        for file in self._files:
             file.close()
+        self._journal.close()
 
     def finish(self) -> None:
         """Put every file into its place, the manifest last; without a row only the failures."""
@@ -155,7 +149,8 @@ class FeatureWriter:
         else:
             for file in (self._paths.manifest, *self._paths.hashed):
                 file.unlink(missing_ok=True)
-            _copy(self._folder / FAILED, self._paths.failures)
+            with whole_file(self._paths.failures) as temporary:
+                shutil.copyfile(self._folder / FAILED, temporary)
             discard(self._paths)
 
     def _write_header(self) -> None:
@@ -178,6 +173,7 @@ class FeatureWriter:
                 rows_of_lines(lines),
                 labelled=self._labelled,
                 odd_names=self.done.odd_names,
+                several_sources=len(self._job.get("sources", ())) > 1,
                 path_column=self._path_column,
                 features=embedding,
             )
@@ -196,36 +192,31 @@ class FeatureWriter:
             "files_sha256": hashes | {paths.table.name: sha256_of(self._folder / FINISHED_TABLE)},
         }
 
-    def _trusted(self) -> Done:
-        """The last whole line of the journal; the rest of the files is cut off."""
-        journal = self._folder / JOURNAL
-        if not journal.exists():
-            start = header_length(self._suffix)
-            return Done(sizes=(start, 0, 0))
-        data = journal.read_bytes()
-        data = data[: data.rfind(b"\n") + 1]
-        os.truncate(journal, len(data))
-        if not data:
-            journal.unlink()
-            return self._trusted()
-        fields: dict[str, Any] = json.loads(data.splitlines()[-1])
-        lists = {name: tuple(fields[name]) for name in ("shape", "sizes")}
-        return Done(**(fields | lists))
-
 
 def unfinished(paths: FeaturePaths) -> bool:
-    """Whether a set was begun and can be gone on with; puts one in its place that only had to be.
+    """True if a set was begun and can be gone on with; puts one in its place that only had to be.
 
     Raises:
         OSError: The folder cannot be used.
     """
     folder = paths.partial
-    if (folder / MANIFEST).exists():
-        move_finished(paths)
-    if (folder / JOB).exists() and ((folder / ROWS).exists() or not (folder / JOURNAL).exists()):
+    if is_being_moved(paths):
+        if _manifest_in(folder / MANIFEST) is not None:
+            move_finished(paths)
+        else:
+            (folder / MANIFEST).unlink()
+    has_rows = (folder / ROWS).exists() or not (folder / JOURNAL).exists()
+    if has_rows and job_in(folder) is not None:
         return True
-    discard(paths)  # a stop met it while it was being deleted
+    if has_rows and (folder / JOB).exists():
+        logger.warning("%s tells of no job: it is begun anew", folder / JOB)
+    discard(paths)  # also if a stop met it while it was being deleted
     return False
+
+
+def is_being_moved(paths: FeaturePaths) -> bool:
+    """True if a stop met a finished set on its way into its place."""
+    return (paths.partial / MANIFEST).exists()
 
 
 def move_finished(paths: FeaturePaths) -> None:
@@ -244,9 +235,19 @@ def move_finished(paths: FeaturePaths) -> None:
 
 
 def discard(paths: FeaturePaths) -> None:
-    """Delete an unfinished set; after a stop meanwhile, what is left cannot be gone on with."""
-    (paths.partial / JOB).unlink(missing_ok=True)
-    shutil.rmtree(paths.partial, ignore_errors=True)
+    """Delete an unfinished set, but no other files of its folder.
+
+    After a stop on the way, what is left cannot be gone on with.
+    """
+    folder = paths.partial
+    if not folder.is_dir():
+        return
+    for name in (JOB, JOURNAL, MANIFEST, FINISHED_TABLE, *APPENDED):
+        if (folder / name).is_file():
+            (folder / name).unlink()
+    remove_leftovers(folder / JOB, folder / MANIFEST, folder / FINISHED_TABLE)
+    with suppress(OSError):  # it stays where it holds files of other names
+        folder.rmdir()
 
 
 def check_same_job(before: Mapping[str, Any], now: Mapping[str, Any], *, where: Path) -> None:
@@ -257,44 +258,40 @@ def check_same_job(before: Mapping[str, Any], now: Mapping[str, Any], *, where: 
     """
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if names:
-        changes = ", ".join(f"{n} was {before.get(n)!r} and is {now.get(n)!r}" for n in names[:3])
+        changes = ", ".join(_change(name, before.get(name), now.get(name)) for name in names[:3])
         raise DataError(
             f"{str(where)!r} was made differently: {changes}; use the same images and settings, or "
             "pass --overwrite to start again"
         )
 
 
-def finished(paths: FeaturePaths) -> Mapping[str, Any] | None:
-    """The manifest of a finished set, or None where there is none."""
-    if not all(file.exists() for file in paths.hashed):
+def _change(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, list) and isinstance(now, list):  # there may be thousands of sources
+        pairs = [pair for pair in zip_longest(before, now) if pair[0] != pair[1]]
+        before, now = pairs[0]
+    return f"{name} was {before!r} and is {now!r}"
+
+
+def finished(paths: FeaturePaths) -> dict[str, Any] | None:
+    """The manifest of a finished set, or None where there is none that can be used."""
+    return _manifest_in(paths.manifest)
+
+
+def _failure_line(failure: ImageFailure) -> bytes:
+    return json.dumps(dataclasses.asdict(failure)).encode() + b"\n"
+
+
+def job_in(folder: Path) -> dict[str, Any] | None:
+    """The job of an unfinished set; None if that cannot be told."""
+    try:
+        content = json.loads((folder / JOB).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
-    return read_manifest(paths.manifest)
+    return content if isinstance(content, dict) else None
 
 
-def _opened_at(path: Path, size: int) -> Any:
-    """A file to append to, with all that follows ``size`` cut off."""
-    if not path.exists():
-        path.write_bytes(bytes(size))
-    os.truncate(path, size)
-    return path.open("ab", buffering=1 << 20)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with whole_file(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-def _plain(failure: ImageFailure) -> dict[str, str]:
-    return dataclasses.asdict(failure)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_bytes())
-    return content
-
-
-def failures_in(path: Path) -> Iterator[ImageFailure]:
-    """What a ``.failed.jsonl`` lists."""
-    with path.open("rb") as lines:
-        for line in lines:
-            yield ImageFailure(**json.loads(line))
+def _manifest_in(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_manifest(path)
+    except (OSError, ValueError):
+        return None

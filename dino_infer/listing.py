@@ -1,5 +1,6 @@
 """Find images in folders, list files, tar shards and tables; a list compact enough for millions."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -155,11 +156,22 @@ class ImageList:
         rank[[codes[name] for name in names]] = np.arange(len(names))
         return rank[numbers], tuple(os.fsdecode(name) for name in names)
 
+    @functools.cached_property
+    def sources(self) -> tuple[str, ...]:
+        """Where the images lie: folders, shards and tables by their real paths, each once."""
+        return tuple(dict.fromkeys(os.fsdecode(path) for path in self._source_paths))
+
+    def source(self, i: SupportsIndex) -> int:
+        """Which of ``sources`` an image is of."""
+        return int(self._source_numbers[int(self._row(i)["source"])])
+
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the names in their order; where they lie does not count."""
-        digest = hashlib.sha256(self._rows["length"].astype("<i4").tobytes())
-        digest.update(self._names)
-        return digest.hexdigest()
+        """SHA-256, in hexadecimal, of the names in their order, and which share a source.
+
+        Where the sources lie does not count.
+        """
+        sources = self._source_numbers[self._rows["source"]]
+        return names_fingerprint(self._rows["length"], self._names, sources)
 
     def select(self, indices: Sequence[int] | Integer[np.ndarray, " chosen"]) -> "ImageList":
         """The images at these positions, in this order; repeats are allowed."""
@@ -171,6 +183,15 @@ class ImageList:
         names = b"".join(self._slices(rows))
         _place_names(rows)
         return ImageList(names, rows, self._sources, self._row_labels)
+
+    @functools.cached_property
+    def _source_paths(self) -> tuple[bytes, ...]:
+        return tuple(os.path.realpath(source.origin) for source in self._sources)
+
+    @functools.cached_property
+    def _source_numbers(self) -> Int32[np.ndarray, " sources"]:
+        numbers = {path: number for number, path in enumerate(dict.fromkeys(self._source_paths))}
+        return np.array([numbers[path] for path in self._source_paths], dtype=np.int32)
 
     def _row(self, i: SupportsIndex) -> np.void:
         if not 0 <= index(i) < len(self):
@@ -267,6 +288,19 @@ def list_images(
     labels = _fill_members(rows, found)
     names = b"".join([part.names for part in found])
     return ImageList(names, rows, tuple(part.source for part in found), labels)
+
+
+def names_fingerprint(
+    lengths: Integer[np.ndarray, " images"],
+    names: bytes,
+    sources: Integer[np.ndarray, " images"],
+) -> str:
+    """The ``fingerprint`` of a list with these names, which lie one after the other."""
+    digest = hashlib.sha256(lengths.astype("<i4").tobytes())
+    digest.update(names)
+    if sources.any():
+        digest.update(sources.astype("<i4").tobytes())
+    return digest.hexdigest()
 
 
 def _place_names(rows: np.ndarray) -> None:

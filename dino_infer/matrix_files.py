@@ -54,12 +54,15 @@ def read_matrix(path: Path) -> Shaped[np.ndarray, "rows ..."]:
         OSError: It cannot be read.
     """
     if path.suffix == ".npy":
-        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped: np.ndarray = np.lib.format.open_memmap(path, mode="r")
         return mapped
     if path.suffix == ".parquet":
         return _embedding_column(path)
+    size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if length > size:
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
         described = json.loads(file.read(length))
     if TENSOR_NAME not in described:
         raise DataError(f"{str(path)!r} holds no tensor named {TENSOR_NAME!r}")

@@ -1,25 +1,55 @@
 """Shares of a feature set: where each is written, and how they become one set again."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from dino_infer.errors import DataError
 from dino_infer.feature_writer import (
     FeatureWriter,
     check_same_job,
     discard,
-    failures_in,
+    finished,
+    is_being_moved,
+    job_in,
     unfinished,
 )
-from dino_infer.features import FeaturePaths, Features, feature_paths, read_features
-from dino_infer.outputs import Outcome, Output, enter, outcome_of
+from dino_infer.features import (
+    FeaturePaths,
+    Features,
+    check_folder,
+    failures_in,
+    feature_paths,
+    read_set,
+)
+from dino_infer.files import hold_output
+from dino_infer.images import ImageFailure
+from dino_infer.listing import names_fingerprint
+from dino_infer.outputs import Outcome, Output, enter, outcome_in, outcome_of
 from dino_infer.row_table import table_rows
 from dino_infer.shares import Share
 
 ROWS_AT_ONCE = 4096
+
+
+class _Part(NamedTuple):
+    """A finished share."""
+
+    share: Share
+    paths: FeaturePaths
+    features: Features
+    failures: list[ImageFailure]
+
+    @property
+    def images(self) -> int:
+        """Images of the list that it is of."""
+        return int(self.features.manifest["images"])
 
 
 def merge_shares(out: str | Path, *, overwrite: bool) -> Outcome:
@@ -30,21 +60,46 @@ def merge_shares(out: str | Path, *, overwrite: bool) -> Outcome:
         overwrite: Replace an existing set.
 
     Raises:
-        DataError: A share is missing, or they are of different jobs.
+        DataError: A share is missing, unfinished or damaged, is not the one that its name says, or
+            is of another job.
+        OutputInUseError: Another process writes the set or one of its shares.
     """
     paths = feature_paths(out)
-    parts = [read_features(path) for path in _share_files(paths)]
-    jobs = [_shared_job(part.manifest) for part in parts]
-    for part, job in zip(parts, jobs, strict=True):
-        check_same_job(jobs[0], job, where=Path(str(part.manifest["shard"])))
-    job = {"images": sum(int(part.manifest["images"]) for part in parts)} | jobs[0]
-    if unfinished(paths):  # what it held can be merged again
+    check_folder(paths.matrix.parent)
+    shares = _shares(paths)
+    with ExitStack() as held:
+        for files in (paths, *(share_paths(out, share) for share in shares)):
+            held.enter_context(hold_output(files.manifest))
+        parts = [_part(share, share_paths(out, share)) for share in shares]
+        job = _whole_job(parts)
+        if not _make_room(paths, job, overwrite=overwrite):
+            return outcome_in(finished(paths) or {})
+        return _join(parts, paths, job)
+
+
+def _make_room(paths: FeaturePaths, job: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Clear the way for a set; False if it is there, as a stop at the last steps leaves it."""
+    moved = is_being_moved(paths)
+    begun = unfinished(paths)
+    if moved and not begun:
+        done = finished(paths) or {}
+        if all(done.get(name) == value for name, value in job.items()):
+            return False
+    if begun and job_in(paths.partial) == job:  # what it held can be merged again
         discard(paths)
     enter(paths, Output(overwrite=overwrite))
-    labelled = all(part.labels is not None for part in parts)
+    return True
+
+
+def _join(parts: Sequence[_Part], paths: FeaturePaths, job: Mapping[str, Any]) -> Outcome:
+    labelled = all(part.features.labels is not None for part in parts)
     writer = FeatureWriter(paths, job=job, dtype=job["dtype"], labelled=labelled)
-    for share, part in zip(_share_files(paths), parts, strict=True):
-        _append_all(writer, share, part)
+    try:
+        for part in parts:
+            _append_all(writer, part)
+    except BaseException:
+        writer.close()
+        raise
     writer.finish()
     return outcome_of(writer)
 
@@ -62,8 +117,8 @@ def _share_file(paths: FeaturePaths, share: Share) -> Path:
     return paths.matrix.with_name(name)
 
 
-def _share_files(paths: FeaturePaths) -> list[Path]:
-    """The matrices of all shares of a set, in order.
+def _shares(paths: FeaturePaths) -> list[Share]:
+    """All shares of a set, in order.
 
     Raises:
         DataError: There are none, or shares of several counts.
@@ -72,15 +127,87 @@ def _share_files(paths: FeaturePaths) -> list[Path]:
         re.escape(paths.matrix.stem) + r"\.shard-(\d+)-of-(\d+)" + re.escape(paths.matrix.suffix)
     )
     names = [file.name for file in paths.matrix.parent.iterdir()]
-    counts = {int(found[2]) for name in names if (found := pattern.fullmatch(name))}
+    counts = {int(found[2]): name for name in sorted(names) if (found := pattern.fullmatch(name))}
     if len(counts) != 1:
         wanted = _share_file(paths, Share(0, 2)).name
+        found_names = f": {', '.join(sorted(counts.values()))}" if counts else ""
         raise DataError(
             f"expected the shards of one job beside {str(paths.matrix)!r}, such as {wanted!r}, "
-            f"got shards of {sorted(counts) or 'none'}"
+            f"got shards of {sorted(counts) or 'none'}{found_names}"
         )
-    count = counts.pop()
-    return [_share_file(paths, Share(index, count)) for index in range(count)]
+    [count] = counts
+    return [Share(index, count) for index in range(count)]
+
+
+def _part(share: Share, paths: FeaturePaths) -> _Part:
+    """A share, once it is sure that it is whole and the one of its name.
+
+    Raises:
+        DataError: It is not.
+    """
+    name = str(paths.matrix)
+    if unfinished(paths):
+        raise DataError(f"{name!r} is unfinished: run shard {share} again with --resume first")
+    features = read_set(paths, verify=True)
+    failures = list(failures_in(paths.failures))
+    manifest = features.manifest
+    told = manifest.get("shard")
+    if told != str(share):
+        raise DataError(f"{name!r} holds shard {told!r}, not {str(share)!r}: run that one again")
+    rows = manifest["images"] - (0 if manifest.get("on_error") == "nan" else len(failures))
+    if len(failures) != manifest["failed"] or len(features.matrix) != rows:
+        raise DataError(
+            f"{name!r} has {len(features.matrix)} rows and {len(failures)} failures of "
+            f"{manifest['images']} images: run shard {share} again"
+        )
+    return _Part(share, paths, features, failures)
+
+
+def _whole_job(parts: Sequence[_Part]) -> dict[str, Any]:
+    """The job that the shares are of.
+
+    Raises:
+        DataError: They are of several, or are not every image of the list once and in order.
+    """
+    first = _shared_job(parts[0].features.manifest)
+    for part in parts:
+        check_same_job(first, _shared_job(part.features.manifest), where=part.paths.matrix)
+    total, step = sum(part.images for part in parts), first.get("batch_size")
+    if type(step) is not int or step < 1:
+        raise DataError(f"{str(parts[0].paths.manifest)!r} tells of no batch size; embed again")
+    tables: dict[str, _Part] = {}
+    for part in parts:
+        name, expected = str(part.paths.matrix), len(part.share.slice_of(total, step=step))
+        if part.images != expected:
+            raise DataError(
+                f"{name!r} is of {part.images} images, shard {part.share} of {total} images has "
+                f"{expected}: run it again"
+            )
+        table = part.features.manifest["files_sha256"][part.paths.table.name]
+        twin = tables.setdefault(table, part)
+        if twin is not part and len(part.features.matrix):
+            raise DataError(f"{name!r} has the rows of {str(twin.paths.matrix)!r}: run it again")
+    _check_names(parts, first)
+    return {"images": total} | first
+
+
+def _check_names(parts: Sequence[_Part], job: Mapping[str, Any]) -> None:
+    """Compare the names of all rows with the list, where no image failed.
+
+    The tables do not tell where among their rows an image failed.
+    """
+    if any(len(part.features.matrix) != part.images for part in parts):
+        return
+    names = [os.fsencode(name) for part in parts for name in part.features.paths]
+    sources = np.array(
+        [row.source for part in parts for row in table_rows(part.paths.table)], dtype=np.int32
+    )
+    lengths = np.array([len(name) for name in names], dtype=np.int32)
+    if names_fingerprint(lengths, b"".join(names), sources) != job.get("images_fingerprint"):
+        raise DataError(
+            f"{str(parts[0].paths.matrix)!r} and the other shards do not hold the images of their "
+            "list in order: run them again"
+        )
 
 
 def _shared_job(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,13 +217,10 @@ def _shared_job(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in manifest.items() if name not in own}
 
 
-def _append_all(writer: FeatureWriter, share: Path, part: Features) -> None:
+def _append_all(writer: FeatureWriter, part: _Part) -> None:
     """Append a finished set to one being written."""
-    paths = feature_paths(share)
-    rows = table_rows(paths.table)
-    for start in range(0, len(part.matrix), ROWS_AT_ONCE):
-        features = part.matrix[start : start + ROWS_AT_ONCE]
+    matrix, rows = part.features.matrix, table_rows(part.paths.table)
+    for start in range(0, len(matrix), ROWS_AT_ONCE):
+        features = matrix[start : start + ROWS_AT_ONCE]
         writer.append(features, list(islice(rows, len(features))), [], images=len(features))
-    failures = list(failures_in(paths.failures))
-    missing = int(part.manifest["images"]) - len(part.matrix)
-    writer.append(part.matrix[:0], [], failures, images=missing)
+    writer.append(matrix[:0], [], part.failures, images=part.images - len(matrix))

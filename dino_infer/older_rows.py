@@ -1,8 +1,9 @@
 """Rows of an older feature set whose images have not changed since, for ``dino-embed --update``."""
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from dino_infer.decoding import ImageFile
 from dino_infer.embed import EmbeddedBatch, Embedder
 from dino_infer.errors import DataError, ImageError
 from dino_infer.feature_writer import check_same_job
-from dino_infer.features import FeaturePaths, Features, read_features
+from dino_infer.features import FeaturePaths, Features, read_set
 from dino_infer.listing import ImageList
 from dino_infer.row_table import OK, TableRow, table_rows
 
 ROWS_AT_ONCE = 4096
-MAY_DIFFER = ("images", "images_fingerprint", "batch_size", "on_error", "versions")
+MAY_DIFFER = ("images", "images_fingerprint", "sources", "batch_size", "on_error", "versions")
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,9 @@ logger = logging.getLogger(__name__)
 class OlderRows:
     """What can be taken over from an older set.
 
-    An image counts as unchanged if its name, its size in bytes and its time of modification are
-    the same.
+    An image counts as unchanged if its source, its name, its size in bytes and its time of
+    modification are the same. Where the older set has the name from another source only, as after
+    a move, the hash of its content decides.
 
     Args:
         features: The older set.
@@ -35,9 +37,17 @@ class OlderRows:
 
     def __init__(self, features: Features, rows: Iterator[TableRow]) -> None:
         self._matrix = features.matrix
-        listed = list(rows)
-        self._files = [row.file for row in listed]
-        self._places = {row.path: at for at, row in enumerate(listed) if row.status == OK}
+        sources = features.manifest.get("sources")
+        self._sources: list[Any] = sources if isinstance(sources, list) else []
+        self._files: list[ImageFile] = []
+        self._row_sources: list[int] = []
+        self._elsewhere: dict[int, ImageFile] = {}  # by place in the list of now
+        self._places: dict[str, list[int]] = {}
+        for at, row in enumerate(rows):
+            self._files.append(row.file)
+            self._row_sources.append(row.source)
+            if row.status == OK:
+                self._places.setdefault(row.path, []).append(at)
 
     def updated(
         self, embedder: Embedder, images: ImageList, *, start: int
@@ -47,7 +57,12 @@ class OlderRows:
         Yields:
             Consecutive images, and whether the job may be gone on with after them.
         """
-        older = np.array([self._row_of(images, place) for place in range(len(images))])
+        # Where the sources of now stand among those of then.
+        known = {source: number for number, source in enumerate(self._sources)}
+        numbers = [known.get(source, -1) for source in images.sources]
+        older = np.array(
+            [self._row_of(images, place, numbers) for place in range(len(images))], dtype=np.int64
+        )
         changed = np.flatnonzero(older < 0)
         logger.info("%d of %d images are new or have changed", len(changed), len(images))
         first, at = int(np.searchsorted(changed, start)), start
@@ -58,17 +73,36 @@ class OlderRows:
             yield from self._mixed(batch, places, older)
         yield from self._unchanged(at, len(images), older)
 
-    def _row_of(self, images: ImageList, place: int) -> int:
-        at = self._places.get(images.name(place), -1)
-        if at < 0:
+    def _row_of(self, images: ImageList, place: int, numbers: Sequence[int]) -> int:
+        """The row that can be taken over, or -1."""
+        named = self._places.get(images.name(place), [])
+        if not named:
             return -1
         try:
             size, modified_ns = images.stat(place)
+            alike = [at for at in named if size in (-1, self._files[at].bytes)]
+            here = numbers[images.source(place)]
+            own = [at for at in named if self._row_sources[at] == here]
+            if own:
+                same = [at for at in own if self._files[at].modified_ns == modified_ns]
+                return next((at for at in same if at in alike), -1)
+            return self._row_of_content(images, place, alike, modified_ns)
         except ImageError:
             return -1  # so that it is read, and reported
-        file = self._files[at]
-        same = size in (-1, file.bytes) and modified_ns == file.modified_ns
-        return at if same else -1
+
+    def _row_of_content(
+        self, images: ImageList, place: int, rows: Sequence[int], modified_ns: int
+    ) -> int:
+        """The one of some rows that is of the same bytes, or -1."""
+        if not rows:
+            return -1
+        digest = hashlib.sha256(images.read(place)).hexdigest()
+        for at in rows:
+            if self._files[at].sha256 == digest:
+                # The table tells of the file that was looked at now.
+                self._elsewhere[place] = self._files[at]._replace(modified_ns=modified_ns)
+                return at
+        return -1
 
     def _unchanged(
         self, start: int, stop: int, older: Int64[np.ndarray, " images"]
@@ -104,8 +138,11 @@ class OlderRows:
         files = []
         for row, place in enumerate(indices):
             at = int(older[place])
-            vector, file = new[place] if place in new else (self._matrix[at], self._files[at])
-            features[row] = vector
+            if place in new:
+                features[row], file = new[place]
+            else:
+                features[row] = self._matrix[at]
+                file = self._elsewhere.get(place, self._files[at])
             files.append(file)
         return EmbeddedBatch(places, np.array(indices, dtype=np.int64), features, files, {})
 
@@ -120,7 +157,7 @@ def older_rows(paths: FeaturePaths, job: Mapping[str, Any]) -> OlderRows:
         raise DataError(
             f"no finished set at {str(paths.matrix)!r} to update; leave --update away to make one"
         )
-    features = read_features(paths.matrix)
+    features = read_set(paths, verify=True)  # its rows get a new hash
     settings = {name: value for name, value in job.items() if name not in MAY_DIFFER}
     before = {name: features.manifest.get(name) for name in settings}
     check_same_job(before, json.loads(json.dumps(settings)), where=paths.matrix)

@@ -1,7 +1,8 @@
 """How a feature set is stored, whether what is there may be touched, and what came of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dino_infer.errors import DataError
 from dino_infer.feature_writer import COMMIT_EVERY_S, FeatureWriter, discard, unfinished
@@ -76,3 +77,8 @@ def outcome_of(writer: FeatureWriter) -> Outcome:
     """What a writer has got so far."""
     done = writer.done
     return Outcome(images=done.images, rows=done.shape[0], failed=done.failed, dim=done.shape[-1])
+
+
+def outcome_in(manifest: Mapping[str, Any]) -> Outcome:
+    """What came of a finished set."""
+    return Outcome(**{name: manifest[name] for name in ("images", "rows", "failed", "dim")})

@@ -32,6 +32,12 @@ class Source:
         """Where that file is."""
         return os.path.join(self.folder, self.file_name(name))
 
+    @property
+    def origin(self) -> bytes:
+        """The folder, shard or table."""
+        holder = self.shard or self.table
+        return self.folder if holder is None else holder.path
+
     def location(self, name: bytes, position: int) -> bytes:
         """Where an image is, for messages."""
         if self.shard is not None:

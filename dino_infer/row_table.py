@@ -25,18 +25,20 @@ class TableRow(NamedTuple):
     status: str = OK
     """"ok", or why its row holds no feature: the ``kind`` of its failure."""
     label: str | None = None
+    source: int = 0
+    """Which of the sources of its listing it is of; names are unique within one alone."""
 
 
 def row_line(row: TableRow) -> bytes:
     """One row as a line of JSON, in ASCII so that any file name survives."""
-    return json.dumps([row.path, *row.file, row.status, row.label]).encode("ascii") + b"\n"
+    return json.dumps([row.path, *row.file, *row[2:]]).encode("ascii") + b"\n"
 
 
 def rows_of_lines(lines: Iterable[bytes]) -> Iterator[TableRow]:
     """What ``row_line`` wrote."""
     for line in lines:
-        path, *file, status, label = json.loads(line)
-        yield TableRow(path, ImageFile(*file), status, label)
+        path, *file, status, label, source = json.loads(line)
+        yield TableRow(path, ImageFile(*file), status, label, source)
 
 
 def write_table(
@@ -45,6 +47,7 @@ def write_table(
     *,
     labelled: bool,
     odd_names: bool,
+    several_sources: bool = False,
     path_column: str = "path",
     features: Float[np.ndarray, "rows dim"] | None = None,
 ) -> None:
@@ -55,6 +58,7 @@ def write_table(
         rows: In order.
         labelled: Add a column ``label``.
         odd_names: Add a column ``path_bytes``, because some name is no valid UTF-8.
+        several_sources: Add a column ``source``.
         path_column: What the column of names is called.
         features: Add them as a column ``embedding`` of fixed-size lists.
     """
@@ -62,7 +66,11 @@ def write_table(
     import pyarrow.parquet
 
     schema = _schema(
-        path_column, labelled=labelled, odd_names=odd_names, dim=_dim(features), dtype=features
+        path_column,
+        labelled=labelled,
+        odd_names=odd_names,
+        several_sources=several_sources,
+        features=features,
     )
     rows, start = iter(rows), 0
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
@@ -83,6 +91,8 @@ def read_table(path: Path) -> tuple[tuple[str, ...], Shaped[np.ndarray, " rows"]
     wanted = {"path", "image_path", "path_bytes", "label"}
     names = pyarrow.parquet.read_schema(path).names
     columns = [name for name in names if name in wanted]
+    if not columns:
+        raise ValueError("the table has no column of names")
     table = pyarrow.parquet.read_table(path, columns=columns, partitioning=None)
     if "path_bytes" in columns:
         paths = tuple(os.fsdecode(name) for name in table["path_bytes"].to_pylist())
@@ -104,7 +114,8 @@ def table_rows(path: Path) -> Iterator[TableRow]:
             for row in part.to_pylist():
                 name = row.get("path_bytes", row.get("path", row.get("image_path")))
                 file_fields = ImageFile(*(row[field] for field in ImageFile._fields))
-                yield TableRow(os.fsdecode(name), file_fields, row["status"], row.get("label"))
+                label, source = row.get("label"), row.get("source", 0)
+                yield TableRow(os.fsdecode(name), file_fields, row["status"], label, source)
 
 
 def printable_name(name: str) -> str:
@@ -112,12 +123,13 @@ def printable_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _dim(features: np.ndarray | None) -> int:
-    return 0 if features is None else int(features.shape[1])
-
-
 def _schema(
-    path_column: str, *, labelled: bool, odd_names: bool, dim: int, dtype: np.ndarray | None
+    path_column: str,
+    *,
+    labelled: bool,
+    odd_names: bool,
+    several_sources: bool,
+    features: np.ndarray | None,
 ) -> Any:
     import pyarrow as pa
 
@@ -135,8 +147,11 @@ def _schema(
         fields.append(("path_bytes", pa.binary()))
     if labelled:
         fields.append(("label", pa.string()))
-    if dtype is not None:
-        fields.append(("embedding", pa.list_(pa.from_numpy_dtype(dtype.dtype), dim)))
+    if several_sources:
+        fields.append(("source", pa.int32()))
+    if features is not None:
+        vector = pa.list_(pa.from_numpy_dtype(features.dtype), features.shape[1])
+        fields.append(("embedding", vector))
     return pa.schema(fields)
 
 
@@ -151,4 +166,5 @@ def _columns(rows: list[TableRow], start: int, path_column: str) -> dict[str, An
     columns["path_bytes"] = [os.fsencode(row.path) for row in rows]
     columns["status"] = [row.status for row in rows]
     columns["label"] = [row.label for row in rows]
+    columns["source"] = [row.source for row in rows]
     return columns

@@ -1,7 +1,10 @@
 """Items of an index from features that dino-embed wrote: one file, or a folder of partitions."""
 
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,12 +15,13 @@ import numpy as np
 from dino_app.building import Incoming, known_metadata
 from dino_app.image_items import described, picture_of
 from dino_app.store.interface import Item, Store
-from dino_infer.errors import DataError
-from dino_infer.features import FeaturePaths, feature_paths, read_manifest, sha256_of
+from dino_infer.errors import DataError, ImageError
+from dino_infer.features import FeaturePaths, feature_paths, read_set
 from dino_infer.listing import ImageList
-from dino_infer.matrix_files import SUFFIXES, read_matrix
+from dino_infer.matrix_files import SUFFIXES
 from dino_infer.row_table import OK, TableRow, table_rows
 
+_MANIFEST = re.compile(r"manifest_(\d{4,})\.json")
 MODEL_ENTRIES = ("arch", "feature", "precision", "weights_sha256", "preprocess", "normalized")
 ROWS_AT_ONCE = 1000
 
@@ -60,7 +64,8 @@ def feature_source(source: str | Path) -> FeatureSource:
     parts = _parts(Path(source))
     manifests = []
     for part in parts:
-        matrix, manifest = _opened(part, verify=True)
+        opened = read_set(part, verify=True)
+        matrix, manifest = opened.matrix, opened.manifest
         if matrix.ndim != 2:
             raise DataError(
                 f"an index holds one vector an image, {str(part.matrix)!r} holds matrices of shape "
@@ -71,6 +76,8 @@ def feature_source(source: str | Path) -> FeatureSource:
     for part, model in zip(parts, models, strict=True):
         if model != models[0]:
             raise DataError(f"{str(part.matrix)!r} was made differently from the first partition")
+    if Path(source).is_dir():
+        _check_count(Path(source), manifests)
     return FeatureSource(
         parts=parts,
         model=models[0],
@@ -93,13 +100,14 @@ def feature_items(
         source: The vectors.
         ids: From ``item_ids(source.names())``.
         known: The store as it is.
-        images: Where the pictures of thumbnails are; they are found by their names.
+        images: Where the pictures of thumbnails are; they are found by name, and several of one
+            name by their content.
         thumbnails: Longest side in pixels; 0 for none.
     """
     pictures = _Pictures(images, thumbnails)
     remaining = iter(ids)
     for part in source.parts:
-        matrix, _ = _opened(part)
+        matrix = read_set(part).matrix
         rows = (row for row in enumerate(table_rows(part.table)) if row[1].status == OK)
         while some := list(islice(rows, ROWS_AT_ONCE)):
             names = list(islice(remaining, len(some)))
@@ -114,21 +122,34 @@ class _Pictures:
         self._longest_side = longest_side
         self._images = images if longest_side else None
         self._missing = 0
-        count = 0 if self._images is None else len(self._images)
-        self._places = {} if images is None else {images.name(i): i for i in range(count)}
+        self._places: dict[str, list[int]] = {}
+        if images is not None and longest_side:
+            for place in range(len(images)):
+                self._places.setdefault(images.name(place), []).append(place)
 
     def wanted(self, id: str, known: Store | None) -> bool:
         """Whether there is no thumbnail yet and there should be one."""
         return self._images is not None and (known is None or known.thumbnail(id) is None)
 
-    def of(self, name: str) -> bytes | None:
-        """The thumbnail of an image by its name."""
+    def of(self, row: TableRow) -> bytes | None:
+        """The thumbnail of the image of a row."""
         if self._images is None:
             return None
-        if name not in self._places:
+        place = self._place(self._images, row)
+        if place is None:
             self._missing += 1
             return None
-        return picture_of(self._images, self._places[name], self._longest_side)
+        return picture_of(self._images, place, self._longest_side)
+
+    def _place(self, images: ImageList, row: TableRow) -> int | None:
+        named = self._places.get(row.path, [])
+        if len(named) == 1:
+            return named[0]
+        for place in named:
+            with suppress(ImageError):
+                if hashlib.sha256(images.read(place)).hexdigest() == row.file.sha256:
+                    return place
+        return None
 
     def report(self) -> None:
         """Say how many pictures were not found."""
@@ -147,13 +168,14 @@ def _items(
         metadata = described(id, row.file, row.label)
         if before != metadata or pictures.wanted(id, known):
             vector = np.array(matrix[at], dtype=np.float32)
-            yield Item(id=id, vector=vector, metadata=metadata, thumbnail=pictures.of(row.path))
+            yield Item(id=id, vector=vector, metadata=metadata, thumbnail=pictures.of(row))
 
 
 def _parts(path: Path) -> tuple[FeaturePaths, ...]:
     if not path.is_dir():
         return (feature_paths(path),)
-    numbers = sorted(file.stem.removeprefix("manifest_") for file in path.glob("manifests/*.json"))
+    named = (_MANIFEST.fullmatch(file.name) for file in path.glob("manifests/*.json"))
+    numbers = sorted((found[1] for found in named if found), key=int)
     if not numbers:
         raise DataError(f"no finished partition in {str(path)!r}; run dino-embed --resume")
     return tuple(
@@ -167,26 +189,21 @@ def _parts(path: Path) -> tuple[FeaturePaths, ...]:
     )
 
 
-def _opened(part: FeaturePaths, *, verify: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
-    """Matrix and manifest of one set.
+def _check_count(folder: Path, manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a folder of which a partition is missing or stands in the place of another.
 
     Raises:
-        DataError: A file is missing, damaged, or has changed since it was written.
+        DataError: One does.
     """
-    name = str(part.matrix)
-    for file in (*part.hashed, part.manifest):
-        if not file.is_file():
-            raise DataError(f"features {name!r} are incomplete: {str(file)!r} is missing")
-    try:
-        manifest = dict(read_manifest(part.manifest) or {})
-        hashes, shape = manifest["files_sha256"], tuple(manifest["shape"])
-        matrix = read_matrix(part.matrix)
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"features {name!r} are damaged: {reason}") from error
-    for file in part.hashed if verify else ():
-        if hashes.get(file.name) != sha256_of(file):
-            raise DataError(f"{str(file)!r} has changed since it was written; embed again")
-    if matrix.shape != shape:
-        raise DataError(f"{name!r} is of shape {matrix.shape}, its manifest says {shape}")
-    return matrix, manifest
+    told = manifests[0].get("partition")
+    count = str(told).rpartition("/")[2]
+    for number, manifest in enumerate(manifests):
+        if manifest.get("partition") != f"{number}/{count}":
+            raise DataError(
+                f"expected partition {number}/{count} of {str(folder)!r}, got "
+                f"{manifest.get('partition')!r}; run dino-embed --resume"
+            )
+    if count != str(len(manifests)):
+        raise DataError(
+            f"{str(folder)!r} holds {len(manifests)} of {count} partitions; run dino-embed --resume"
+        )

@@ -1,6 +1,7 @@
 """Classes from a file: CSV with the header ``path,label`` and one line an image."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def labels_from_file(
     """
     labels = read_label_file(path)
     printable = [printable_name(name) for name in names]
+    for name, count in Counter(printable).most_common(1):
+        if count > 1:
+            raise DataError(
+                f"{count} images are named {name!r}, so label file {str(path)!r} cannot tell them "
+                "apart; give one folder that holds all of them, so that their paths differ"
+            )
     missing = [name for name in printable if name not in labels]
     unknown = sorted(labels.keys() - set(printable) - {printable_name(name) for name in unread})
     if missing or unknown:

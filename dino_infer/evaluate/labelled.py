@@ -1,6 +1,5 @@
 """Features with a class each, from feature files or images, and which sets may be compared."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ from dino_infer.aliases import one_of_each_file
 from dino_infer.embed import Embedder
 from dino_infer.errors import DataError
 from dino_infer.evaluate.label_files import first_names, labels_from_file
-from dino_infer.features import Features, class_names, feature_paths, read_features
+from dino_infer.features import Features, class_names, failures_in, feature_paths, read_features
 from dino_infer.listing import list_images
 from dino_infer.matrix_files import SUFFIXES
 from dino_infer.row_table import OK, table_rows
@@ -112,7 +111,8 @@ def _from_file(source: str, label_file: str | Path | None) -> LabelledFeatures:
     features = _read_rows(source)
     made, labels = features.manifest, features.labels
     if label_file is not None:
-        unread = _failed_paths(feature_paths(source).failures)
+        failures = failures_in(feature_paths(source).failures) if made["failed"] else ()
+        unread = [failure.path for failure in failures]
         labels = labels_from_file(label_file, features.paths, unread=unread)
     if labels is None:
         raise DataError(_unlabelled(source))
@@ -134,7 +134,7 @@ def _from_file(source: str, label_file: str | Path | None) -> LabelledFeatures:
 
 def _read_rows(source: str) -> Features:
     """The features of a file, without the rows that stand for images that could not be read."""
-    features = read_features(source)
+    features = read_features(source, verify=True)  # every row is used
     if features.manifest.get("on_error") != "nan":
         return features
     ok = np.array([row.status == OK for row in table_rows(feature_paths(source).table)], np.bool_)
@@ -172,12 +172,6 @@ def _from_images(
         images=len(listed),
         failed=len(embedding.failures),
     )
-
-
-def _failed_paths(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    return [json.loads(line)["path"] for line in path.read_text("ascii").splitlines()]
 
 
 def _check_finite(

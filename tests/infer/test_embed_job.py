@@ -295,7 +295,9 @@ def test_only_all_shards_of_one_job_are_merged(images, made):
         merge_shares(out, overwrite=False)
     other = pixel_embedder(PixelEngine(seed=1))
     embed_to_file(other, images, out, share=Share(1, 2))
-    with pytest.raises(DataError, match=r"'1/2' was made differently: weights_sha256 was"):
+    with pytest.raises(
+        DataError, match=r"shard-1-of-2.npy' was made differently: weights_sha256 was"
+    ):
         merge_shares(out, overwrite=False)
     embed_to_file(pixel_embedder(), images, out, share=Share(0, 3))
     with pytest.raises(DataError, match=r"expected the shards of one job .* got shards of \[2, 3]"):
@@ -352,7 +354,7 @@ def test_no_partition_of_an_older_folder_is_left(images, made):
     out = made("out")
     embed_to_folder(pixel_embedder(), images, out, partition_size=8)
     output = Output(resume=True)
-    with pytest.raises(DataError, match="holds partition 2, but there are only 2 now"):
+    with pytest.raises(DataError, match="holds 'img_emb_0002.npy', but there are only 2"):
         embed_to_folder(pixel_embedder(), images, out, partition_size=16, output=output)
     output = Output(overwrite=True)
     embed_to_folder(pixel_embedder(), images, out, partition_size=16, output=output)

@@ -104,7 +104,7 @@ def _app(flags: Demo, door: "Door") -> "FastAPI":
     from dino_app.store.opening import open_store
     from dino_infer.features import read_features
 
-    features = None if flags.features is None else read_features(flags.features)
+    features = None if flags.features is None else read_features(flags.features, verify=True)
     store = None if flags.index is None else open_store(flags.index)
     models = Models(flags.weights or (DEFAULT_WEIGHTS,), flags.device)
     blocks = demo_app(
