@@ -21,14 +21,16 @@ import pyarrow.parquet
 import timm  # noqa: F401
 import torch
 
-from dino_infer import feature_writer
+from dino_infer import feature_journal, feature_writer
 
 feature_writer.COMMIT_EVERY_S = 0.0  # every batch, so that each kill leaves something to go on with
 
 from dino_infer.cli import embed  # noqa: E402
-from dino_infer.embed_job import embed_to_file  # noqa: E402
-from dino_infer.listing import list_images  # noqa: E402
+from dino_infer.embed_job import embed_to_file, embed_to_folder  # noqa: E402
+from dino_infer.listing import ImageList, list_images  # noqa: E402
+from dino_infer.merging import merge_shares  # noqa: E402
 from dino_infer.outputs import Output  # noqa: E402
+from dino_infer.shares import Share  # noqa: E402
 from tests.infer.pixel_engine import pixel_embedder  # noqa: E402
 from tests.killing import exit_code, forked, kill_before_step  # noqa: E402
 
@@ -43,6 +45,8 @@ SETS = {  # name of the matrix, what is asked for, and again after a kill
     "table": ("feats.parquet", Output(), Output(resume=True)),
     "update": ("feats.npy", Output(update=True), Output(update=True, resume=True)),
     "overwrite": ("feats.npy", Output(overwrite=True), Output(overwrite=True)),
+    "merge": ("feats.npy", Output(), Output(overwrite=True)),
+    "partitions": ("set", Output(), Output(resume=True)),
 }
 
 
@@ -77,8 +81,19 @@ def left_in(folder: Path) -> str:
     """How far a killed job got."""
     if (folder / "feats.json").exists():
         return "finished"
-    journal = folder / "feats.npy.partial" / feature_writer.JOURNAL
+    journal = folder / "feats.npy.partial" / feature_journal.JOURNAL
     return "begun" if journal.exists() and journal.stat().st_size else "nothing"
+
+
+def make(name: str, listed: ImageList, out: Path, output: Output) -> None:
+    """Make one of ``SETS``."""
+    if name == "merge":
+        merge_shares(out, overwrite=output.overwrite)
+    elif name == "partitions":
+        size = len(listed) // 2 + 1
+        embed_to_folder(pixel_embedder(), listed, out, partition_size=size, output=output)
+    else:
+        embed_to_file(pixel_embedder(), listed, out, output=output)
 
 
 def kills_at_every_step(images: str, out: Path) -> dict[str, list[int | None]]:
@@ -88,17 +103,22 @@ def kills_at_every_step(images: str, out: Path) -> dict[str, list[int | None]]:
     codes: dict[str, list[int | None]] = {}
     for name, (file, first, again) in SETS.items():
 
-        def work(folder: Path, output: Output, fuse: int | None, file: str = file) -> int:
+        def work(
+            folder: Path, output: Output, fuse: int | None, name: str = name, file: str = file
+        ) -> int:
             if fuse is not None:
                 kill_before_step(fuse, steps=STEPS)
             output = replace(output, commit_every_s=RARELY)
-            embed_to_file(pixel_embedder(), listed, folder / file, output=output)
+            make(name, listed, folder / file, output)
             return 0
 
         start = out / f"{name}-start"
         start.mkdir(parents=True)
         if name in ("update", "overwrite"):
             embed_to_file(pixel_embedder(), listed.select(range(0, len(listed), 2)), start / file)
+        if name == "merge":
+            for index in range(2):
+                embed_to_file(pixel_embedder(), listed, start / file, share=Share(index, 2))
         whole = Path(shutil.copytree(start, out / name / "whole"))
         codes[name] = [exit_code(forked(partial(work, whole, first, None)))]
         folders = []

@@ -18,7 +18,9 @@ from dino_infer.cli import eval as evaluation
 from dino_infer.embed import Embedder
 from dino_infer.errors import DataError
 from dino_infer.evaluate.knn import drawn
+from dino_infer.evaluate.label_files import labels_from_file
 from dino_infer.evaluate.labelled import labelled_features
+from dino_infer.features import sha256_of
 from dino_infer.preprocess import Preprocess
 
 DESCRIPTION = {"arch": "none", "feature": "cls", "weights_sha256": "ab", "preprocess": {"size": 8}}
@@ -61,7 +63,8 @@ def feature_set(tmp_path):
         path.with_suffix(".failed.jsonl").write_text(lines)
         files = [path, path.with_suffix(".parquet")]
         manifest = {
-            "format_version": 1, "shape": [len(rows) - broken, dim], "images": len(rows),
+            "format_version": 1, "rows": len(rows) - broken, "dim": dim, "dtype": "float32",
+            "shape": [len(rows) - broken, dim], "images": len(rows),
             "failed": broken, **DESCRIPTION, **changes,
             "files_sha256": {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
         }  # fmt: skip
@@ -257,6 +260,14 @@ def test_a_label_file_that_does_not_fit_is_refused(
     assert stderr.count("\n") == 1
 
 
+def test_a_label_file_cannot_name_images_that_share_a_name(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("path,label\na.png,cat\nb.png,dog\n")
+    assert list(labels_from_file(path, ["b.png", "a.png"])) == ["dog", "cat"]
+    with pytest.raises(DataError, match="2 images are named 'a.png', so label file .* cannot tell"):
+        labels_from_file(path, ["a.png", "b.png", "a.png"])
+
+
 def test_a_flat_folder_of_images_takes_a_label_file(tmp_path, image_folder):
     folder = image_folder(count=9, classes=3)
     names = []
@@ -293,6 +304,12 @@ def test_a_row_that_is_not_finite_is_named_with_its_path(outcome, feature_set):
     matrix = np.load(train)
     matrix[6, 2] = np.nan
     np.save(train, matrix)
+    code, stdout, stderr = outcome("--train", train, "--leave-one-out")
+    assert (code, stdout) == (1, "")
+    assert "train.npy' has changed since it was written" in stderr
+    manifest = json.loads(train.with_suffix(".json").read_bytes())
+    manifest["files_sha256"]["train.npy"] = sha256_of(train)
+    train.with_suffix(".json").write_text(json.dumps(manifest))
     code, stdout, stderr = outcome("--train", train, "--leave-one-out")
     assert (code, stdout) == (1, "")
     assert "row 6, the features of 'dog/1.png', holds NaN or infinity" in stderr

@@ -164,3 +164,78 @@ def test_memory_is_bounded_whatever_the_size_of_the_set(tmp_path, suffix):
     writer.finish()
     assert peak_mb() - before < GROWTH_MB
     assert read_features(tmp_path / "large" / f"feats{suffix}").matrix.shape == (75_000, 1000)
+
+
+def stopped(folder):
+    """A set that was stopped after two commits; its unfinished folder."""
+    append(writer := writer_of(folder), 0, 4)
+    append(writer, 4, 7, failures=[ImageFailure("x.png", "empty", "no bytes")])
+    writer.close()
+    return folder / "feats.npy.partial"
+
+
+@pytest.mark.parametrize("file", ["rows", "table.jsonl", "failed.jsonl"])
+def test_what_was_flipped_in_an_unfinished_set_is_made_again(tmp_path, whole, file):
+    partial = stopped(tmp_path / "x")
+    data = bytearray((partial / file).read_bytes())
+    data[-9] ^= 1
+    (partial / file).write_bytes(data)
+    writer = writer_of(tmp_path / "x")
+    assert writer.done.images == 4
+    finish_from(writer)
+    assert contents(tmp_path / "x") == whole
+
+
+LAST = b'{"images": 8, "shape": [7, 6], "failed": 1, "odd_names": false, "sizes": %s}\n'
+ODD = [
+    b"null\n", b"[]\n", b"\xff\xfe\n", b"{}\n", b"[" * 99_999 + b"\n", b"9" * 5000 + b"\n",
+    LAST % b'["296", "1", "1"]', LAST % b"[-1, -1, -1]", LAST % b"[1e99, 1, 1]", LAST % b"null",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ODD)
+@pytest.mark.parametrize("instead", [True, False])
+def test_lines_of_odd_content_in_a_journal_are_passed_over(tmp_path, whole, line, instead):
+    journal = stopped(tmp_path / "x") / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([lines[0], line, *([] if instead else lines[1:])]))
+    writer = writer_of(tmp_path / "x")
+    assert writer.done.images == (4 if instead else 8)
+    finish_from(writer)
+    assert contents(tmp_path / "x") == whole
+
+
+def test_a_number_that_changed_in_a_journal_is_not_believed(tmp_path, whole):
+    journal = stopped(tmp_path / "x") / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b'"images": 8', b'"images": 9'))
+    writer = writer_of(tmp_path / "x")
+    assert writer.done.images == 4
+    finish_from(writer)
+    assert contents(tmp_path / "x") == whole
+
+
+@pytest.mark.parametrize("content", [b"null", b"[]", b"\xff", b"[" * 99_999, b""])
+@pytest.mark.parametrize("file", ["job.json", "manifest.json"])
+def test_an_unfinished_set_of_odd_content_is_begun_anew(tmp_path, whole, file, content):
+    partial = stopped(tmp_path / "x")
+    (partial / file).write_bytes(content)
+    assert unfinished(feature_paths(tmp_path / "x" / "feats.npy")) is (file != "job.json")
+    writer = writer_of(tmp_path / "x")
+    assert writer.done.images == (0 if file == "job.json" else 8)
+    finish_from(writer)
+    assert contents(tmp_path / "x") == whole
+
+
+def test_files_of_others_in_an_unfinished_set_stay(tmp_path, whole):
+    partial = stopped(tmp_path / "x")
+    for name in ("notes.txt", ".rows.7.tmp"):
+        (partial / name).write_text("mine")
+    (partial / "sub").mkdir()
+    (partial / ".job.77.dino-tmp.json").touch()
+    finish_from(writer_of(tmp_path / "x"))
+    left = set(contents(tmp_path / "x")) - set(whole)
+    assert left == {"feats.npy.partial/notes.txt", "feats.npy.partial/.rows.7.tmp"}
+    assert (partial / "sub").is_dir()
+    append(writer := writer_of(tmp_path / "x"), 0, 2)  # nor are they in the way
+    writer.finish()
+    assert (partial / "notes.txt").read_text() == "mine"

@@ -203,3 +203,68 @@ def test_the_output_is_checked_before_the_work(tmp_path):
     with pytest.raises(DataError, match="folder .* does not exist"):
         check_folder(tmp_path / "nowhere")
     check_folder(tmp_path)
+
+
+ODD_MANIFESTS = [
+    b"[]", b"null", b"\xff", b"7", b"[" * 99_999, b"9" * 5000, b"{}",
+    b'{"shape": null}', b'{"rows": "3", "shape": ["3", 5]}', b'{"rows": -1, "shape": [-1]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ODD_MANIFESTS)
+def test_a_manifest_of_odd_content_is_refused_in_one_line(tmp_path, images, content):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    (tmp_path / "feats.json").write_bytes(content)
+    with pytest.raises(DataError, match="are damaged") as caught:
+        read_features(tmp_path / "feats.npy")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [10**30, True, "3", [], None, 3.0])
+@pytest.mark.parametrize("entry", ["rows", "dim", "images", "failed", "shape", "files_sha256"])
+def test_an_entry_of_a_manifest_that_cannot_be_is_refused(tmp_path, images, entry, value):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    manifest = json.loads((tmp_path / "feats.json").read_bytes())
+    (tmp_path / "feats.json").write_text(json.dumps(manifest | {entry: value}))
+    with pytest.raises(DataError, match="are damaged"):
+        read_features(tmp_path / "feats.npy")
+
+
+def test_a_table_of_another_set_is_refused_without_reading_the_matrix(tmp_path, images):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    others = images.select([3, 2, 1, 0])
+    write_features(tmp_path / "others.npy", embedding(), others, description=DESCRIPTION)
+    (tmp_path / "others.parquet").replace(tmp_path / "feats.parquet")
+    with pytest.raises(DataError, match=r"feats.parquet' has changed since it was written"):
+        read_features(tmp_path / "feats.npy")
+
+
+def test_a_matrix_beside_the_manifest_of_another_format_is_refused(tmp_path, images):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    write_features(tmp_path / "feats.safetensors", embedding(), images, description=DESCRIPTION)
+    with pytest.raises(
+        DataError, match=r"is the manifest of feats.parquet, feats.safetensors, not"
+    ):
+        read_features(tmp_path / "feats.npy")
+
+
+def test_a_matrix_of_another_type_is_refused(tmp_path, images):
+    write_features(tmp_path / "feats.npy", embedding(), images, description=DESCRIPTION)
+    np.save(tmp_path / "feats.npy", np.zeros((3, 5), dtype=np.float64))
+    with pytest.raises(DataError, match="manifest says float32, the matrix is float64"):
+        read_features(tmp_path / "feats.npy")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+@pytest.mark.parametrize("seed", range(40))
+def test_any_damage_to_a_header_is_one_line_or_harmless(tmp_path, images, suffix, seed):
+    out = tmp_path / f"feats{suffix}"
+    write_features(out, embedding(), images, description=DESCRIPTION)
+    rng, data = np.random.default_rng(seed), bytearray(out.read_bytes())
+    for place in rng.integers(0, 120, size=3):
+        data[place] = rng.integers(256)
+    out.write_bytes(data)
+    try:
+        assert read_features(out).matrix.shape == (3, 5)
+    except DataError as error:
+        assert "\n" not in str(error)

@@ -184,3 +184,79 @@ def test_the_manifest_tells_of_the_new_list(folder, out):
     assert {name for name in before if before[name] != after[name]} == {
         "rows", "shape", "images", "images_fingerprint", "files_sha256",
     }  # fmt: skip
+
+
+def burst(folder, colours):
+    """Files of the same names, sizes and times whatever they show."""
+    folder.mkdir()
+    for i, colour in enumerate(colours):
+        path = folder / f"frame_{i:04}.bmp"
+        Image.new("RGB", (30, 20), colour).save(path)
+        os.utime(path, ns=(10**18, 10**18))
+    return folder
+
+
+def features_of(sources, out, output=UPDATE):
+    engine = PixelEngine()
+    embed_to_file(pixel_embedder(engine), list_images(sources), out, output=output)
+    return read_features(out, verify=True).matrix.copy(), engine.seen
+
+
+def test_equal_names_of_two_sources_keep_their_own_rows(tmp_path):
+    one = burst(tmp_path / "cam0", ["red", "blue"])
+    two = burst(tmp_path / "cam1", ["green", "white"])
+    first, _ = features_of([one, two], tmp_path / "t.npy", Output())
+    again, seen = features_of([one, two], tmp_path / "t.npy")
+    assert seen == 0 and np.array_equal(again, first)
+    assert len(np.unique(first, axis=0)) == 4
+    swapped, seen = features_of([two, one], tmp_path / "t.npy")
+    assert seen == 0 and np.array_equal(swapped, first[[2, 3, 0, 1]])
+    assert [row.source for row in table_rows(tmp_path / "t.parquet")] == [0, 0, 1, 1]
+    alone, seen = features_of([one], tmp_path / "t.npy")
+    assert seen == 0 and np.array_equal(alone, first[:2])
+
+
+def test_another_folder_of_equal_names_sizes_and_times_is_embedded(tmp_path):
+    one = burst(tmp_path / "a", ["red", "blue"])
+    two = burst(tmp_path / "b", ["red", "white"])
+    first, _ = features_of([one], tmp_path / "t.npy", Output())
+    second, seen = features_of([two], tmp_path / "t.npy")
+    assert seen == 1  # the other holds the same bytes
+    fresh, _ = features_of([two], tmp_path / "fresh.npy", Output())
+    np.testing.assert_allclose(second, fresh, atol=SAME, rtol=0)
+    assert not np.array_equal(first[1], second[1])
+
+
+def test_a_folder_that_was_moved_is_updated_without_embedding(tmp_path):
+    one = burst(tmp_path / "a", ["red", "blue"])
+    first, _ = features_of([one], tmp_path / "t.npy", Output())
+    moved = one.rename(tmp_path / "b")
+    os.utime(moved / "frame_0001.bmp", ns=(2 * 10**18, 2 * 10**18))  # as some copies do
+    again, seen = features_of([moved], tmp_path / "t.npy")
+    assert seen == 0 and np.array_equal(again, first)
+    times = [row.file.modified_ns for row in table_rows(tmp_path / "t.parquet")]
+    assert times == [10**18, 2 * 10**18]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_folder_is_not_resumed_into_a_set(tmp_path, finished):
+    one = burst(tmp_path / "a", ["red", "blue", "green", "white", "black"])
+    two = burst(tmp_path / "b", ["black", "white", "green", "blue", "red"])
+    output = Output(resume=True, commit_every_s=0.0)
+    engine = PixelEngine(stop_after=None if finished else 1)
+    try:
+        embed_to_file(pixel_embedder(engine), list_images(one), tmp_path / "t.npy", output=output)
+    except KeyboardInterrupt:
+        assert not finished
+    before = contents(tmp_path)
+    with pytest.raises(DataError, match=r"sources was '.*/a' and is '.*/b'; use the same images"):
+        features_of([two], tmp_path / "t.npy", output)
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_set_is_not_updated(folder, out):
+    data = bytearray(out.read_bytes())
+    data[-1] ^= 1
+    out.write_bytes(data)
+    with pytest.raises(DataError, match=r"feats.npy' has changed since it was written"):
+        updated(folder, out)
