@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,10 @@ class FeatureWriter:
 
     def close(self) -> None:
         """Leave the set unfinished, to be gone on with from the last commit."""
-        for file in self._files:
-            file.close()
-        self._journal.close()
+        with ExitStack() as files:  # all of them, also where the disk is full
+            files.callback(self._journal.close)
+            for file in self._files:
+                files.callback(file.close)
 
     def finish(self) -> None:
         """Put every file into its place, the manifest last; without a row only the failures."""
