@@ -242,12 +242,12 @@ class Embedder:
 
         Returns:
             Of one picture ``feature_shape``, such as (dim,); of many (pictures, *feature_shape),
-            also where the list holds a single one.
+            also where the list holds a single one, or none.
 
         Raises:
             ImageError: A file, bytes or a Pillow image cannot be read.
             TypeError: Something is no picture.
-            ValueError: An array or tensor is of another shape or type, or there is no picture.
+            ValueError: An array or tensor is of another shape or type.
         """
         if isinstance(pictures, Tensor) and pictures.is_floating_point():
             return self._of_normalised(pictures)
@@ -255,7 +255,7 @@ class Embedder:
             raise TypeError("expected pictures, got an ImageList; call embed(images) for its files")
         listed, one = picture_list(pictures)
         if not listed:
-            raise ValueError("expected at least one picture, got none")
+            return self._joined([], 0)
         rows = []
         for start in range(0, len(listed), self.batch_size):
             part = listed[start : start + self.batch_size]

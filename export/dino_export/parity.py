@@ -17,7 +17,7 @@ from dino_export.settings import ExportSettings, Precision
 from dino_infer.backbones import Backbone
 from dino_infer.preprocess import Preprocess
 
-BATCHES = (1, 3, 8)
+BATCHES = (0, 1, 3, 8)  # none too: some operators of some runtimes divide by it
 NEIGHBOR_IMAGES = 48  # photographs whose nearest neighbours are compared
 MAX_ERROR = 1e-4  # fp32, in units of the output's root mean square
 MIN_COSINE: dict[Precision, float] = {"fp32": 0.9999999, "fp16": 0.9999, "int8": 0.99}
@@ -112,6 +112,9 @@ def parity(
         photos: RGB arrays, from which crops are cut.
         device: Where ``expected`` wants its images.
         batches: Numbers of images, where the file leaves that open.
+
+    Raises:
+        ExportError: An output has another shape than PyTorch's.
     """
     rng = np.random.default_rng(0)
     batches = batches if settings.dynamic_batch else (1,)
@@ -135,7 +138,8 @@ def parity(
     ours, theirs = (np.concatenate([pair[side]["cls"] for pair in crops]) for side in (0, 1))
     return Parity(
         deviations={
-            name: _deviation([(a[name], b[name]) for a, b in pairs]) for name in settings.outputs
+            name: _deviation(name, [(a[name], b[name]) for a, b in pairs])
+            for name in settings.outputs
         },
         images=len(sizes) * sum(batches),
         sizes=tuple(sizes),
@@ -171,7 +175,8 @@ def _mixed(
     """Crops of photographs, and at odd places noise: uint8 (batch, 3, height, width)."""
     crops = [_crop(photos[i % len(photos)], size, rng) for i in range(batch)]
     noise = [torch.from_numpy(rng.integers(0, 256, (3, *size), dtype=np.uint8)) for _ in crops]
-    return torch.stack([noise[i] if i % 2 else crops[i] for i in range(batch)])
+    mixed = [noise[i] if i % 2 else crops[i] for i in range(batch)]
+    return torch.stack(mixed) if mixed else torch.empty(0, 3, *size, dtype=torch.uint8)
 
 
 def _crop(photo: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
@@ -185,9 +190,16 @@ def _crop(photo: np.ndarray, size: tuple[int, int], rng: np.random.Generator) ->
     return Preprocess(size=size, crop="none").pixels(photo[top : top + height, left : left + width])
 
 
-def _deviation(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Deviation:
+def _deviation(name: str, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Deviation:
     largest, means, cosines = [], [], []
     for expected, found in pairs:
+        if found.shape != expected.shape:
+            raise ExportError(
+                f"output {name!r} must have the shape {expected.shape}, got {found.shape}; "
+                "nothing was written"
+            )
+        if not expected.size:
+            continue
         scale = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64)))) or 1.0
         difference = np.abs(expected - found) / scale
         largest.append(float(difference.max()))

@@ -1,16 +1,19 @@
 """TorchScript, torch.export and AOTInductor files in their own runtimes."""
 
 import zipfile
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from dino_export.errors import ExportError
 from dino_export.export import export_backbone
-from dino_export.parity import Deviation, Parity, sample_photos
+from dino_export.parity import Deviation, Parity, parity, sample_photos
 from dino_export.runtimes import opened
 from dino_export.settings import ExportSettings
 from dino_infer.checkpoints import weights_sha256
+from dino_infer.preprocess import Preprocess
 from dino_train.head import DINOHead
 from tests.export.networks import SIZE, small_network
 
@@ -33,12 +36,39 @@ def exported(path, form, **changes):
 
 
 def assert_same(backbone, path, size):
-    images = torch.randn(3, 3, *size)
-    found = opened(path, device=CPU).run(images)
-    with torch.inference_mode():
-        tokens = backbone.tokens(images)
-    torch.testing.assert_close(torch.from_numpy(found["cls"]), tokens.cls, **ROUNDING)
-    torch.testing.assert_close(torch.from_numpy(found["patches"]), tokens.patches, **ROUNDING)
+    run = opened(path, device=CPU).run
+    for batch in (0, 3):
+        images = torch.randn(batch, 3, *size)
+        found = run(images)
+        with torch.inference_mode():
+            tokens = backbone.tokens(images)
+        torch.testing.assert_close(torch.from_numpy(found["cls"]), tokens.cls, **ROUNDING)
+        torch.testing.assert_close(torch.from_numpy(found["patches"]), tokens.patches, **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({0: (1, 4)}, r"output 'cls' must have the shape \(0, 4\), got \(1, 4\)"),
+        ({3: (1, 4)}, r"output 'cls' must have the shape \(3, 4\), got \(1, 4\)"),
+    ],
+)
+def test_outputs_of_another_shape_are_unequal_also_for_no_images(wrong, message):
+    def run(shapes):
+        return lambda images: {"cls": np.ones(shapes.get(len(images), (len(images), 4)))}
+
+    compared = partial(
+        parity,
+        run({}),
+        settings=settings_of("pt2", outputs=("cls",)),
+        sizes=[(8, 8)],
+        preprocess=Preprocess(),
+        photos=sample_photos(),
+        device=CPU,
+    )
+    assert compared(run({})).deviations["cls"].max_error == 0
+    with pytest.raises(ExportError, match=message):
+        compared(run(wrong))
 
 
 def test_a_program_takes_every_size_and_is_the_same_file_twice(tmp_path):

@@ -56,7 +56,7 @@ def compare(backbone, run, images):
     torch.testing.assert_close(torch.from_numpy(found["attention"]), attention, **ROUNDING)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("batch", [0, 1, 3, 8])
 def test_one_file_serves_every_size(exported, batch):
     backbone, _, path = exported
     run = opened(path, device=CPU).run

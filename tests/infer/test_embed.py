@@ -218,6 +218,12 @@ def _turned(photo):
     return buffer.getvalue()
 
 
+def test_no_pictures_have_no_rows(backbone):
+    of_none = embedder(backbone)
+    width = of_none.feature_shape[0]
+    assert of_none([]).shape == of_none(torch.zeros(0, 3, 32, 32)).shape == (0, width)
+
+
 def test_a_path_that_cannot_be_read_is_an_error_in_memory(backbone, tmp_path):
     (tmp_path / "x.jpg").write_text("no image")
     for path, kind in ((tmp_path / "x.jpg", "unsupported"), (tmp_path / "y.jpg", "missing")):
