@@ -394,7 +394,7 @@ class Embedder:
         return joined
 
     def _of_normalised(self, images: Tensor) -> Float[np.ndarray, "..."]:
-        if images.ndim not in (3, 4) or images.shape[-3] != 3 or not len(images):
+        if images.ndim not in (3, 4) or images.shape[-3] != 3:
             raise ValueError(
                 "a float tensor must hold normalised images of shape (3, height, width) or (batch, "
                 f"3, height, width), got {images.dtype} of shape {tuple(images.shape)}"

@@ -7,6 +7,7 @@ the names of ``Tokens``: ``cls`` and ``patches``.
 
 import copy
 import json
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from dino_infer.onnx_sessions import CPU_PROVIDER, onnx_session
 from dino_infer.pooling import Feature, check_feature, feature_of, pooled
 
 ONNX_METADATA_KEY = "dino"
+MAX_SIDE = 1 << 14  # of images, in pixels; what exported programs take at most
 
 
 @runtime_checkable
@@ -247,12 +249,36 @@ def _described(path: Path, session: Any) -> OnnxFile:
             f"{ONNX_METADATA_KEY!r}, the input 'images' and the output 'cls', "
             f"got inputs {inputs} and outputs {list(outputs)}; make one with dino-export"
         )
-    metadata = json.loads(text)
+    try:
+        metadata = json.loads(text)
+        info = CheckpointInfo.from_metadata(metadata)
+        digest, precision = metadata["weights_sha256"], metadata["precision"]
+        if not (isinstance(digest, str) and isinstance(precision, str)):
+            raise ValueError("its weights_sha256 and precision must be texts")
+        _check_numbers(info)
+    except (
+        AttributeError, CheckpointError, LookupError, RecursionError, TypeError, ValueError
+    ) as error:  # fmt: skip
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"the metadata {ONNX_METADATA_KEY!r} of {str(path)!r} is damaged ({reason[:200]}); "
+            "export it again"
+        ) from error
     return OnnxFile(
         path=path,
-        info=CheckpointInfo.from_metadata(metadata),
+        info=info,
         outputs=outputs,
-        weights_sha256=metadata["weights_sha256"],
-        precision=metadata["precision"],
+        weights_sha256=digest,
+        precision=precision,
         normalizes=metadata.get("input") == "uint8_nhwc",
     )
+
+
+def _check_numbers(info: CheckpointInfo) -> None:
+    """Refuse sizes and statistics by which no image can be prepared."""
+    sides = [info.patch_size, info.image_size, info.input_size or info.image_size]
+    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+        raise ValueError(f"sizes must be whole numbers from 1 to {MAX_SIDE}")
+    for name, values, least in (("mean", info.mean, -math.inf), ("std", info.std, 0)):
+        if len(values) != 3 or not all(least < value < math.inf for value in values):
+            raise ValueError(f"{name} must be three finite numbers, those of std above 0")

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -39,6 +40,27 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place when the block ends well.
+
+    After an error nothing is left behind.
+
+    Raises:
+        OSError: Nothing can be written there, or by then something but an empty folder is there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.dino-tmp-folder")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of the same number
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     _sync_folder(path.parent)
 
 
@@ -78,7 +100,7 @@ def check_zip(path: str | Path) -> None:
 
 
 def remove_leftovers(*targets: Path) -> None:
-    """Delete what killed processes left of unfinished ``whole_file`` blocks for these targets.
+    """Delete what killed processes left of ``whole_file`` and ``whole_folder`` for these targets.
 
     Call it as the only writer of the targets, see ``hold_output``: files of a living process that
     writes one of them would go too. Files of other names are left alone.
@@ -90,13 +112,16 @@ def remove_leftovers(*targets: Path) -> None:
         ours = re.compile(
             re.escape(f".{target.stem}.") + r"\d+\.dino-tmp" + re.escape(target.suffix)
         )
+        folders = re.compile(re.escape(f".{target.name}.") + r"\d+\.dino-tmp-folder")
         for file in target.parent.iterdir() if target.parent.is_dir() else ():
             if ours.fullmatch(file.name) and file.is_file():
                 file.unlink()
+            elif folders.fullmatch(file.name) and file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file)
 
 
 @contextmanager
-def hold_output(output: str | Path) -> Iterator[None]:
+def hold_output(output: str | Path, *, lock: Path | None = None) -> Iterator[None]:
     """Be the only process that writes to ``output`` until the block ends.
 
     The lock goes when the process does, however it ends; processes that it forks do not inherit
@@ -104,13 +129,15 @@ def hold_output(output: str | Path) -> Iterator[None]:
 
     Args:
         output: A folder that exists, or a file, which need not.
+        lock: File to lock; by default a hidden one in the folder, or beside the file.
 
     Raises:
         OutputInUseError: Another process, or this one, holds it.
         OSError: Nothing can be written there.
     """
     output = Path(output).absolute()
-    lock = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
+    if lock is None:
+        lock = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
     if lock in _held:
         raise OutputInUseError(f"this process already writes to {str(output)!r}")
     descriptor = _locked(lock, output)

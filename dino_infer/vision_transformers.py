@@ -207,7 +207,7 @@ class ViTBackbone(Backbone):
         """Attention of the tokens in ``rows`` to all tokens: (batch, heads, rows, tokens)."""
         q, k = self._queries_and_keys(block, embedded)
         # No einsum: onnxruntime's divides by zero, and ends the process, on a batch of none.
-        weights = (q[:, :, rows] * block.attn.scale) @ k.transpose(-2, -1)
+        weights: Tensor = (q[:, :, rows] * block.attn.scale) @ k.transpose(-2, -1)
         return weights.softmax(dim=-1)
 
     def _queries_and_keys(self, block: Any, embedded: Embedded) -> tuple[Tensor, Tensor]:

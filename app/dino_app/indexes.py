@@ -1,7 +1,8 @@
 """Indexes as wholes: one to be filled, items deleted by filter, what is near an item."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from dino_app.errors import StoreError
 from dino_app.store.filters import Filter
 from dino_app.store.interface import MAX_K, Found, Included, SearchParams, Store
 from dino_app.store.opening import MILVUS, create_store, open_store
+from dino_infer.files import hold_output, remove_leftovers, whole_folder
 from dino_infer.images import ImageFailure, write_failures
 
 AT_ONCE = 1000
@@ -29,14 +31,16 @@ class IndexTarget:
     def __init__(self, location: str, *, index: str = "auto") -> None:
         self.location = location
         self._index = index
-        self.known = open_store(location, writable=True) if exists(location) else None
-        """The store as it is; None while there is none."""
+        with ExitStack() as undo:
+            if not exists(location):
+                undo.enter_context(_hold_place(location))
+            self.known = open_store(location, writable=True) if exists(location) else None
+            """The store as it is; None while there is none."""
+            self._held = undo.pop_all()
         self.model: Mapping[str, Any] | None = None
         """What made its vectors."""
         if self.known is not None:
             self.model = self.known.info().model
-        elif not location.startswith(MILVUS):
-            _check_writable(Path(location))
 
     def store(self, *, dim: int, model: Mapping[str, Any]) -> Store:
         """The store, made if need be."""
@@ -57,8 +61,9 @@ class IndexTarget:
 
     def close(self) -> None:
         """Free its files."""
-        if self.known is not None:
-            self.known.close()
+        with self._held:
+            if self.known is not None:
+                self.known.close()
 
 
 def exists(location: str) -> bool:
@@ -130,6 +135,27 @@ def restored(location: str, name: str) -> Store:
     return store
 
 
+def copy_index(source: Store, target: str, *, index: str = "auto") -> int:
+    """Make another index of all items of a store; returns how many.
+
+    A folder appears when it is complete.
+
+    Raises:
+        StoreError: Something is there already, or it cannot be written.
+        OutputInUseError: Another process makes an index there.
+    """
+    found = source.info()
+    with _hold_place(target):
+        if exists(target):
+            raise StoreError(f"{target!r} is there already; delete it or choose another place")
+        milvus = target.startswith(MILVUS)
+        place: AbstractContextManager[Any] = nullcontext(target) if milvus else whole_folder(target)
+        with place as location:
+            made = new_index(str(location), dim=found.dim, model=found.model, index=index)
+            with closing(made):
+                return copy_items(source, made)
+
+
 def copy_items(source: Store, target: Store) -> int:
     """Put all items of a store, with thumbnails, into another; returns how many."""
     from dino_infer.progress import Progress
@@ -162,9 +188,28 @@ def write_failed(location: str, failures: Iterable[ImageFailure]) -> None:
         failed_path(location).unlink(missing_ok=True)
 
 
+@contextmanager
+def _hold_place(location: str) -> Iterator[None]:
+    """Be the only process that makes an index there, where no lock of an index can say so yet."""
+    if location.startswith(MILVUS):
+        yield
+        return
+    folder = Path(os.path.abspath(location))
+    _check_writable(folder)
+    with ExitStack() as held:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = folder.with_name(f".{folder.name}.lock")
+            held.enter_context(hold_output(folder, lock=lock))
+            remove_leftovers(folder)
+        except OSError as error:
+            raise StoreError(f"cannot make an index at {str(folder)!r}: {error}") from error
+        yield
+
+
 def _check_writable(folder: Path) -> None:
     """Refuse a place that cannot be written to, before hours of work."""
-    parent = Path(os.path.abspath(folder)).parent
+    parent = folder.parent
     while not parent.exists():
         parent = parent.parent
     if not os.access(parent, os.W_OK):

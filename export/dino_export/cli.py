@@ -101,10 +101,14 @@ def export(
             every other one calibrates.
         device: auto, cpu, cuda or cuda:N, to compare on and to compile for.
     """
+    from dino_infer.files import hold_output, remove_leftovers
+
     _check_writable(out)
-    if to is not None:
-        return _convert(weights, out, to, source)
-    return _export(weights, out, source, file, images, device)
+    with hold_output(out):
+        remove_leftovers(out)
+        if to is not None:
+            return _convert(weights, out, to, source)
+        return _export(weights, out, source, file, images, device)
 
 
 def info(path: Annotated[Path, tyro.conf.Positional]) -> int:

@@ -1,7 +1,6 @@
 """Weights as the files of transformers, timm and the original, read back before it says success."""
 
 import copy
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,7 +14,7 @@ from dino_export.layouts import State, in_hugging_face_names, in_original_names
 from dino_infer.backbones import NORM_EPS, ROTARY_NORM_EPS, Backbone, ViTBackbone, ViTShape
 from dino_infer.checkpoint_info import CheckpointInfo
 from dino_infer.checkpoints import load_backbone, load_weights, save_checkpoint
-from dino_infer.files import whole_file, write_json
+from dino_infer.files import whole_file, whole_folder, write_json
 from dino_infer.hub import CONFIG, PREPROCESSING, ROPE_THETA, WEIGHTS
 from dino_infer.preprocess import Preprocess
 from dino_infer.weight_files import read_weight_file
@@ -73,15 +72,8 @@ def _whole_folder(path: Path, write: Callable[[Path], float]) -> float:
     """A folder that appears when it is complete and checked."""
     if path.exists():
         raise ExportError(f"{str(path)!r} exists already; name a folder that does not")
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        difference = write(temporary)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return difference
+    with whole_folder(path) as temporary:
+        return write(temporary)
 
 
 def _write_folder(folder: Path, backbone: Backbone, info: CheckpointInfo, to: Target) -> float:

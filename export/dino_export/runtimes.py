@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dino_export.errors import ExportError
+from dino_export.graph import OUTPUTS
 from dino_export.settings import ENDINGS, METADATA_KEY, Format
 
 PROGRAM, COMPILED = "models/", "data/aotinductor/"  # folders in .pt2 archives
@@ -120,8 +121,12 @@ def _arrays(outputs: tuple[Tensor, ...]) -> list[np.ndarray]:
 def _parsed(path: Path, text: str | bytes | None) -> dict[str, Any]:
     if not text:
         raise _foreign(path)
-    metadata: dict[str, Any] = json.loads(text)
-    return metadata
+    metadata = json.loads(text)
+    outputs = metadata.get("outputs") if isinstance(metadata, dict) else None
+    if not isinstance(outputs, list) or not set(map(str, outputs)) <= set(OUTPUTS):
+        raise ValueError(f"its metadata must name outputs among {', '.join(OUTPUTS)}")
+    described: dict[str, Any] = metadata
+    return described
 
 
 _OPENERS: dict[Format, Opener] = {

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dino_app.indexes import copy_index
+from dino_app.store.faiss_store import FaissStore
 from dino_app.store.opening import open_store
 from dino_infer.cli import embed
+from dino_infer.files import hold_output
 
 ROOT = Path(__file__).parents[2]
 ROUNDING = 1e-5  # of float32, where batches hold other images
@@ -176,6 +179,52 @@ def test_an_index_goes_to_milvus_and_back(dino_index, tmp_path, built):
         assert infos[0][name] == infos[1][name]
     taken = dino_index("copy", built.index, place)
     assert taken.code == 1 and "is there already" in taken.err
+
+
+@pytest.mark.parametrize("command", ["build", "copy"])
+def test_one_process_at_a_time_makes_an_index(
+    dino_index, tmp_path, photos, weights, built, command
+):
+    place = tmp_path / "new.index"
+    source, *options = [built.index] if command == "copy" else [photos, "--weights", weights]
+    target = [place] if command == "copy" else ["-o", place]
+    with hold_output(place, lock=tmp_path / ".new.index.lock"):
+        found = dino_index(command, source, *target, *options)
+    assert found.code == 1 and "already writes to" in found.err
+    assert not place.exists()
+
+
+def test_a_copy_is_there_when_it_is_complete(dino_index, tmp_path, built):
+    (tmp_path / ".copy.index.7.dino-tmp-folder").mkdir()  # left by a killed process
+
+    class Broken(FaissStore):
+        """Gives one part and ends."""
+
+        def items(self, *, batch=1000):
+            yield next(super().items(batch=2))
+            raise RuntimeError
+
+    with closing(Broken.open(built.index)) as store, pytest.raises(RuntimeError):
+        copy_index(store, str(tmp_path / "copy.index"))
+    assert not list(tmp_path.iterdir())
+    assert dino_index("copy", built.index, tmp_path / "copy.index").code == 0
+    assert_same_items(items_of(tmp_path / "copy.index"), items_of(built.index))
+
+
+def test_a_folder_that_is_no_index_is_neither_filled_nor_copied_over(
+    dino_index, tmp_path, photos, weights, built
+):
+    place = tmp_path / "mine"
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+    found = dino_index("build", photos, "-o", place, "--weights", weights)
+    assert found.code == 1 and "no index at" in found.err
+    found = dino_index("copy", built.index, place)
+    assert found.code == 1 and "is there already" in found.err
+    found = dino_index("add", tmp_path / "a" / "b", photos)
+    assert found.code == 1 and "no index at" in found.err
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_snapshot_brings_back_what_was_deleted(dino_index, index, built):

@@ -16,6 +16,7 @@ from dino_export.parity import sample_photos
 from dino_infer.backbones import build_backbone
 from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
 from dino_infer.embed import Embedder
+from dino_infer.files import hold_output
 from tests.export.networks import weights_file
 
 ROOT = Path(__file__).parents[2]
@@ -206,6 +207,22 @@ def test_a_folder_that_is_not_writable_is_an_error(capsys, weights, tmp_path, fo
     out = tmp_path / folder / ("m.pth" if to else "m.onnx")
     code, _, stderr = outcome(capsys, weights, "-o", out, *to)
     assert code == 1 and stderr.startswith("dino-export: error: cannot write to")
+
+
+@pytest.mark.parametrize("to", [["--to", "timm"], []])
+def test_one_process_at_a_time_writes_an_export(capsys, weights, tmp_path, to):
+    out = tmp_path / "model.pt2"
+    with hold_output(out):
+        code, _, error = outcome(capsys, weights, "-o", out, *to)
+    assert code == 1 and "already writes to" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_export_left_goes_and_a_strangers_stays(capsys, weights, tmp_path):
+    (tmp_path / ".timm.7.dino-tmp-folder").mkdir()
+    (tmp_path / ".timm.tmp").mkdir()
+    assert outcome(capsys, weights, "-o", tmp_path / "timm", "--to", "timm")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".timm.tmp", "timm"]
 
 
 def test_a_file_is_no_folder(capsys, weights):

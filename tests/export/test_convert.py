@@ -124,6 +124,15 @@ def test_an_existing_folder_is_not_touched(tmp_path):
         convert_weights(tmp_path / "hf", backbone, info, to="hf")
 
 
+def test_hidden_folders_of_the_user_stay(tmp_path):
+    backbone, info = small_network()
+    (tmp_path / ".timm.tmp").mkdir()
+    (tmp_path / ".timm.tmp" / "mine").touch()
+    convert_weights(tmp_path / "timm", backbone, info, to="timm")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".timm.tmp", "timm"]
+    assert (tmp_path / ".timm.tmp" / "mine").exists()
+
+
 def test_tensors_of_a_file_share_no_memory(tmp_path):
     backbone, info = small_network()
     convert_weights(tmp_path / "hf", backbone, info, to="hf")

@@ -157,6 +157,38 @@ def test_other_onnx_files_are_refused(tmp_path):
         Embedder.load(tmp_path / "none.onnx", device="cpu")
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "null",
+        "[]",
+        "no JSON",
+        "[" * 100_000,
+        {"patch_size": "8"},
+        {"image_size": 10**30},
+        {"input_size": 1 << 40},
+        {"image_size": None},
+        {"image_size": True},
+        {"mean": [0.5, 0.5]},
+        {"mean": None},
+        {"std": [0.5, 0.5, 0]},
+        {"std": [0.5, 0.5, float("nan")]},
+        {"std": "abc"},
+        {"shape": [1]},
+        {"weights_sha256": None},
+        {"precision": 32},
+        {"format_version": "1"},
+    ],
+)
+def test_a_file_whose_metadata_lies_is_refused(tmp_path, exported, lie):
+    model = onnx.load(exported)
+    (entry,) = model.metadata_props
+    entry.value = lie if isinstance(lie, str) else json.dumps(json.loads(entry.value) | lie)
+    onnx.save(model, tmp_path / "lying.onnx")
+    with pytest.raises(CheckpointError, match=r"'dino' of '.*lying.onnx' is damaged \(.*again"):
+        Embedder.load(tmp_path / "lying.onnx", device="cpu")
+
+
 def test_dino_embed_runs_an_exported_file(capsys, tmp_path, exported, photos):
     out = tmp_path / "feats.npy"
     args = [str(photos), "-o", str(out), "--weights", str(exported)]

@@ -13,7 +13,13 @@ import pytest
 import torch
 
 from dino_infer.errors import OutputInUseError
-from dino_infer.files import check_zip, hold_output, remove_leftovers, whole_file
+from dino_infer.files import (
+    check_zip,
+    hold_output,
+    remove_leftovers,
+    whole_file,
+    whole_folder,
+)
 
 HOLDER = """
 import os, sys, time
@@ -46,6 +52,7 @@ def test_only_leftovers_of_the_named_targets_are_deleted(tmp_path: Path):
     for name in ours + others:
         (tmp_path / name).touch()
     (tmp_path / ".a.7.dino-tmp.json").mkdir()
+    (tmp_path / ".b.9.dino-tmp-folder" / "half").mkdir(parents=True)
     remove_leftovers(tmp_path / "a.json", tmp_path / "b", tmp_path / "missing" / "c.json")
     assert sorted(os.listdir(tmp_path)) == sorted([*others, ".a.7.dino-tmp.json"])
 
@@ -92,6 +99,20 @@ def test_a_file_saved_without_checksums_passes(tmp_path: Path):
     finally:
         torch.serialization.set_crc32_options(True)
     check_zip(tmp_path / "w.pth")
+
+
+def test_a_folder_appears_when_it_is_whole_and_replaces_no_other(tmp_path: Path):
+    folder = tmp_path / "a" / "b"
+    with pytest.raises(RuntimeError), whole_folder(folder):
+        raise RuntimeError
+    assert os.listdir(tmp_path / "a") == []
+    with whole_folder(folder) as temporary:
+        (temporary / "x").touch()
+        assert not folder.exists()
+    assert os.listdir(folder) == ["x"]
+    with pytest.raises(OSError), whole_folder(folder):
+        pass
+    assert os.listdir(tmp_path / "a") == ["b"] and os.listdir(folder) == ["x"]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -151,10 +151,19 @@ def test_a_photograph_that_a_release_lacks_is_left_out(tmp_path, monkeypatch, ca
 def test_an_earlier_set_is_replaced_whole(tmp_path):
     out = tmp_path / "photos"
     write_samples(out, **FEW, seed=5)
-    (out / "train" / "stray.png").touch()
+    (out / "train" / "astronaut" / "900.png").touch()
     write_samples(out, **FEW)
-    assert not (out / "train" / "stray.png").exists()
+    assert not (out / "train" / "astronaut" / "900.png").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_an_earlier_set_with_a_strangers_file_is_kept(tmp_path):
+    out = tmp_path / "photos"
+    write_samples(out, **FEW)
+    (out / "train" / "mine.png").touch()
+    with pytest.raises(DataError, match="photos' holds something else: 'train/mine.png'"):
+        write_samples(out, **FEW, seed=5)
+    assert (out / "train" / "mine.png").exists()
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):

@@ -9,7 +9,7 @@ photograph; its training tiles come from one half of it and its validation tiles
 import argparse
 import importlib.util
 import logging
-import os
+import re
 import shutil
 import sys
 import zlib
@@ -24,11 +24,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dino_infer.errors import DataError, DinoError, MissingExtraError
+from dino_infer.files import hold_output, remove_leftovers, whole_folder
 from dino_infer.images import load_image
 
 logger = logging.getLogger(__name__)
 
 SOURCES = "SOURCES.txt"
+_OURS = re.compile(re.escape(SOURCES) + r"|(train|val)(/\w+(/\d{3,}\.png)?)?")
 TITLE = "Tiles of photographs that ship with scikit-image and scikit-learn."
 
 WINDOW_SCALES = (0.35, 0.95)
@@ -228,28 +230,32 @@ def _sources(paths: Mapping[str, Path]) -> str:
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``out`` when the block ends well."""
-    if out.exists() and not _replaceable(out):
-        raise DataError(f"expected a new folder, but {str(out)!r} holds something else")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with hold_output(out, lock=out.with_name(f".{out.name}.lock")):
+            remove_leftovers(out)
+            if out.exists():
+                _check_replaceable(out)
+            with whole_folder(out) as temporary:
+                yield temporary
+                if out.exists():
+                    _check_replaceable(out)
+                    shutil.rmtree(out)
     except OSError as error:
         raise DataError(f"cannot write {str(out)!r}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replaceable(out: Path) -> bool:
-    """Whether a folder is empty or was written by ``write_samples``."""
+def _check_replaceable(out: Path) -> None:
+    """Refuse a folder that holds anything but what ``write_samples`` writes."""
     if not out.is_dir():
-        return False
-    sources = out / SOURCES
-    is_ours = sources.is_file() and sources.read_text(encoding="utf-8").startswith(TITLE)
-    return is_ours or not any(out.iterdir())
+        raise DataError(f"expected a new folder, but {str(out)!r} holds something else")
+    inside = [path.relative_to(out).as_posix() for path in out.rglob("*")]
+    ours = SOURCES in inside and (out / SOURCES).read_bytes().startswith(TITLE.encode())
+    foreign = [name for name in inside if not (ours and _OURS.fullmatch(name))]
+    if foreign:
+        raise DataError(
+            f"expected a new folder, but {str(out)!r} holds something else: {min(foreign)!r}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

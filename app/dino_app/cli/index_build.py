@@ -100,11 +100,13 @@ def add(
         pictures: Small pictures to show beside results.
     """
     _check_sources(sources)
-    from dino_app.indexes import IndexTarget
+    from dino_app.indexes import IndexTarget, exists
 
+    if not exists(index):
+        raise StoreError(f"no index at {index!r}; make it with dino-index build")
     with closing(IndexTarget(index)) as target:
         model = target.model
-        if model is None:
+        if model is None:  # deleted by now
             raise StoreError(f"no index at {index!r}; make it with dino-index build")
         return _filled(
             target,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dino_app.cli.index_options import Flag, Index
-from dino_app.errors import StoreError
 from dino_infer.cli.run import UsageError, printable
 
 if TYPE_CHECKING:
@@ -74,15 +73,11 @@ def copy(
         target: Likewise, where nothing is yet.
         index: How vectors are searched there; see build.
     """
-    from dino_app.indexes import copy_items, exists, new_index
+    from dino_app.indexes import copy_index
     from dino_app.store.opening import open_store
 
     with closing(open_store(source)) as store:
-        if exists(target):
-            raise StoreError(f"{target!r} is there already; delete it or choose another place")
-        found = store.info()
-        with closing(new_index(target, dim=found.dim, model=found.model, index=index)) as other:
-            count = copy_items(store, other)
+        count = copy_index(store, target, index=index)
     print(f"{printable(target)}: {count} items copied")
     return 0
 

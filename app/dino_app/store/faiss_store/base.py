@@ -10,14 +10,16 @@ base-000042/
 import fcntl
 import logging
 import os
+import re
 import shutil
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from dino_app.errors import StoreError
-from dino_app.store.faiss_store import item_table, proposals
+from dino_app.store.faiss_store import item_table, manifest, proposals
 from dino_app.store.faiss_store.columns import Columns
 from dino_app.store.faiss_store.gpu import gpu_search
 from dino_app.store.faiss_store.item_table import ItemTable
@@ -32,10 +34,13 @@ from dino_app.store.faiss_store.manifest import (
 )
 from dino_app.store.faiss_store.proposals import Proposer
 from dino_app.store.faiss_store.scan import Vectors
+from dino_infer.files import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "base-"
+UNFINISHED = ".tmp"
+_NAME = re.compile(PREFIX + r"\d{6,}(" + re.escape(UNFINISHED) + ")?")
 VECTORS = "vectors.npy"
 _ROWS_AT_ONCE = 16_384
 
@@ -43,6 +48,12 @@ _ROWS_AT_ONCE = 16_384
 def base_path(folder: Path, number: int) -> Path:
     """Where a base is."""
     return folder / f"{PREFIX}{number:06d}"
+
+
+def base_folders(folder: Path) -> list[Path]:
+    """The bases in a folder, and what killed processes left of unfinished ones."""
+    named = (path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return [path for path in named if path.is_dir() and not path.is_symlink()]
 
 
 class Base:
@@ -98,8 +109,7 @@ class BaseWriter:
 
     def __init__(self, folder: Path, *, number: int) -> None:
         self.target = base_path(folder, number)
-        self.folder = self.target.with_suffix(".tmp")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder = self.target.with_suffix(UNFINISHED)
         self.folder.mkdir()
 
     def write_vectors(self, parts: "VectorParts") -> Vectors:
@@ -122,7 +132,7 @@ class BaseWriter:
         if proposer is not None:
             proposer.write(self.folder / proposals.NAME)
             names.append(proposals.NAME)
-        manifest = Manifest(
+        written = Manifest(
             dim=like.dim,
             rows=len(vectors),
             index=IndexNote(kind=proposals.FLAT) if proposer is None else proposer.note,
@@ -132,7 +142,7 @@ class BaseWriter:
         )
         for name in names:
             sync(self.folder / name)
-        digest = write_manifest(self.folder, manifest)
+        digest = write_manifest(self.folder, written)
         self.folder.replace(self.target)
         sync(self.target.parent)
         return digest
@@ -158,11 +168,18 @@ class VectorParts:
 
 
 def removed_unless_held(folder: Path) -> bool:
-    """Remove a base that nobody reads; returns whether it is gone."""
+    """Remove a base that no process reads; returns whether it did.
+
+    A file in it that is not ours stays, and its folder with it.
+    """
     file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder)
+        remove_leftovers(folder / manifest.NAME)
+        for name in (manifest.NAME, VECTORS, item_table.NAME, proposals.NAME):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it holds a stranger's file
+            folder.rmdir()
     except BlockingIOError:
         return False
     finally:
@@ -173,8 +190,9 @@ def removed_unless_held(folder: Path) -> bool:
 def linked(base: Path, target: Path) -> None:
     """The same base under another name, without copying where the system has hard links."""
     target.mkdir()
-    for path in base.iterdir():
-        link_or_copy(path, target / path.name)
+    for name in (manifest.NAME, VECTORS, item_table.NAME, proposals.NAME):
+        if (base / name).is_file():
+            link_or_copy(base / name, target / name)
     sync(target)
 
 
@@ -190,7 +208,10 @@ def link_or_copy(path: Path, target: Path) -> None:
 def _mapped(path: Path, rows: int, dim: int) -> Vectors:
     if rows == 0:  # an empty file cannot be mapped
         return np.empty((0, dim), np.float32)
-    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise StoreError(f"{path.name} holds no vectors: {error}") from error
     if vectors.shape != (rows, dim) or vectors.dtype != np.float32:
         raise StoreError(f"{path.name} holds {vectors.dtype} {vectors.shape}")
     mapped: Vectors = vectors.view(np.ndarray)

@@ -18,6 +18,8 @@ from dino_app.errors import StoreError
 NAME = "HEAD"
 _SLOT_BYTES = 1024
 _CHECK_BYTES = 64
+_LIMIT = 1 << 63
+_HASH = re.compile(r"[0-9a-f]{64}")
 _BASE = re.compile(r"base-\d{6,}")  # no way out of the folder
 
 
@@ -120,5 +122,18 @@ def _head(slot: bytes) -> Head | None:
     text, check = slot[:-_CHECK_BYTES], slot[-_CHECK_BYTES:]
     if len(slot) != _SLOT_BYTES or hashlib.sha256(text).hexdigest().encode() != check:
         return None
-    head = Head(**json.loads(text))
-    return head if _BASE.fullmatch(head.base) else None
+    try:
+        head = Head(**json.loads(text))
+        return head if _is_sound(head) else None
+    except (TypeError, ValueError, RecursionError):  # other fields, or other types
+        return None
+
+
+def _is_sound(head: Head) -> bool:
+    numbers = (head.commit, head.base_sequence, head.log, head.sequence, head.epoch)
+    hashes = (head.manifest_sha256, head.base_chain, head.chain)
+    return (
+        all(type(number) is int and 0 <= number < _LIMIT for number in numbers)
+        and all(_HASH.fullmatch(digest) for digest in hashes)
+        and _BASE.fullmatch(head.base) is not None
+    )

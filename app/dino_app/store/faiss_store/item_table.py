@@ -87,7 +87,7 @@ class ItemTable:
         """Row and metadata of every item."""
         with self._connection() as connection:
             for row, text in connection.execute("SELECT row, metadata FROM items"):
-                yield row, json.loads(text)
+                yield row, _metadata(row, text)
 
     def close(self) -> None:
         """Close connections that nobody uses now; those in use close with their last user."""
@@ -160,8 +160,21 @@ def _take_over(table: sqlite3.Connection, old: Path, dead: Sequence[int]) -> Non
     table.execute("DETACH old")
 
 
-def _item(row: tuple[int, str, str, str | None]) -> StoredItem:
-    return StoredItem(row[0], row[1], json.loads(row[2]), row[3])
+def _item(row: tuple[Any, Any, Any, Any]) -> StoredItem:
+    number, id, text, picture = row
+    if not (isinstance(id, str) and isinstance(picture, str | None)):
+        raise StoreError(f"{NAME} has a row {number} that no index writes")
+    return StoredItem(number, id, _metadata(number, text), picture)
+
+
+def _metadata(row: Any, text: Any) -> dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise StoreError(f"{NAME} has metadata in row {row} that no index writes")
+    return metadata
 
 
 def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:

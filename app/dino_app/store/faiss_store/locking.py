@@ -20,8 +20,12 @@ def locked(folder: Path) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        holder = os.read(lock, 20).decode(errors="replace") or "unknown"
         os.close(lock)
         raise StoreLockedError(
-            f"another process writes to {folder}; close it, or open the index for reading"
+            f"another process writes to {folder} (its number is {holder}); close it, or open the "
+            "index for reading"
         ) from error
+    os.truncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
     return lock

@@ -8,6 +8,7 @@ acknowledged record is cut off before the next one is written.
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ EMPTY_CHAIN = hashlib.sha256(b"dino-index").hexdigest()
 _HEADER = struct.Struct("<8sQQQ")  # magic, sequence, bytes of JSON, bytes of vectors
 _MAGIC = b"DINOLOG1"
 _HASH_BYTES = 32
+_NAME = re.compile(r"log-\d{6,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def log_path(folder: Path, number: int) -> Path:
 
 def log_numbers(folder: Path) -> list[int]:
     """Of the logs in a folder, sorted."""
-    return sorted(int(path.name.removeprefix("log-")) for path in folder.glob("log-*"))
+    return sorted(int(path.name[4:]) for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
 class LogWriter:
@@ -179,18 +181,28 @@ def _encoded(operation: Operation) -> tuple[bytes, Float32[np.ndarray, "rows dim
 
 
 def _decoded(text: bytes, vectors: bytes, dim: int) -> Operation:
-    fields = json.loads(text)
-    if "delete" in fields:
-        return Delete(fields["delete"])
-    rows = np.frombuffer(vectors, np.float32).reshape(-1, dim)
-    if len(rows) != len(fields["upsert"]):
-        raise StoreError(f"a log has {len(rows)} vectors for {len(fields['upsert'])} ids")
-    return Upsert(
-        ids=fields["upsert"],
-        vectors=rows,
-        metadata=fields["metadata"],
-        pictures=fields["pictures"],
-    )
+    try:
+        fields = json.loads(text)
+        if "delete" in fields:
+            return Delete(_list_of(str, fields["delete"]))
+        rows = np.frombuffer(vectors, np.float32).reshape(-1, dim)
+        found = Upsert(
+            ids=_list_of(str, fields["upsert"]),
+            vectors=rows,
+            metadata=_list_of(dict, fields["metadata"]),
+            pictures=_list_of(str | None, fields["pictures"]),
+        )
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"a log has a record that no index writes: {error}") from error
+    if not len(rows) == len(found.ids) == len(found.metadata) == len(found.pictures):
+        raise StoreError(f"a log has {len(rows)} vectors for {len(found.ids)} ids")
+    return found
+
+
+def _list_of(kind: Any, values: Any) -> list[Any]:
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise TypeError("a list is of another type")
+    return values
 
 
 def _write_all(file: int, data: Any, place: int) -> int:

@@ -64,13 +64,29 @@ def read_manifest(folder: Path, *, sha256: str) -> Manifest:
         raise StoreError(f"{folder.name}/{NAME} cannot be read: {error}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise StoreError(f"{folder.name}/{NAME} is damaged or of another state")
-    fields = json.loads(data)
-    if fields["format_version"] != FORMAT_VERSION:
-        raise StoreError(
-            f"{folder.name} has format version {fields['format_version']}, "
-            f"this program reads {FORMAT_VERSION}"
-        )
-    return Manifest(**{**fields, "index": IndexNote(**fields["index"])})
+    try:
+        fields = json.loads(data)
+        if fields["format_version"] != FORMAT_VERSION:
+            raise StoreError(
+                f"{folder.name} has format version {fields['format_version']}, "
+                f"this program reads {FORMAT_VERSION}"
+            )
+        manifest = Manifest(**{**fields, "index": IndexNote(**fields["index"])})
+        _check_types(manifest)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"{folder.name}/{NAME} is not what an index writes: {error}") from error
+    return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    index = manifest.index
+    numbers = (manifest.dim, manifest.rows, index.candidates, index.effort)
+    if not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers):
+        raise ValueError("its numbers must be whole numbers from 0")
+    if not (isinstance(manifest.model, dict) and isinstance(manifest.files, dict)):
+        raise ValueError("model and files must be objects")
+    if not (isinstance(index.kind, str) and isinstance(manifest.wanted_index, str)):
+        raise ValueError("kinds of index must be texts")
 
 
 def file_notes(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:

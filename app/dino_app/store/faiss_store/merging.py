@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dino_app.store.faiss_store import bits, item_table, proposals
-from dino_app.store.faiss_store.base import PREFIX, BaseWriter, VectorParts
+from dino_app.store.faiss_store.base import PREFIX, BaseWriter, VectorParts, base_folders
 from dino_app.store.faiss_store.item_table import NewItem, write_items
 from dino_app.store.faiss_store.manifest import IndexNote, Manifest
 from dino_app.store.faiss_store.proposals import Proposer
@@ -31,7 +31,7 @@ def is_due(view: View) -> bool:
 
 def next_number(folder: Path) -> int:
     """A number that no base has."""
-    numbers = [int(path.stem.removeprefix(PREFIX)) for path in folder.glob(f"{PREFIX}*")]
+    numbers = [int(path.stem.removeprefix(PREFIX)) for path in base_folders(folder)]
     return max(numbers, default=0) + 1
 
 

@@ -14,7 +14,14 @@ from dino_app.errors import StoreError
 from dino_app.store.faiss_store.manifest import sync
 
 PREFIX = "thumbnails-"
-_NAME = re.compile(PREFIX + r"\d{6}")  # no way out of the folder
+_NAME = re.compile(PREFIX + r"\d{6}")
+_PLACE = re.compile(rf"({_NAME.pattern}):(\d{{1,15}}):(\d{{1,9}}):([0-9a-f]{{64}})")
+"""No way out of the folder, and no more memory than a picture takes."""
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The files of thumbnails in a folder, sorted."""
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
 class Pictures:
@@ -34,7 +41,7 @@ class Pictures:
         """
         if not any(pictures):
             return [None] * len(pictures)
-        packs = sorted(self._folder.glob(PREFIX + "*"))
+        packs = picture_files(self._folder)
         path = packs[-1] if packs else self._folder / f"{PREFIX}000001"
         places: list[str | None] = []
         with path.open("ab") as file:
@@ -59,9 +66,10 @@ class Pictures:
         Raises:
             StoreError: It is missing or damaged.
         """
-        name, offset, size, digest = place.split(":")
-        if not _NAME.fullmatch(name):
-            raise StoreError(f"no file of thumbnails: {name!r}")
+        found = _PLACE.fullmatch(place)
+        if found is None:
+            raise StoreError(f"no place of a thumbnail: {place[:100]!r}")
+        name, offset, size, digest = found.groups()
         try:
             with (self._folder / name).open("rb") as file:
                 data = os.pread(file.fileno(), int(size), int(offset))

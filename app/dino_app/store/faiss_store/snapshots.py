@@ -18,7 +18,7 @@ from dino_app.store.faiss_store.locking import locked
 from dino_app.store.faiss_store.log import log_numbers, log_path
 from dino_app.store.faiss_store.manifest import sync
 from dino_app.store.faiss_store.merging import next_number
-from dino_app.store.faiss_store.pictures import PREFIX as PICTURES
+from dino_app.store.faiss_store.pictures import picture_files
 from dino_app.store.item_checks import checked_name
 from dino_infer.files import write_bytes
 
@@ -30,8 +30,8 @@ def names(folder: Path) -> list[str]:
     """Snapshots of a store, sorted."""
     if not (folder / FOLDER).is_dir():
         return []
-    found = (path.name for path in (folder / FOLDER).iterdir())
-    return sorted(name for name in found if not name.endswith(_UNFINISHED))
+    found = (path for path in (folder / FOLDER).iterdir() if (path / heads.NAME).is_file())
+    return sorted(path.name for path in found if not path.name.endswith(_UNFINISHED))
 
 
 def write(folder: Path, name: str, head: Head, *, last_log: int) -> None:
@@ -44,12 +44,12 @@ def write(folder: Path, name: str, head: Head, *, last_log: int) -> None:
     target = folder / FOLDER / checked_name(name)
     if target.exists():
         raise ValueError(f"there is a snapshot {name!r} already")
-    temporary = target.with_name(name + _UNFINISHED)
+    temporary = target.with_name(f"{name}.dino-tmp{_UNFINISHED}")  # no other process writes here
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     linked(folder / head.base, temporary / head.base)
     logs = [log_path(folder, number) for number in range(head.log, last_log + 1)]
-    for path in [*logs, *folder.glob(f"{PICTURES}*")]:
+    for path in [*logs, *picture_files(folder)]:
         link_or_copy(path, temporary / path.name)
     write_bytes(temporary / heads.NAME, heads.first_slots(head))
     temporary.replace(target)
@@ -76,7 +76,7 @@ def linked_state(folder: Path, name: str, present: Head) -> Head:
     first = max([0, *log_numbers(folder)]) + 2
     for number in logs:
         link_or_copy(log_path(source, number), log_path(folder, first + number - logs[0]))
-    for path in source.glob(f"{PICTURES}*"):
+    for path in picture_files(source):
         if not (folder / path.name).exists():
             link_or_copy(path, folder / path.name)
     sync(folder)

@@ -13,8 +13,6 @@ changes while it is searched crashes FAISS. What the logs collect is merged into
 background.
 """
 
-import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -35,7 +33,7 @@ from dino_app.store.faiss_store.writing import Writer
 from dino_app.store.filters import Filter
 from dino_app.store.interface import Found, Included, Item, SearchParams, StoreInfo
 from dino_app.store.item_checks import checked_items, checked_name, checked_queries, is_id
-from dino_infer.files import write_bytes
+from dino_infer.files import whole_folder, write_bytes
 
 
 class FaissStore:
@@ -73,7 +71,8 @@ class FaissStore:
         try:
             _create(folder, dim=dim, model=model, index=index)
         except OSError as error:
-            raise StoreError(f"{folder} cannot be created: {error}") from error
+            reason = "another process made it by now" if folder.exists() else error
+            raise StoreError(f"{folder} cannot be created: {reason}") from error
         return cls.open(folder, writable=True)
 
     @classmethod
@@ -90,7 +89,9 @@ class FaissStore:
         """
         folder = Path(folder)
         if not (folder / heads.NAME).is_file():
-            raise StoreError(f"no index at {str(folder)!r}; make it with dino-index build")
+            empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+            what = "make it with dino-index build" if empty else "other files are there"
+            raise StoreError(f"no index at {str(folder)!r}; {what}{_advice(folder)}")
         try:
             return cls(folder, Writer(folder) if writable else Reader(folder))
         except StoreLockedError:
@@ -247,10 +248,7 @@ class FaissStore:
 
 
 def _create(folder: Path, *, dim: int, model: Mapping[str, Any], index: str) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as temporary:
         name, digest = merging.write_empty_base(temporary, dim=dim, index=index, model=model)
         LogWriter(log_path(temporary, 1), end=0).close()
         head = Head(
@@ -264,9 +262,6 @@ def _create(folder: Path, *, dim: int, model: Mapping[str, Any], index: str) -> 
             chain=EMPTY_CHAIN,
         )
         write_bytes(temporary / heads.NAME, first_slots(head))
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _advice(folder: Path) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dino_app.errors import StoreError
 from dino_app.store.faiss_store import merging, snapshots
-from dino_app.store.faiss_store.base import PREFIX, Base, removed_unless_held
+from dino_app.store.faiss_store.base import Base, base_folders, removed_unless_held
 from dino_app.store.faiss_store.following import Follower, opened
 from dino_app.store.faiss_store.head import Head, HeadFile, heads_of
 from dino_app.store.faiss_store.locking import locked
@@ -287,7 +287,7 @@ class Writer:
         """Remove bases and logs that neither slot of ``HEAD`` needs."""
         heads = heads_of(self._head_file.raw())
         needed = {head.base for head in heads}
-        for path in self._folder.glob(f"{PREFIX}*"):
+        for path in base_folders(self._folder):
             if path.name not in needed:
                 removed_unless_held(path)
         oldest = min(head.log for head in heads)
