@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from dino_infer.backbones import ARCHS, Backbone, ViTBackbone, build_backbone, imported_timm
@@ -20,7 +21,7 @@ from dino_infer.errors import CheckpointError
 from dino_infer.files import whole_file
 from dino_infer.positions import PositionEmbedding
 from dino_infer.weight_files import METADATA_KEY, WeightFile, read_weight_file, tensors_sha256
-from dino_infer.weight_shapes import inferred_info
+from dino_infer.weight_shapes import inferred_info, named_info
 
 __all__ = [
     "CheckpointInfo",
@@ -77,20 +78,32 @@ def load_backbone(
         weights: A run folder, ``.safetensors`` or snapshot of ours; a published DINO, DINOv2 or
             DINOv3 ``.pth``, backbone alone or full training state; a Hugging Face folder; or
             ``timm:NAME`` or ``hf:ORG/NAME[@REVISION]``, which may download.
-        checkpoint_key: Which network of a file that holds both: "teacher" or "student".
+        checkpoint_key: Which network of a file that holds several: "teacher" (or whatever average
+            is there, or the only network), "student", or where it is in the file, such as
+            "state_dict_ema" or "momentum_backbone".
         arch: What the weights are for, where the file does not tell; see ``build_backbone``.
         patch_size: Side of a patch in pixels, if it should not be read from the weights.
 
     Raises:
         CheckpointError: The weights are missing, damaged, or do not fit the architecture.
-        ValueError: ``arch`` or ``checkpoint_key`` is unknown.
+        ValueError: ``arch`` is unknown.
     """
     if str(weights).startswith("timm:"):
         return _load_timm(str(weights).removeprefix("timm:"))
     file = read_weight_file(weights, checkpoint_key=checkpoint_key)
     info = _described(file, arch=arch, patch_size=patch_size)
+    source = str(file.path)
+    try:
+        with torch.device("meta"):  # what does not fit is refused before it takes any memory
+            _check_fit(_untrained(info), file.backbone, source=source)
+    except (RuntimeError, ValueError) as error:
+        if arch is not None or patch_size is not None:
+            raise
+        raise CheckpointError(
+            f"{source!r} describes no network that can be built: {error}; pass arch and patch_size"
+        ) from error
     backbone = _untrained(info)
-    load_weights(backbone, file.backbone, source=str(file.path), left_out=file.left_out)
+    load_weights(backbone, file.backbone, source=source, left_out=file.left_out)
     return backbone.eval(), dataclasses.replace(info, patch_size=backbone.patch_size)
 
 
@@ -101,7 +114,7 @@ def read_training_weights(
 
     Args:
         weights: As for ``load_backbone``.
-        checkpoint_key: "teacher" or "student".
+        checkpoint_key: As for ``load_backbone``.
 
     Returns:
         ``backbone`` under timm's names, and where the file has them ``head`` (``mlp.*``,
@@ -138,6 +151,14 @@ def load_weights(
         CheckpointError: Tensors are missing, unexpected or of another shape; the message counts
             them, names the first, and says what the weights are for.
     """
+    _check_fit(backbone, state, source=source)
+    backbone.network.load_state_dict(dict(state))
+    dropped = f", {_counted('left out', left_out)}" if left_out else ""
+    logger.info("%s: %d tensors matched%s", source, len(state), dropped)
+
+
+def _check_fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse tensors that are not those of the backbone, which takes rotary periods from them."""
     if ROTARY_PERIODS in state and hasattr(backbone.network, "rope"):
         # timm computes them; files of DINOv3 keep the rounded ones that the network learned with.
         rope: Any = backbone.network.rope
@@ -148,9 +169,6 @@ def load_weights(
             + ",\n  ".join(mismatch)
             + f";\n{_remedy(state, backbone)}"
         )
-    backbone.network.load_state_dict(dict(state))
-    dropped = f", {_counted('left out', left_out)}" if left_out else ""
-    logger.info("%s: %d tensors matched%s", source, len(state), dropped)
 
 
 def weights_sha256(backbone: Backbone) -> str:
@@ -198,7 +216,10 @@ def _remedy(state: Mapping[str, Tensor], backbone: Backbone) -> str:
     if (likely.arch, likely.patch_size) == (backbone.arch, backbone.patch_size):
         if vit and likely.image_size != backbone.image_size:
             return f"the weights have positions{size}, the network at {backbone.image_size} px"
-        return "the arch is right and the tensors are not: get another copy of the weights"
+        return (
+            "the arch is right but for these tensors: pass the timm name of a variant that has "
+            "them as arch, or get another copy of the weights"
+        )
     settings = f"arch {likely.arch}" + (
         f" and patch_size {likely.patch_size}" if likely.arch in ARCHS else ""
     )
@@ -210,13 +231,18 @@ def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) ->
     """What the file says about itself, or what its shapes tell; the caller's word goes first."""
     hub_model = file.hub_model
     if file.metadata is not None:
-        info = CheckpointInfo.from_metadata(file.metadata)
+        try:
+            info = CheckpointInfo.from_metadata(file.metadata)
+        except CheckpointError as error:
+            raise CheckpointError(f"{str(file.path)!r}: {error}") from error
     elif likely := inferred_info(
         file.backbone, num_heads=hub_model.num_heads if hub_model else None
     ):
         info = likely
     elif arch is not None:
         info = CheckpointInfo(arch=arch, patch_size=16)
+    elif named := named_info(file.arch):
+        info = named
     else:
         raise CheckpointError(
             f"cannot tell the architecture of {str(file.path)!r} from its tensors; "

@@ -161,7 +161,7 @@ class Embedder:
         Args:
             weights: Run folder, checkpoint file, ``timm:NAME`` or ``hf:ORG/NAME``, see
                 ``load_backbone``; or an exported ``.onnx``.
-            checkpoint_key: "teacher" or "student", for files that hold both.
+            checkpoint_key: Which network of a file that holds several, see ``load_backbone``.
             arch: What the weights are for, where the file does not tell.
             patch_size: Likewise.
             engine: "auto" runs ``.onnx`` files in onnxruntime and all else in PyTorch; "tensorrt"

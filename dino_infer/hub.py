@@ -1,6 +1,5 @@
 """Models in Hugging Face's layout: downloads, and what the files beside the weights say."""
 
-import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dino_infer.checkpoint_info import HEADS, MEAN, SIDE, STD, checked_fields, parsed_metadata
 from dino_infer.errors import CheckpointError
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
@@ -91,24 +91,31 @@ def described_model(weights: Path) -> HubModel | None:
     config = _read_json(config_file)
     if "pretrained_cfg" in config:  # a repository of timm
         settings = config["pretrained_cfg"]
-        return HubModel(
-            mean=tuple(settings.get("mean", IMAGENET_MEAN)),
-            std=tuple(settings.get("std", IMAGENET_STD)),
-        )
+        return HubModel(**_normalisation(settings, config_file, mean="mean", std="std"))
     if "model_type" not in config:
         return None
     _check(config, config_file)
+    heads = config["num_attention_heads"]
     preprocessing = weights.with_name(PREPROCESSING)
     if not preprocessing.is_file():
         logger.warning("no %s beside the weights: taking ImageNet's mean and std", PREPROCESSING)
-        return HubModel(num_heads=config["num_attention_heads"])
+        return HubModel(num_heads=heads)
     settings = _read_json(preprocessing)
-    return HubModel(
-        num_heads=config["num_attention_heads"],
-        mean=tuple(settings.get("image_mean", IMAGENET_MEAN)),
-        std=tuple(settings.get("image_std", IMAGENET_STD)),
-        input_size=_input_size(settings),
-    )
+    normalisation = _normalisation(settings, preprocessing, mean="image_mean", std="image_std")
+    size = _input_size(settings)
+    if size is not None:
+        checked_fields({"size": size}, {"size": SIDE}, subject=f"{str(preprocessing)!r}:")
+    return HubModel(num_heads=heads, input_size=size, **normalisation)
+
+
+def _normalisation(settings: Any, path: Path, *, mean: str, std: str) -> dict[str, Any]:
+    """Mean and std under our names, where they are given."""
+    if not isinstance(settings, Mapping):
+        raise CheckpointError(f"{str(path)!r} must hold settings as an object; download it again")
+    fields = checked_fields(settings, {mean: MEAN, std: STD}, subject=f"{str(path)!r}:")
+    return {
+        word: tuple(fields[name]) for word, name in (("mean", mean), ("std", std)) if name in fields
+    }
 
 
 def _check(config: Mapping[str, Any], path: Path) -> None:
@@ -127,6 +134,7 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(f"{str(path)!r}: {wrong[0]}; for other models give timm:NAME")
     if "num_attention_heads" not in config:
         raise CheckpointError(f"{str(path)!r} lacks num_attention_heads; download it again")
+    checked_fields(config, {"num_attention_heads": HEADS}, subject=f"{str(path)!r}:")
 
 
 def _input_size(settings: Mapping[str, Any]) -> int | None:
@@ -141,9 +149,6 @@ def _input_size(settings: Mapping[str, Any]) -> int | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        return parsed_metadata(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {str(path)!r}: {error}; download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{str(path)!r} must hold a JSON object; download it again")
-    return content

@@ -7,42 +7,36 @@ Known layouts:
 - published DINO, DINOv2 and DINOv3 files: the backbone alone, or a full training state
   ``{"student": ..., "teacher": ..., "args": Namespace, ...}`` with ``module.`` prefixes;
 - Hugging Face repositories (``hf:ORG/NAME``) and folders: ``config.json`` beside the weights;
-- any other plain state dict, also under ``state_dict`` or ``model``.
+- training states of other projects, see ``weight_networks``, and plain state dicts.
 
 What is not ours is renamed on the way, see ``weight_layouts``.
 """
 
-import argparse
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dino_infer import hub, run_folders
+from dino_infer.checkpoint_info import parsed_metadata
 from dino_infer.errors import CheckpointError
 from dino_infer.weight_layouts import in_timm_names
+from dino_infer.weight_networks import chosen_network
+from dino_infer.weight_pickles import check_tensors, damaged, read_torch
+from dino_infer.weight_shapes import check_channels
 
 METADATA_KEY = "dino"
-CHECKPOINT_KEYS = ("teacher", "student")
 
-# What published full checkpoints hold besides tensors. A pickle can create these and call nothing
-# else. Paths come from SLURM launches; they are read as pure paths, on any system.
-SAFE_TYPES: list[Any] = [
-    argparse.Namespace,
-    (PurePosixPath, "pathlib.PosixPath"),
-    (PurePosixPath, "pathlib._local.PosixPath"),
-]
-WRAPPERS = ("module.", "_orig_mod.")
-BACKBONE_PREFIXES = (*WRAPPERS, "backbone.", "network.")
 HEAD_PREFIXES = ("head.", "dino_head.")
-OTHER_HEADS = "ibot_head."  # DINOv2's second loss has its own
-CLASSIFIER = {"head.weight", "head.bias", "fc.weight", "fc.bias"}
+# Classifiers and decoders, which come after the features.
+AFTER_FEATURES = re.compile(
+    r"^(fc\.|head\.(weight$|bias$|fc\.|\d)|head_dist\.|classifier\.|decoder_)"
+)
 HEAD_NAMES = {
     "last_layer.parametrizations.weight.original0": "last_layer.weight_g",
     "last_layer.parametrizations.weight.original1": "last_layer.weight_v",
@@ -65,6 +59,7 @@ class WeightFile:
         center: Centre of the teacher's logits, where a training state holds it, or None.
         metadata: What our own files say about themselves, or None.
         hub_model: What the config beside a Hugging Face file says, or None.
+        arch: What the training run's arguments call the architecture, or None.
         left_out: Names of tensors that no feature depends on, such as a classifier's.
     """
 
@@ -74,6 +69,7 @@ class WeightFile:
     center: Tensor | None
     metadata: dict[str, Any] | None
     hub_model: hub.HubModel | None
+    arch: str | None
     left_out: tuple[str, ...]
 
 
@@ -82,28 +78,33 @@ def read_weight_file(weights: str | Path, *, checkpoint_key: str = "teacher") ->
 
     Args:
         weights: A file, a run folder of ours, a Hugging Face folder, or ``hf:ORG/NAME``.
-        checkpoint_key: Which network of a file that holds both: "teacher" or "student".
+        checkpoint_key: Which network of a file that holds several, see ``chosen_network``.
 
     Raises:
         CheckpointError: The file is missing, damaged, of no known layout, without that network,
             or would need pickled code to run.
-        ValueError: ``checkpoint_key`` is neither of the two.
     """
-    if checkpoint_key not in CHECKPOINT_KEYS:
-        raise ValueError(f"checkpoint_key must be one of {CHECKPOINT_KEYS}, got {checkpoint_key!r}")
     if str(weights).startswith(hub.PREFIX):
         weights = hub.downloaded(str(weights).removeprefix(hub.PREFIX))
     path = _file_of(Path(weights), checkpoint_key)
     content, metadata = _read(path)
-    backbone, head, left_out = _split(_network(content, checkpoint_key, path))
     hub_model = None
+    try:
+        network = chosen_network(content, checkpoint_key)
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(path)!r} {error}") from error
+    check_tensors(path, network.backbone | network.beside)
+    left_out = [name for name in network.backbone if AFTER_FEATURES.match(name)]
+    backbone = {name: t for name, t in network.backbone.items() if name not in left_out}
     if metadata is None:
         hub_model = hub.described_model(path)
         try:
             backbone, unused = in_timm_names(backbone)
+            check_channels(backbone)
         except CheckpointError as error:
             raise CheckpointError(f"{str(path)!r}: {error}") from error
         left_out += unused
+    head, others = _split(network.beside)
     return WeightFile(
         path=path,
         backbone=backbone,
@@ -111,7 +112,8 @@ def read_weight_file(weights: str | Path, *, checkpoint_key: str = "teacher") ->
         center=_center(content),
         metadata=metadata,
         hub_model=hub_model,
-        left_out=tuple(left_out),
+        arch=_arch_of_training(content),
+        left_out=(*left_out, *others),
     )
 
 
@@ -124,7 +126,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+def _read(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any] | None]:
     """All that a file holds, and what it says about itself if it is ours."""
     if path.suffix == ".onnx":
         raise CheckpointError(
@@ -139,8 +141,14 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     if start[8:9] == b"{":
         return _read_safetensors(path)
     if start.startswith((b"PK\x03\x04", b"\x80\x02")):
-        content = _read_torch(path)
-        return content, content.get("checkpoint_info")
+        content = read_torch(path)
+        metadata = content.get("checkpoint_info")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise CheckpointError(
+                f"{str(path)!r}: its metadata must be a dict, got {type(metadata).__name__}; "
+                "copy it again"
+            )
+        return content, metadata
     raise CheckpointError(f"{str(path)!r} {_mistaken(start)}")
 
 
@@ -166,11 +174,16 @@ def _file_of(path: Path, checkpoint_key: str) -> Path:
             )
         return path
     if checkpoint_key == "teacher":
-        found = run_folders.newest_weights(path) or hub.weights_in(path)
+        found = run_folders.newest_weights(path)
     else:
         found = next(reversed(run_folders.snapshots_of(path).values()), None)
-    if found:
+    if found := found or hub.weights_in(path):
         return found
+    if (path / ".metadata").is_file():
+        raise CheckpointError(
+            f"folder {str(path)!r} holds a distributed checkpoint; join it with python -m "
+            "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE and give FILE"
+        )
     wanted = (
         f"{run_folders.CHECKPOINT} (of a training run) "
         f"and no {' or '.join(hub.WEIGHTS)} (Hugging Face)"
@@ -186,61 +199,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
-            metadata = None if text is None else json.loads(text)
+            metadata = None if text is None else parsed_metadata(text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(_damaged(path, error)) from error
+        raise CheckpointError(damaged(path, error)) from error
     expected = (metadata or {}).get("weights_sha256")
     if expected not in (None, tensors_sha256(tensors)):
         raise CheckpointError(
             f"{str(path)!r} is damaged: its weights are not those that were saved; copy it again"
         )
     return tensors, metadata
-
-
-def _read_torch(path: Path) -> Mapping[str, Any]:
-    try:
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes can make the reader raise nearly anything
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            raise CheckpointError(
-                f"{str(path)!r} is refused: it holds {refused[1]!r}, and loading that could run "
-                "code from the file; ask its author for a plain state dict or safetensors"
-            ) from error
-        raise CheckpointError(_damaged(path, error)) from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{str(path)!r} must hold a dict of tensors, got {type(content).__name__}"
-        )
-    return content
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{str(path)!r} is damaged or cut short ({reason}); copy or download it again"
-
-
-def _network(content: Mapping[str, Any], checkpoint_key: str, path: Path) -> dict[str, Tensor]:
-    """The state dict of one network, wherever the file keeps it."""
-    keys = [checkpoint_key]
-    if checkpoint_key == "teacher":
-        keys += ["state_dict", "model"]  # how files with a single network call it
-    state = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), None)
-    if state is None and checkpoint_key == "teacher":
-        state = content
-    tensors = {k: v for k, v in (state or {}).items() if isinstance(v, Tensor)}
-    if state is None or not tensors or len(tensors) < len(state):
-        found = ", ".join(repr(key) for key in list(content)[:5]) or "nothing"
-        other = CHECKPOINT_KEYS[1 - CHECKPOINT_KEYS.index(checkpoint_key)]
-        there = other == "teacher" or isinstance(content.get(other), Mapping)
-        raise CheckpointError(
-            f"{str(path)!r} holds no {checkpoint_key} weights; it holds {found}"
-            + (" ..." if len(content) > 5 else "")
-            + (f"; give checkpoint_key {other!r}" if there else "")
-        )
-    return tensors
 
 
 def _center(content: Mapping[Any, Any]) -> Tensor | None:
@@ -253,29 +221,21 @@ def _center(content: Mapping[Any, Any]) -> Tensor | None:
     return None
 
 
-def _split(
-    state: Mapping[str, Tensor],
-) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """Backbone and head under their original names, and the names of what is neither."""
-    state = {_stripped(name, WRAPPERS): tensor for name, tensor in state.items()}
-    if not any(name.startswith("backbone.") for name in state):
-        dropped = sorted(CLASSIFIER & state.keys())
-        plain = {_stripped(k, BACKBONE_PREFIXES): v for k, v in state.items() if k not in dropped}
-        return plain, {}, dropped
-    head, backbone, others = {}, {}, []
-    for name, tensor in state.items():
-        if name.startswith(HEAD_PREFIXES):
-            plain_name = _stripped(name, (*WRAPPERS, *HEAD_PREFIXES))
-            head[HEAD_NAMES.get(plain_name, plain_name)] = tensor
-        elif name.startswith(OTHER_HEADS):
+def _split(beside: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The projection head under its original names, and the names of all else."""
+    head, others = {}, []
+    for name, tensor in beside.items():
+        prefix = next((prefix for prefix in HEAD_PREFIXES if name.startswith(prefix)), None)
+        if prefix is None:
             others.append(name)
         else:
-            backbone[_stripped(name, BACKBONE_PREFIXES)] = tensor
-    return backbone, head, others
+            plain = name.removeprefix(prefix)
+            head[HEAD_NAMES.get(plain, plain)] = tensor
+    return head, others
 
 
-def _stripped(name: str, prefixes: tuple[str, ...]) -> str:
-    """The name without any of the prefixes, however often they are repeated."""
-    while found := next((prefix for prefix in prefixes if name.startswith(prefix)), None):
-        name = name.removeprefix(found)
-    return name
+def _arch_of_training(content: Mapping[Any, Any]) -> str | None:
+    """What the arguments of the original's and of timm's training call the network."""
+    arguments = content.get("args")
+    named = [getattr(arguments, name, None) for name in ("arch", "model")] + [content.get("arch")]
+    return next((name for name in named if isinstance(name, str)), None)

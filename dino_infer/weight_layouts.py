@@ -2,7 +2,7 @@
 
 Read are the layouts of DINO (whose ViTs and ResNets timm names alike), DINO's XCiT, DINOv2 with
 and without registers, DINOv3 ViTs, and Hugging Face's ViT, DINOv2 and DINOv3 classes, which are
-first given the names of the project that published the weights.
+first given the names of the project that published the weights; and mmpretrain's ViT.
 """
 
 import re
@@ -61,6 +61,15 @@ DINOV3: Rules = (
     (r"\.mlp\.w2\.", ".mlp.fc1_x."),
     (r"\.mlp\.w3\.", ".mlp.fc2."),
 )
+MMPRETRAIN: Rules = (
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^layers\.(\d+)\.ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
+    (r"^layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
+    (r"^layers\.(\d+)\.(attn|ffn)\.gamma(\d)\.weight$", r"blocks.\1.ls\3.gamma"),
+    (r"^layers\.(\d+)\.ln(\d)\.", r"blocks.\1.norm\2."),
+    (r"^layers\.(\d+)\.", r"blocks.\1."),
+    (r"^ln1\.", "norm."),
+)
 XCIT: Rules = ((r"^pos_embeder\.", "pos_embed."),)
 
 
@@ -81,6 +90,8 @@ def in_timm_names(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
     kept = {name: tensor for name, tensor in state.items() if name not in left_out}
     if any("embeddings.patch_embeddings." in name for name in kept):
         kept = _from_hugging_face(kept)
+    if "patch_embed.projection.weight" in kept and "layers.0.ln1.weight" in kept:
+        kept = _renamed(kept, MMPRETRAIN)
     if "pos_embeder.token_projection.weight" in kept:
         kept = _split(_renamed(kept, XCIT), r"^(cls_attn_blocks\.\d+\.attn)\.qkv\.(\w+)$", "qkv")
     elif "storage_tokens" in kept:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dino_infer.backbones import ARCHS, ViTShape
+from dino_infer.backbones import ARCHS, ViTShape, imported_timm
 from dino_infer.checkpoint_info import CheckpointInfo
+from dino_infer.errors import CheckpointError
 
 HEAD_DIM = 64  # of every published DINO, but for the 7B model of DINOv3
 DINOV2_IMAGE_SIZE, DINOV2_INPUT_SIZE = 518, 224
@@ -35,6 +36,10 @@ DINOV3 = {
         embed_dim=4096, depth=40, num_heads=32, hidden_dim=8192, gated=True
     ),
 }
+FIRST_CONVOLUTIONS = (
+    "patch_embed.proj.weight", "patch_embed.proj.0.0.weight", "conv1.weight", "conv1.0.weight",
+    "stem.0.weight", "conv_stem.weight",
+)  # fmt: skip
 XCIT = {
     (128, 12): "nano_12",
     (192, 12): "tiny_12",
@@ -81,6 +86,30 @@ def inferred_info(
         return _xcit(state)
     shape = _vit_shape(state, num_heads)
     return None if shape is None else _vit(state, shape)
+
+
+def named_info(arch: str | None) -> CheckpointInfo | None:
+    """The architecture that a training run's arguments name, or None if it is none we know."""
+    if arch is None or not (arch in ARCHS or imported_timm().is_model(arch)):
+        return None
+    return CheckpointInfo(arch=arch, patch_size=16)
+
+
+def check_channels(state: Mapping[str, Tensor]) -> None:
+    """Refuse a network for other than RGB images.
+
+    Raises:
+        CheckpointError: Its first convolution takes another number of channels.
+    """
+    first = next((state[name] for name in FIRST_CONVOLUTIONS if name in state), None)
+    if first is None or first.ndim != 4 or first.shape[1] == 3:
+        return
+    remedy = "give weights that were trained on RGB"
+    if first.shape[1] == 1:
+        remedy = "save it with its first convolution repeated for R, G and B and divided by 3"
+    raise CheckpointError(
+        f"the network takes images of {first.shape[1]} channels, expected 3 for RGB; {remedy}"
+    )
 
 
 def _resnet50(state: Mapping[str, Tensor]) -> CheckpointInfo | None:

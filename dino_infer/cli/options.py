@@ -26,8 +26,9 @@ class WeightOptions:
     weights: str = DEFAULT_WEIGHTS
     """A run folder, .safetensors or .pt of ours, a published DINO, DINOv2 or DINOv3 .pth, a Hugging
     Face folder, hf:ORG/NAME or timm:NAME (download), or an exported .onnx (embedding only)."""
-    checkpoint_key: Literal["teacher", "student"] = "teacher"
-    """Which network of a file that holds both."""
+    checkpoint_key: str = "teacher"
+    """Network of a file that holds several: teacher (or another average, or the only one), student,
+    or its prefix in the file."""
     arch: str | None = None
     """Architecture of the weights, where the file does not tell: vit_small, resnet50 ..."""
     patch_size: int | None = None

@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 class SourceOptions:
     """What the weights are, where they do not tell."""
 
-    checkpoint_key: Literal["teacher", "student"] = "teacher"
-    """Which network of a file that holds both."""
+    checkpoint_key: str = "teacher"
+    """Network of a file that holds several: teacher (or another average, or the only one), student,
+    or its prefix in the file."""
     arch: str | None = None
     """Architecture of the weights: vit_small, resnet50 ..."""
     patch_size: int | None = None

@@ -1,10 +1,14 @@
 """Small networks, and their weights in exactly the layouts that other projects publish."""
 
+import argparse
 import json
+import math
 import re
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from dino_infer.backbones import ViTShape, build_backbone
 
@@ -35,6 +39,35 @@ def with_random_weights(backbone):
         for parameter in backbone.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     return backbone.eval()
+
+
+def training_state(backbone, *, arch, steps=3):
+    """What the original's training writes after a few steps of AdamW under its schedules."""
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.AdamW([{"params": [model.weight]}, {"params": [model.bias]}])
+    optimizer.param_groups[1]["weight_decay"] = 0.0
+    cosine = 0.5 * (1 + np.cos(math.pi * np.arange(steps) / steps))
+    rates, decays = 1e-6 + 5e-4 * cosine, 0.4 - 0.36 * cosine
+    for step in range(steps):
+        for i, group in enumerate(optimizer.param_groups):
+            group["lr"] = rates[step]
+            if i == 0:
+                group["weight_decay"] = decays[step]
+        model(torch.randn(2, 4)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert isinstance(optimizer.state_dict()["param_groups"][0]["lr"], np.float64)
+    state = {f"backbone.{n}": t for n, t in backbone.network.state_dict().items()}
+    state |= {"head.mlp.0.weight": torch.ones(2, 64), "head.last_layer.weight_v": torch.ones(8, 2)}
+    return {
+        "student": {f"module.{name}": -tensor for name, tensor in state.items()},
+        "teacher": state,
+        "optimizer": optimizer.state_dict(),
+        "epoch": 1,
+        "args": argparse.Namespace(arch=arch, patch_size=8, momentum_teacher=np.float32(0.996)),
+        "dino_loss": {"center": torch.zeros(1, 8)},
+        "fp16_scaler": {"scale": 65536.0, "_growth_tracker": 7},
+    }
 
 
 def renamed(state, *rules):

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dino_infer.backbones import build_backbone
 from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
 from dino_infer.cli import embed
 from dino_infer.features import read_features
+from tests.infer.foreign_weights import training_state
 from tests.infer.odd_files import encoded, write_odd_files
 from tests.infer.pixel_engine import contents
 
@@ -46,6 +48,26 @@ def outcome(capsys, *args):
     code = embed.main([str(arg) for arg in args])
     captured = capsys.readouterr()
     return code, captured.out, re.sub(r".*: \d+ tensors matched\n", "", captured.err)
+
+
+def test_a_checkpoint_of_the_original_embeds_with_either_network(capsys, tmp_path, photos):
+    backbone = build_backbone("vit_micro", patch_size=8, image_size=32)
+    weights, rows = tmp_path / "checkpoint.pth", {}
+    torch.save(training_state(backbone, arch="vit_micro"), weights)
+    for key in ("teacher", "teacher.backbone", "student"):
+        out = tmp_path / f"{key}.npy"
+        code = embed.main(
+            [str(photos), "-o", str(out), "--weights", str(weights), "--checkpoint-key", key]
+        )
+        assert code == 0
+        rows[key] = np.load(out)
+    assert np.array_equal(rows["teacher"], rows["teacher.backbone"])
+    assert not np.allclose(rows["teacher"], rows["student"])
+    capsys.readouterr()
+    with_typo = ["-o", tmp_path / "no.npy", "--weights", weights, "--checkpoint-key", "techer"]
+    code, _, stderr = outcome(capsys, photos, *with_typo)
+    assert code == 1 and len(stderr.splitlines()) == 1
+    assert "pass checkpoint_key as one of 'student.backbone', 'teacher.backbone'" in stderr
 
 
 def test_dino_embed_writes_a_feature_set(capsys, tmp_path, photos, weights):

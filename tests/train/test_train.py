@@ -19,6 +19,7 @@ from dino_infer.checkpoints import CheckpointInfo, load_backbone, save_checkpoin
 from dino_train.cli import main
 from dino_train.config import differences
 from dino_train.metrics import read_rows
+from tests.infer.foreign_weights import training_state
 
 SMALL = (
     "tiny_cpu --model.arch vit_micro --model.drop-path-rate 0.2 --crops.global-crops-size 32 "
@@ -239,6 +240,25 @@ def test_features_that_are_not_finite_are_told_the_settings_of_training(
     for advice in ("lower optim.lr", "optim.clip_grad", "optim.precision fp32"):
         assert advice in said
     assert "--precision" not in said
+
+
+def test_training_starts_from_a_checkpoint_of_the_original(image_folder, tmp_path: Path, capsys):
+    teacher = build_backbone("vit_micro", patch_size=8, image_size=32)
+    path = tmp_path / "checkpoint.pth"
+    torch.save(training_state(teacher, arch="vit_micro"), path)
+    data = image_folder()
+    frozen = ("--workers", "0", "--optim.epochs", "2", "--optim.freeze-backbone-epochs", "2",
+              "--init-from", str(path))  # fmt: skip
+    for key, sign in (("teacher", 1), ("student", -1)):
+        run = tmp_path / key
+        assert main(arguments(data, run, *frozen, "--checkpoint-key", key)) == 0
+        after = load_backbone(run)[0].state_dict()
+        for name, value in teacher.state_dict().items():
+            torch.testing.assert_close(sign * value, after[name], rtol=0, atol=1e-6)
+    assert main(arguments(data, run, *frozen)) == 1
+    assert "checkpoint.pth (student)' -> '" in capsys.readouterr().err
+    assert main(arguments(data, tmp_path / "new", *frozen, "--checkpoint-key", "mentor")) == 1
+    assert "one of 'student.backbone', 'teacher.backbone'" in capsys.readouterr().err
 
 
 def test_non_finite_steps_in_a_row_stop_with_a_usable_snapshot(image_folder, tmp_path, capsys):

@@ -10,7 +10,7 @@ Run the same command again to go on where it stopped.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +18,6 @@ import tyro
 
 from dino_infer.cli.options import column_flag
 from dino_infer.cli.run import INTERRUPTED, USAGE, UsageError, exit_code
-from dino_infer.cores import default_workers
 from dino_train import recipes
 from dino_train.config import SettingsError, TrainConfig, from_dict
 
@@ -54,10 +53,13 @@ class RunOptions:
     """Class folders, or a folder with train/ and val/ of such, for online k-NN."""
     init_from: str | None = None
     """Start from weights: a run folder, .safetensors, or a .pth with or without its head."""
+    checkpoint_key: str = "teacher"
+    """Network of an --init-from that holds several: teacher (or another average, or the only one),
+    student, or its prefix in the file."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
-    workers: int = field(default_factory=default_workers)
-    """Processes that read and decode images, for each training process; by default one a core."""
+    workers: int = min(8, os.cpu_count() or 1)
+    """Processes that read and decode images, for each training process."""
     crops_on: Literal["auto", "worker", "device"] = "auto"
     """Where crops are made: in the workers, or in one batched pass on the device."""
     cache: Literal["auto", "none", "ram", "gpu"] = "auto"
@@ -181,7 +183,7 @@ def _auto(
     with column_flag():
         images = list_images(options.data, image_column=options.image_column)
     num_images = len(images)
-    defaults = _derived(read_given(arguments), images, init_from=options.init_from)
+    defaults = _derived(read_given(arguments), images, options)
     options, config = _parsed("auto", arguments, defaults)
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"auto settings for {num_images:,} images:", file=sys.stderr)
@@ -195,13 +197,13 @@ def read_given(arguments: list[str]) -> GivenSettings:
     return tyro.cli(GivenSettings, args=arguments, return_unknown_args=True)[0]
 
 
-def _derived(given: GivenSettings, images: "ImageList", *, init_from: str | None) -> TrainConfig:
+def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> TrainConfig:
     """What ``auto`` takes for these images, batch, length and weights."""
     weights = None
-    if init_from:
+    if options.init_from:
         from dino_infer.checkpoints import load_backbone
 
-        weights = load_backbone(init_from)[1]
+        weights = load_backbone(options.init_from, checkpoint_key=options.checkpoint_key)[1]
     epochs = given.optim.epochs
     arch = given.model.arch or (weights.arch if weights else "vit_small")
     fresh = recipes.auto(
@@ -254,6 +256,7 @@ def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" 
             out=options.out,
             eval_data=options.eval_data,
             init_from=options.init_from,
+            checkpoint_key=options.checkpoint_key,
             device=options.device,
             workers=options.workers,
             crops=options.crops_on,

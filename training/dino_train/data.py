@@ -12,7 +12,6 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dino_infer.decoding import Loader
 from dino_infer.errors import TrainingError
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -89,7 +88,7 @@ def build_loader(
         raise ValueError(f"workers must be 0 or more, got {workers!r}")
     if executor == "worker":
         prepare_executor()
-    return Loader(
+    return DataLoader(
         CropDataset(
             images,
             spec,

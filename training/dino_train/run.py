@@ -90,13 +90,13 @@ class Run:
         logger.info("going on from %s, step %d of %d", path, self.step, self.total_steps)
         return True
 
-    def start_from(self, weights: str | Path) -> None:
+    def start_from(self, weights: str | Path, checkpoint_key: str = "teacher") -> None:
         """Begin with given weights in student and teacher.
 
         Raises:
             CheckpointError: The weights do not fit the backbone.
         """
-        parts = _training_weights(weights)
+        parts = _training_weights(weights, checkpoint_key)
         head, center = parts.get("head", {}), parts.get("center", {})
         for network in (self.learner.student, self.learner.teacher):
             load_weights(network.backbone, parts["backbone"], source=str(weights))
@@ -251,14 +251,14 @@ def _network(config: TrainConfig, *, drop_path_rate: float) -> MultiCropNetwork:
     return MultiCropNetwork(backbone, head)
 
 
-def _training_weights(weights: str | Path) -> dict[str, dict[str, Tensor]]:
+def _training_weights(weights: str | Path, checkpoint_key: str) -> dict[str, dict[str, Tensor]]:
     """Weights to start from; of a run folder its newest whole snapshot, which has all parts."""
     for path in reversed(snapshots_of(Path(weights)).values()):
         try:
-            return read_training_weights(path)
+            return read_training_weights(path, checkpoint_key)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
-    return read_training_weights(weights)
+    return read_training_weights(weights, checkpoint_key)
 
 
 def _same_shapes(weights: Mapping[str, Tensor], module: nn.Module) -> bool:

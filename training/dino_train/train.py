@@ -18,7 +18,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from dino_infer.cores import default_workers
 from dino_infer.errors import ImageError, TrainingError
 from dino_infer.images import read_image
 from dino_infer.listing import ImageList, list_images
@@ -65,8 +64,9 @@ def train(
     out: str | Path,
     eval_data: str | Path | None = None,
     init_from: str | Path | None = None,
+    checkpoint_key: str = "teacher",
     device: str = "auto",
-    workers: int | None = None,
+    workers: int = 4,
     crops: Literal["auto", "worker", "device"] = "auto",
     cache: Cache = "auto",
     decode: Decoder = "cpu",
@@ -84,9 +84,9 @@ def train(
         out: The run folder; see docs/formats.md for what it holds.
         eval_data: Class folders for online k-NN, see ``Evaluation``.
         init_from: Weights to start from: a backbone, or a full training checkpoint with its head.
+        checkpoint_key: Which network of such a checkpoint, see ``load_backbone``.
         device: Where to train; "auto" takes a GPU if there is one.
-        workers: Processes that decode images, for each training process; None takes one a core,
-            up to 8.
+        workers: Processes that decode images, for each training process.
         crops: Where crops are made; "auto" makes them on the device when it is a GPU or when
             they are tiny, and in the workers otherwise.
         cache: Where decoded images are kept after they were first read, see ``batches_on_device``.
@@ -102,7 +102,6 @@ def train(
         SettingsError: Settings do not fit each other, the data or the processes.
     """
     out = Path(out)
-    workers = default_workers() if workers is None else workers
     process = distributed.start(device)
     try:
         if wandb_project:
@@ -120,7 +119,7 @@ def train(
                 "images": len(images),
                 "fingerprint": fingerprint,
             },
-            init_from=str(init_from) if init_from else None,
+            init_from=_named(init_from, checkpoint_key) if init_from else None,
             extend=extend,
         )
         run = Run(config, images, out, process, data_fingerprint=fingerprint, compiled=compile)
@@ -133,7 +132,7 @@ def train(
             device=process.device,
         )
         if not run.resume() and init_from:
-            run.start_from(init_from)
+            run.start_from(init_from, checkpoint_key)
         distributed.barrier()  # every process has read the folder before one changes it
         if process.is_main:
             enter_run_folder(out, record)
@@ -268,6 +267,11 @@ def _check_decoder(decode: Decoder, executor: Executor, cache: Cache, device: to
             "decode 'gpu' needs a CUDA device that makes the crops, and no cache in memory; got "
             f"device {device.type!r}, crops {executor!r}, cache {cache!r}"
         )
+
+
+def _named(weights: str | Path, checkpoint_key: str) -> str:
+    """The weights as the run's record names them."""
+    return str(weights) if checkpoint_key == "teacher" else f"{weights} ({checkpoint_key})"
 
 
 def _executor(

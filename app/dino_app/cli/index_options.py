@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -38,8 +38,9 @@ class IndexWeights:
     weights: str | None = None
     """As for dino-embed; by default those that the index was made with, and for a new one
     timm:vit_small_patch16_224.dino."""
-    checkpoint_key: Literal["teacher", "student"] = "teacher"
-    """Which network of a file that holds both."""
+    checkpoint_key: str = "teacher"
+    """Network of a file that holds several: teacher (or another average, or the only one), student,
+    or its prefix in the file."""
     arch: str | None = None
     """Architecture of the weights, where the file does not tell: vit_small, resnet50 ..."""
     patch_size: int | None = None

@@ -52,8 +52,9 @@ class Network:
     weights: str | None = None
     """A run folder, checkpoint, .onnx, timm:NAME or hf:ORG/NAME, as for dino-embed; by default the
     weights that the index names, or without an index timm:vit_small_patch16_224.dino."""
-    checkpoint_key: Literal["teacher", "student"] = "teacher"
-    """Which network of a file that holds both."""
+    checkpoint_key: str = "teacher"
+    """Network of a file that holds several: teacher (or another average, or the only one), student,
+    or its prefix in the file."""
     arch: str | None = None
     """Architecture of the weights, where the file does not tell."""
     patch_size: int | None = None

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dino_app.errors import StoreError
-from dino_infer.cores import cores
 from dino_infer.files import write_json
 
 NAME = "manifest.json"
@@ -91,7 +90,7 @@ def _check_types(manifest: Manifest) -> None:
 
 def file_notes(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     """SHA-256 and size of files, hashed at the same time."""
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(lambda name: _note(folder / name), names), strict=True))
 
 
