@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from dino_app.server.auth import Door
     from dino_app.server.serving import Server
+    from dino_app.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 UPLOADS = "GRADIO_TEMP_DIR"  # the variable that says where Gradio keeps them
+UPLOADS_MB, UPLOADS_S = 1000, 300  # of photos that are sent together: 200 of a phone
 DRAIN_S = 2  # for pages that are open when it ends
 
 
@@ -101,6 +103,9 @@ def _app(flags: Demo, door: "Door") -> "FastAPI":
 
     from dino_app.demo.app import demo_app, mount_demo
     from dino_app.demo.models import Models
+    from dino_app.server.bodies import Load
+    from dino_app.server.metrics import Metrics
+    from dino_app.server.traffic import Traffic
     from dino_app.store.opening import open_store
     from dino_infer.features import read_features
 
@@ -111,17 +116,28 @@ def _app(flags: Demo, door: "Door") -> "FastAPI":
         models, store=store, features=features, max_file_size=int(1e6 * flags.max_file_mb)
     )
     app = FastAPI(openapi_url=None)
-    return mount_demo(app, blocks, auth=lambda request: door.admit(request.scope))
+    app.state.load, app.state.settings = load, settings = Load(), _settings(flags)
+    app.add_middleware(Traffic, door=door, load=load, metrics=Metrics(), settings=settings)
+    return mount_demo(app, blocks)
+
+
+def _settings(flags: Demo) -> "Settings":
+    """Limits that let a phone send as many photos together as the page takes."""
+    from dino_app.server.settings import Settings
+
+    uploads_mb = max(UPLOADS_MB, 2 * flags.max_file_mb)
+    return Settings(
+        max_body_mb=uploads_mb, max_bodies_mb=2 * uploads_mb, body_timeout_s=UPLOADS_S,
+        access_log=False,
+    )  # fmt: skip
 
 
 def _server(app: "FastAPI") -> "Server":
     from dino_app.demo.app import end_streams
     from dino_app.server.serving import Server, configured
-    from dino_app.server.settings import Settings
-    from dino_app.server.traffic import Load
 
-    config = configured(app, Settings(), drain_s=DRAIN_S)
-    return Server(config, load=Load(), on_leave=partial(end_streams, app))
+    config = configured(app, app.state.settings, drain_s=DRAIN_S)
+    return Server(config, load=app.state.load, on_leave=partial(end_streams, app))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -137,7 +137,8 @@ def _mount_demo(
     from dino_app.demo.models import Models
 
     models = Models([_weights(flags.network, made_by)], flags.network.device)
-    mount_demo(app, demo_app(models, store=store, embedder=embedder))
+    largest = int(1e6 * flags.limits.max_image_mb)
+    mount_demo(app, demo_app(models, store=store, embedder=embedder, max_file_size=largest))
 
 
 def _end_demo(app: "FastAPI") -> None:

@@ -1,6 +1,5 @@
 """The page as a whole: title, picker of networks, tabs; and how it is put beside an API."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -18,7 +17,7 @@ from dino_app.demo.uploads import MAX_FILE_SIZE, plain_errors
 from dino_app.demo.video_tab import video_tab
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI
 
     from dino_app.store.interface import Store
     from dino_infer.embed import Embedder
@@ -76,16 +75,15 @@ def mount_demo(
     app: "FastAPI",
     blocks: gr.Blocks,
     *,
-    auth: "Callable[[Request], str | None] | None" = None,
     path: str = "/",
 ) -> "FastAPI":
     """Put the demo beside what an app serves already; routes that were added before go first.
 
+    It has no door and no limits of its own: ``Traffic`` around the app has.
+
     Args:
         app: Changed in place.
         blocks: From ``demo_app``.
-        auth: Says who asks, or None for nobody that is let in; it may raise ``HTTPException`` to
-            ask a browser for the password. The same as that of the API makes one login of both.
         path: Where the demo is.
     """
     close_to_all_but_uploads(blocks)
@@ -93,7 +91,6 @@ def mount_demo(
         app,
         blocks,
         path=path,
-        auth_dependency=auth,
         allowed_paths=[],
         max_file_size=blocks.max_file_size,
         show_error=False,  # of errors that nobody foresaw; those we raise are always shown

@@ -18,6 +18,7 @@ from dino_app.server.routes import (
     status,
 )
 from dino_app.server.routes.documents import document
+from dino_app.server.routes.unanswered import Unanswered
 from dino_app.server.schemas import AttentionRequest, ClassifyRequest, ItemBody, SearchRequest
 from dino_app.server.service import ImageEmbedder, Service
 from dino_app.server.settings import Settings
@@ -62,8 +63,11 @@ def create_app(
         redoc_url=None,
     )  # fmt: skip
     app.state.service = service
+    endpoints = list(app.routes)  # of the documentation
     for routes in (status, embeddings, search, items, snapshots, classify, attention):
         app.include_router(routes.router)
+        endpoints += routes.router.routes
+    app.router.routes.append(Unanswered(endpoints))
     models: list[type[BaseModel]] = [SearchRequest, ItemBody, ClassifyRequest, AttentionRequest]
     document(app, models, has_keys=bool(keys))
     answer_errors(app)

@@ -131,10 +131,10 @@ class Door:
         if not self._keys or path in self._open:
             self._rate.count(client)
             return str(client)
-        owner = self._keys.owner(headers.get("authorization"), login=not _is_api(path))
+        owner = self._keys.owner(headers.get("authorization"), login=not is_api(path))
         self._rate.count(owner or client)
         if owner is None:
-            scheme = "Bearer" if _is_api(path) else 'Basic realm="dino-serve: password = API key"'
+            scheme = "Bearer" if is_api(path) else 'Basic realm="dino-serve: password = API key"'
             raise ApiError(
                 401, "invalid_api_key", "a valid key is needed: 'Authorization: Bearer KEY'",
                 headers={"WWW-Authenticate": scheme},
@@ -150,8 +150,9 @@ class Door:
             raise ApiError(403, "other_site", "pages of other sites may not use this server")
 
 
-def _is_api(path: str) -> bool:
-    return path.startswith("/v1")
+def is_api(path: str) -> bool:
+    """Tell the paths of the API from those that browsers visit."""
+    return path == "/v1" or path.startswith("/v1/")
 
 
 def _name(host: str) -> str:

@@ -19,7 +19,7 @@ from dino_app.server.idempotency import Idempotency
 from dino_app.server.metrics import Metrics
 from dino_app.server.pictures import check_bytes, decoded_base64
 from dino_app.server.settings import Settings
-from dino_app.server.traffic import Load
+from dino_app.server.bodies import Load
 from dino_app.server.vectors import Row, numbers
 from dino_app.store.filters import Filter, parsed_filter
 from dino_app.store.interface import Found, Included, SearchParams, Store

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dino_app.server.settings import Settings
-from dino_app.server.traffic import MAX_HEADER_BYTES, Load
+from dino_app.server.bodies import Load
+from dino_app.server.traffic import MAX_HEADER_BYTES
 from dino_infer.errors import DinoError
 
 logger = logging.getLogger(__name__)
