@@ -1,13 +1,17 @@
 """Encoded images as they come in requests: data URIs, base64, files of a form."""
 
-import base64
+import asyncio
 import binascii
 import json
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -17,25 +21,61 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MAX_FORM_FIELDS = 16
 JSON, FORM = "application/json", "multipart/form-data"
+DATA, MAX_HEAD = b"data:", 1024
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
+WHITE_SPACE = b" \t\r\n\f\v"
+FORM_PIECE = 1 << 19
+PIECE = 1 << 18  # letters, a multiple of four
 
 
 def decoded_base64(text: str, *, param: str, max_bytes: int) -> bytes:
-    """The bytes of ``data:...;base64,...`` or of base64 alone; their number is judged first.
+    """The bytes of a data URI or of base64 alone, in either alphabet, with line breaks or without.
+
+    Their number is judged first.
 
     Raises:
-        ApiError: Too many bytes, none, or no base64.
+        ApiError: Too many bytes, none, or neither.
+
+    Source: RFC 4648, sections 4 and 5, and RFC 2397.
     """
-    if text.startswith("data:"):
-        head, comma, text = text.partition(",")
-        if not comma or not head.endswith(";base64"):
-            message = "expected 'data:image/...;base64,...'"
-            raise ApiError(400, "invalid_data_uri", message, param=param)
-    check_bytes(len(text) * 3 // 4 - 2, param=param, max_bytes=max_bytes)
+    data = text.strip().encode(errors="replace")
+    if data[:5].lower() == DATA:
+        data, is_base64 = _data_uri(data, param)
+        if not is_base64:
+            check_bytes(len(data) // 3, param=param, max_bytes=max_bytes)
+            return _not_empty(unquote_to_bytes(data), param, max_bytes)
+        if b"%" in data:
+            data = unquote_to_bytes(data)
+    data = data.translate(URL_SAFE, WHITE_SPACE).rstrip(b"=")
+    check_bytes(len(data) * 3 // 4, param=param, max_bytes=max_bytes)
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        message = "expected a data URI or base64"
+        decoded = _from_base64(data + b"=" * (-len(data) % 4))
+    except binascii.Error as error:
+        message = "expected base64, or a data URI such as 'data:image/png;base64,...'"
         raise ApiError(400, "invalid_base64", message, param=param) from error
+    return _not_empty(decoded, param, max_bytes)
+
+
+def _data_uri(data: bytes, param: str) -> tuple[bytes, bool]:
+    """What follows the comma of a data URI, and whether its head says base64."""
+    head, comma, rest = data[:MAX_HEAD].partition(b",")
+    if not comma:
+        message = "expected 'data:image/...;base64,...'; this data URI has no comma"
+        raise ApiError(400, "invalid_data_uri", message, param=param)
+    is_base64 = head.translate(None, WHITE_SPACE).lower().endswith(b";base64")
+    return data[len(head) + 1 :], is_base64
+
+
+def _from_base64(data: bytes) -> bytes:
+    """Piece by piece: one call over many megabytes would keep every other request waiting."""
+    if b"=" in data[:-2]:  # which a piece might end with
+        raise binascii.Error("padding inside")
+    pieces = range(0, len(data), PIECE)
+    return b"".join(binascii.a2b_base64(data[i : i + PIECE], strict_mode=True) for i in pieces)
+
+
+def _not_empty(data: bytes, param: str, max_bytes: int) -> bytes:
+    check_bytes(len(data), param=param, max_bytes=max_bytes)
     if not data:
         raise ApiError(400, "image_empty", "the image has 0 bytes", param=param)
     return data
@@ -68,7 +108,7 @@ async def json_or_form(request: Request, model: type[Model], *, text: set[str]) 
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == JSON:
-        values = _json(await request.body())
+        values = parsed_json(await request.body())
     elif kind == FORM:
         values = await _form(request, text)
     else:
@@ -80,10 +120,29 @@ async def json_or_form(request: Request, model: type[Model], *, text: set[str]) 
         raise RequestValidationError(error.errors(include_input=False)) from error
 
 
-def _json(body: bytes) -> Any:
+class QuickRoute(APIRoute):
+    """An endpoint whose JSON is read by ``parsed_json``."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request."""
+        answer = super().get_route_handler()
+        return lambda request: answer(_QuickRequest(request.scope, request.receive))
+
+
+class _QuickRequest(Request):
+    async def json(self) -> Any:
+        return parsed_json(await self.body())
+
+
+def parsed_json(body: bytes) -> Any:
+    """What JSON says; several times as quick for numbers as Python's own parser.
+
+    Raises:
+        ApiError: It is none.
+    """
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return from_json(body)
+    except ValueError as error:
         raise ApiError(400, "invalid_json", "the body is not valid JSON") from error
 
 
@@ -91,7 +150,9 @@ async def _form(request: Request, text: set[str]) -> dict[str, Any]:
     body = await request.body()
 
     async def stream() -> Any:
-        yield body
+        for start in range(0, len(body), FORM_PIECE):
+            yield body[start : start + FORM_PIECE]
+            await asyncio.sleep(0)  # others have their turn
 
     parser = MultiPartParser(
         request.headers, stream(), max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=1 << 20

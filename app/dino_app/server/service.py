@@ -31,6 +31,7 @@ from dino_infer.preprocess import Preprocess
 Answer = TypeVar("Answer")
 
 SEARCHES_AT_ONCE = 64  # one scan of the vectors answers them; FAISS gains from 20 on
+QUICK_LETTERS = 1 << 20  # of base64: decoded within milliseconds, more of it in a thread
 NO_INDEX = "this server has no index; start it with one: dino-serve INDEX"
 
 
@@ -158,14 +159,17 @@ class Service:
         Raises:
             ApiError: Too many bytes, no base64, or an address that is not allowed.
         """
-        if isinstance(given, str) and given.startswith(("http://", "https://")):
+        if isinstance(given, str) and given[:8].lower().startswith(("http://", "https://")):
             given, url = None, given
         if url is not None:
             return await self._fetched(url, param)
         if isinstance(given, bytes):
             check_bytes(len(given), param=param, max_bytes=self.max_image_bytes)
             return given
-        return decoded_base64(given or "", param=param, max_bytes=self.max_image_bytes)
+        decode = functools.partial(
+            decoded_base64, given or "", param=param, max_bytes=self.max_image_bytes
+        )
+        return decode() if len(given or "") < QUICK_LETTERS else await asyncio.to_thread(decode)
 
     async def embedded(self, image: bytes, *, param: str = "image") -> Row:
         """The vector of an encoded image.

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 from dino_app.server.errors import ApiError
-from dino_app.server.pictures import json_or_form
+from dino_app.server.pictures import QuickRoute, json_or_form
 from dino_app.server.routes.documents import ERRORS, form_or_json
 from dino_app.server.schemas import AttentionRequest
 from dino_app.server.service import ImageEmbedder, Service, Serving
@@ -20,7 +20,7 @@ from dino_infer.overlays import heat_overlay, mosaic
 from dino_infer.preprocess import Preprocess
 from dino_infer.render import attention_picture
 
-router = APIRouter(tags=["attention"], responses=ERRORS)
+router = APIRouter(tags=["attention"], responses=ERRORS, route_class=QuickRoute)
 
 MAX_PATCHES = 10_000  # of one image: time grows with their square
 TYPES = {"png": "image/png", "npz": "application/zip"}

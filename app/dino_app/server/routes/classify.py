@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 
 from dino_app.server.answers import Classes, Share, Voter
-from dino_app.server.pictures import json_or_form
+from dino_app.server.pictures import QuickRoute, json_or_form
 from dino_app.server.routes.documents import ERRORS, form_or_json
 from dino_app.server.routes.search import check_k, image_url, nearest_others, subject_vector
 from dino_app.server.schemas import ClassifyRequest
@@ -11,7 +11,7 @@ from dino_app.server.service import Serving
 from dino_app.store.interface import Hit
 from dino_infer.votes import vote
 
-router = APIRouter(tags=["classify"], responses=ERRORS)
+router = APIRouter(tags=["classify"], responses=ERRORS, route_class=QuickRoute)
 
 
 @router.post("/v1/classify", openapi_extra=form_or_json(ClassifyRequest))

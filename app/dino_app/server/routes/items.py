@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from dino_app.server.answers import DeleteAnswer, ItemAnswer, ItemPage, UpsertAnswer
 from dino_app.server.errors import ApiError
 from dino_app.server.idempotency import Write
-from dino_app.server.pictures import json_or_form
+from dino_app.server.pictures import QuickRoute, json_or_form
 from dino_app.server.routes.documents import ERRORS, form_or_json
 from dino_app.server.routes.search import image_url, not_found
 from dino_app.server.schemas import DeleteRequest, ItemBody, NamedItem, UpsertRequest
@@ -23,7 +23,7 @@ from dino_app.store.filters import parsed_filter
 from dino_app.store.interface import Item
 from dino_app.store.item_checks import is_id
 
-router = APIRouter(tags=["items"], responses=ERRORS)
+router = APIRouter(tags=["items"], responses=ERRORS, route_class=QuickRoute)
 
 MAX_PAGE = 1000
 

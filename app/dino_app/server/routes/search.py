@@ -10,14 +10,14 @@ from fastapi import APIRouter, Request
 from dino_app.server.answers import BatchSearchAnswer, Result, SearchAnswer
 from dino_app.server.batching import together
 from dino_app.server.errors import ApiError
-from dino_app.server.pictures import json_or_form
+from dino_app.server.pictures import QuickRoute, json_or_form
 from dino_app.server.routes.documents import ERRORS, form_or_json
 from dino_app.server.schemas import BatchSearchRequest, SearchRequest, Subject
 from dino_app.server.service import Service, Serving
 from dino_app.server.vectors import Row
 from dino_app.store.interface import MAX_K, Hit, Included, SearchParams
 
-router = APIRouter(tags=["search"], responses=ERRORS)
+router = APIRouter(tags=["search"], responses=ERRORS, route_class=QuickRoute)
 
 
 @router.post("/v1/search", openapi_extra=form_or_json(SearchRequest))
