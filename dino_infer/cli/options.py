@@ -88,8 +88,8 @@ class ViewOptions:
     size: int | None = None
     """Side of the crop in pixels, or with --crop none the shorter side; by default the size of the
     training crops."""
-    crop: Literal["center", "none"] = "center"
-    """The central square, or all of the image in its own aspect ratio."""
+    crop: Literal["center", "none"] | None = None
+    """The central square, which is the default, or all of the image in its own aspect ratio."""
     exact_decode: tyro.conf.FlagCreatePairsOff[bool] = False
     """Decode every pixel of large JPEGs, several times slower; by default those of more than twice
     the size needed are decoded at 1/2, 1/4 or 1/8."""
@@ -132,7 +132,7 @@ def load_embedder(
             feature=feature,
             precision=compute.precision,
             size=view.size,
-            crop=view.crop,
+            crop=view.crop or "center",
             exact_decode=view.exact_decode,
             device=compute.device,
             compiled=compute.compile,

@@ -112,6 +112,57 @@ def test_other_weights_are_refused_by_name(dino_index, built, index, other_weigh
     assert_same_items(items_of(index), items_of(built.index))
 
 
+GIVEN = [
+    ("--feature", "cls"), ("--feature", "gem"), ("--crop", "center"), ("--size", "32"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, weights, built):
+    """An index and features of whole pictures by their means, neither being a default."""
+    from dino_app.cli.index import main as index_main
+    from dino_infer.cli.embed import main as embed_main
+
+    folder = tmp_path_factory.mktemp("whole")
+    how = ["--weights", weights, "--feature", "mean", "--crop", "none", "--size", "40"]
+    photos = str(built.photos)
+    assert index_main(["build", photos, "-o", str(folder / "i"), *how]) == 0
+    assert embed_main([photos, "-o", str(folder / "f.npy"), *how]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("given", GIVEN, ids=" ".join)
+def test_a_flag_that_says_otherwise_than_the_index_is_refused_though_it_is_a_default(
+    dino_index, whole, built, given
+):
+    again = dino_index("build", built.photos, "-o", whole / "i", *given)
+    assert again.code == 1 and "the index was made differently" in again.err
+    assert given[0][2:] in again.err and again.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", GIVEN, ids=" ".join)
+def test_a_flag_that_says_otherwise_than_the_features_is_refused(dino_index, whole, given):
+    new = dino_index("build", whole / "f.npy", "-o", whole / "new", *given)
+    assert new.code == 2 and "the features were made with" in new.err
+    assert not (whole / "new").exists()
+
+
+def test_flags_that_say_the_same_or_nothing_are_taken(dino_index, whole, built, weights):
+    same = ["--weights", weights, "--feature", "mean", "--crop", "none", "--size", "40"]
+    for given in ([], same):
+        again = dino_index("build", built.photos, "-o", whole / "i", *given)
+        assert again.code == 0, again.err
+        features = dino_index("build", whole / "f.npy", "-o", whole / "i", *given)
+        assert features.code == 0, features.err
+
+
+def test_other_weights_than_those_of_the_features_are_refused(
+    dino_index, whole, tmp_path, other_weights
+):
+    done = dino_index("build", whole / "f.npy", "-o", tmp_path / "i", "--weights", other_weights)
+    assert done.code == 1 and "weights_sha256" in done.err
+
+
 def test_items_are_added_and_deleted(dino_index, tmp_path, index):
     Image.new("RGB", (300, 50), "red").save(tmp_path / "red.png")
     added = dino_index("add", index, tmp_path / "red.png")

@@ -13,6 +13,7 @@ from dino_app.cli.index_options import (
     IndexWeights,
     PictureOptions,
     Sources,
+    check_given,
     index_embedder,
     located,
     model_of,
@@ -36,7 +37,7 @@ def build(
     *,
     out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
     weights: tyro.conf.OmitArgPrefixes[IndexWeights] = IndexWeights(),  # noqa: B008
-    feature: Literal["cls", "mean", "cls+mean", "gem", "last4"] = "cls",
+    feature: Literal["cls", "mean", "cls+mean", "gem", "last4"] | None = None,
     view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
     tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008
@@ -55,7 +56,8 @@ def build(
             or one features file or folder of dino-embed.
         out: The index: a folder, or milvus:FILE.db/COLLECTION.
         weights: Which weights make the vectors.
-        feature: Which vector stands for an image: see dino-embed.
+        feature: Which vector stands for an image, see dino-embed; by default cls, or as an index
+            that exists was made.
         view: What the network sees of an image; for an index that exists, as it was made.
         compute: How to run the network.
         tables: How tables of images are read.
@@ -75,7 +77,10 @@ def build(
                 return new_embedder(weights, compute, view, feature=feature)
             return index_embedder(before, weights, compute, view, feature=feature)
 
-        return _filled(target, sources, embedder, weights, tables, pictures, prune=prune)
+        def agree(model: Mapping[str, Any]) -> None:
+            check_given(model, weights, compute, view, feature=feature)
+
+        return _filled(target, sources, embedder, agree, weights, tables, pictures, prune=prune)
 
 
 def add(
@@ -112,6 +117,7 @@ def add(
             target,
             sources,
             lambda: index_embedder(model, weights, compute, view),
+            lambda made_by: check_given(made_by, weights, compute, view),
             weights,
             tables,
             pictures,
@@ -159,6 +165,7 @@ def _filled(
     target: "IndexTarget",
     sources: tuple[str, ...],
     embedder: Callable[[], "Embedder"],
+    agree: Callable[[Mapping[str, Any]], None],
     weights: IndexWeights,
     tables: TableOptions,
     pictures: PictureOptions,
@@ -170,7 +177,7 @@ def _filled(
     from dino_app.indexes import write_failed
 
     if any(is_feature_source(source) for source in sources):
-        job = _feature_job(target, sources, weights, tables, pictures)
+        job = _feature_job(target, sources, agree, weights, tables, pictures)
     else:
         job = _image_job(target, sources, embedder, weights, tables, pictures)
     built = fill(
@@ -195,6 +202,7 @@ class _Job(NamedTuple):
 def _feature_job(
     target: "IndexTarget",
     sources: tuple[str, ...],
+    agree: Callable[[Mapping[str, Any]], None],
     weights: IndexWeights,
     tables: TableOptions,
     pictures: PictureOptions,
@@ -207,6 +215,7 @@ def _feature_job(
     if len(sources) > 1:
         raise UsageError("pass one features file or folder alone; add others with dino-index add")
     source = feature_source(sources[0])
+    agree(source.model)
     if target.model is not None:
         check_model(target.model, source.model)
     with column_flag():

@@ -62,11 +62,11 @@ class PictureOptions:
 
 
 def new_embedder(
-    weights: IndexWeights, compute: ComputeOptions, view: ViewOptions, *, feature: str
+    weights: IndexWeights, compute: ComputeOptions, view: ViewOptions, *, feature: str | None
 ) -> "Embedder":
     """The embedder for a new index."""
     embedder: Embedder = load_embedder(
-        _given(weights, weights.weights or DEFAULT_WEIGHTS), compute, view, feature=feature
+        _given(weights, weights.weights or DEFAULT_WEIGHTS), compute, view, feature=feature or "cls"
     )
     return embedder
 
@@ -77,7 +77,7 @@ def index_embedder(
     compute: ComputeOptions,
     view: ViewOptions | None = None,
     *,
-    feature: str = "cls",
+    feature: str | None = None,
 ) -> "Embedder":
     """The embedder that made an index; flags that would change it are refused.
 
@@ -95,10 +95,39 @@ def index_embedder(
         _given(weights, str(name)),
         compute,
         _same_view(view or ViewOptions(), model.get("preprocess") or {}),
-        feature=stored if feature == "cls" else feature,
+        feature=feature or stored,
     )
     check_model(model, embedder.description())
     return embedder
+
+
+def check_given(
+    model: Mapping[str, Any],
+    weights: IndexWeights,
+    compute: ComputeOptions,
+    view: ViewOptions,
+    *,
+    feature: str | None = None,
+) -> None:
+    """Refuse flags that say otherwise than features which are there already.
+
+    Weights that are not on this machine are believed: they only tell where others find them.
+
+    Raises:
+        UsageError: The feature or the view is another.
+        ModelMismatchError: The weights are others.
+    """
+    made = {"feature": model.get("feature"), **(model.get("preprocess") or {})}
+    given = {"feature": feature, "size": view.size, "crop": view.crop}
+    for name, value in given.items():
+        made[name] = "cls" if made.get(name) == "pooled" else made.get(name)  # of a convnet
+        if value is not None and value != made[name]:
+            raise UsageError(
+                f"the features were made with {name} {made[name]!r}, not {value!r}; leave "
+                f"--{name} out, or embed again"
+            )
+    if weights.weights is not None and os.path.exists(weights.weights):
+        index_embedder(model, weights, compute, view, feature=feature)
 
 
 def model_of(embedder: "Embedder", weights: IndexWeights) -> dict[str, Any]:
@@ -142,6 +171,6 @@ def _same_view(view: ViewOptions, stored: Mapping[str, Any]) -> ViewOptions:
     return replace(
         view,
         size=view.size or (size if isinstance(size, int) else None),
-        crop=stored.get("crop", "center") if view.crop == "center" else view.crop,
+        crop=view.crop or stored.get("crop"),
         exact_decode=view.exact_decode or stored.get("exact_decode", False),
     )

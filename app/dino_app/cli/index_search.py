@@ -51,6 +51,8 @@ def search(
     if sum(given is not None for given in (image, id, vector)) != 1:
         raise UsageError("pass one of --image, --id and --vector")
     check_positive("--k", k)
+    if image is None and (weights, view) != (IndexWeights(), ViewOptions()):
+        raise UsageError("flags about weights and views are for --image; nothing is embedded here")
     condition = parsed_condition(filter)
     from dino_app.indexes import near_item
     from dino_app.store.interface import MAX_K, SearchParams

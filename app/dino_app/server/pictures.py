@@ -126,7 +126,11 @@ class QuickRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request."""
         answer = super().get_route_handler()
-        return lambda request: answer(_QuickRequest(request.scope, request.receive))
+
+        async def read_quickly(request: Request) -> Response:
+            return await answer(_QuickRequest(request.scope, request.receive))
+
+        return read_quickly
 
 
 class _QuickRequest(Request):
