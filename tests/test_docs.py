@@ -28,10 +28,10 @@ COMMANDS = {
 
 NOT_RUN = {
     r"dino-train|torchrun": "trains for hours; short runs are in tests/train",
-    r"dino-serve|dino-demo": "runs until it is stopped; tests/app/server and tests/browser start it",
+    r"dino-serve|dino-demo": "runs until it is stopped; tests/app/server and tests/browser do",
     r"dino-export ": "takes long for a test; tests/export runs each kind",
-    r"dino-embed .*model\.onnx": "tests/infer/test_engines.py runs exports, those with CUDA need it",
-    r"dino-attention .*clip\.mp4": "needs a video encoder; tests/infer/test_attention_cli.py has one",
+    r"dino-embed .*model\.onnx": "tests/infer/test_engines.py runs exports",
+    r"dino-attention .*clip\.mp4": "needs a video; tests/infer/test_attention_cli.py has one",
     r"dino-index copy .* milvus:https": "needs a Milvus server; test_index_cli.py copies to a file",
     r"dino-index build photos/ -o photos\.index$": "downloads the default weights",
     r"pip |\.venv/bin/pip |python3 -m venv": "changes the installation",
@@ -158,9 +158,11 @@ def server(prepared, tmp_path_factory):
     weights = str(prepared / "runs" / "photos")
     _run(f"dino-index build {prepared / 'photos'} -o {index} --weights {weights}")
     embedder = Embedder.load(weights, device="cpu")
-    with closing(open_store(str(index), writable=True)) as store:
-        with served(create_app(embedder, store)) as client:
-            yield client
+    with (
+        closing(open_store(str(index), writable=True)) as store,
+        served(create_app(embedder, store)) as client,
+    ):
+        yield client
 
 
 def test_the_documents_hold_blocks_and_the_table_holds_nothing_that_is_gone():
@@ -198,7 +200,9 @@ def test_a_request_with_curl_is_answered(command, workplace, server):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     address = f"{server.base_url.host}:{server.base_url.port}"
-    printed = command.replace("localhost:8000", address).replace("curl -s", "curl -s --fail-with-body")
+    printed = command.replace("localhost:8000", address).replace(
+        "curl -s", "curl -s --fail-with-body"
+    )
     environment = {**os.environ, "no_proxy": "*"}
     done = subprocess.run(shlex.split(printed), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout
@@ -228,7 +232,9 @@ OURS = [(b, c) for b, c in SHELL if re.match(r"dino-|torchrun", c)]
 
 @pytest.mark.parametrize(("block", "command"), OURS, ids=str)
 def test_every_flag_of_a_command_exists(block, command):
-    words = shlex.split(command.replace("torchrun", "").partition("-m dino_train.cli")[2] or command)
+    words = shlex.split(
+        command.replace("torchrun", "").partition("-m dino_train.cli")[2] or command
+    )
     program = "dino-train" if command.startswith("torchrun") else words.pop(0)
     verbs = {"dino-index": 1, "dino-eval": 1, "dino-train": 1}.get(program, 0)
     verb = [word for word in words[:verbs] if re.fullmatch(r"[a-z][a-z0-9_]+", word)]

@@ -58,7 +58,7 @@ def decoded_base64(text: str, *, param: str, max_bytes: int) -> bytes:
 
 def _data_uri(data: bytes, param: str) -> tuple[bytes, bool]:
     """What follows the comma of a data URI, and whether its head says base64."""
-    head, comma, rest = data[:MAX_HEAD].partition(b",")
+    head, comma, _ = data[:MAX_HEAD].partition(b",")
     if not comma:
         message = "expected 'data:image/...;base64,...'; this data URI has no comma"
         raise ApiError(400, "invalid_data_uri", message, param=param)

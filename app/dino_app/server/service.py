@@ -4,7 +4,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from dino_app.server.batching import Batcher, called
+from dino_app.server.bodies import Load
 from dino_app.server.errors import ApiError
 from dino_app.server.fetching import fetched
 from dino_app.server.idempotency import Idempotency
 from dino_app.server.metrics import Metrics
 from dino_app.server.pictures import check_bytes, decoded_base64
 from dino_app.server.settings import Settings
-from dino_app.server.bodies import Load
 from dino_app.server.vectors import Row, numbers
 from dino_app.store.filters import Filter, parsed_filter
 from dino_app.store.interface import Found, Included, SearchParams, Store
@@ -221,8 +221,7 @@ class Service:
 
     async def read(self, call: Callable[[], Answer]) -> Answer:
         """What a call that reads the store returns."""
-        answer: Answer = await self._metadata(call)
-        return answer
+        return cast(Answer, await self._metadata(call))
 
     async def write(self, call: Callable[[], Answer]) -> Answer:
         """What a call that changes the store returns; it goes on when the client has gone.
@@ -233,8 +232,7 @@ class Service:
         self.check_writable()
         task = asyncio.ensure_future(self._write(call))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        answer: Answer = await asyncio.shield(task)
-        return answer
+        return cast(Answer, await asyncio.shield(task))
 
     def check_writable(self) -> None:
         """Refuse writes where the server only reads.
@@ -247,13 +245,11 @@ class Service:
 
     async def picture(self, call: Callable[[], Answer]) -> Answer:
         """What a call that makes a thumbnail returns."""
-        answer: Answer = await self._picture(call)
-        return answer
+        return cast(Answer, await self._picture(call))
 
     async def look(self, call: Callable[[], Answer]) -> Answer:
         """What a call that draws attention returns."""
-        answer: Answer = await self._look(call)
-        return answer
+        return cast(Answer, await self._look(call))
 
     async def _fetched(self, url: str, param: str) -> bytes:
         if not self.settings.url_input:

@@ -11,8 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dino_app.server.settings import Settings
 from dino_app.server.bodies import Load
+from dino_app.server.settings import Settings
 from dino_app.server.traffic import MAX_HEADER_BYTES
 from dino_infer.errors import DinoError
 

@@ -150,12 +150,15 @@ def test_too_many_at_once_are_refused_on_every_route_but_not_the_state_of_the_se
 
 def test_open_pages_take_no_place_of_requests_and_are_bounded_themselves(demo):
     heartbeat = "/gradio_api/heartbeat/abc"
-    with demo.stream("GET", heartbeat), demo.stream("GET", heartbeat):
-        with demo.stream("GET", heartbeat) as third:
-            assert third.status_code == 200
-            assert demo.get("/v1/info").status_code == 200
-            fourth = demo.get(heartbeat)
-            assert (fourth.status_code, code_of(fourth)) == (429, "too_many_pages")
+    with (
+        demo.stream("GET", heartbeat),
+        demo.stream("GET", heartbeat),
+        demo.stream("GET", heartbeat) as third,
+    ):
+        assert third.status_code == 200
+        assert demo.get("/v1/info").status_code == 200
+        fourth = demo.get(heartbeat)
+        assert (fourth.status_code, code_of(fourth)) == (429, "too_many_pages")
     until(lambda: demo.get("/").status_code == 200)
 
 
