@@ -2,6 +2,7 @@
 
 import base64
 import io
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -32,6 +33,31 @@ def test_embeddings_come_as_base64_of_float32(steady, embedder):
     expected = embedder([Image.open(io.BytesIO(picture))])[0]
     got = np.frombuffer(base64.b64decode(row), dtype="<f4")
     np.testing.assert_allclose(got, expected, atol=SAME)
+
+
+WRITTEN = {
+    "base64 FILE": lambda data: base64.encodebytes(data).decode(),
+    "CRLF": lambda data: base64.encodebytes(data).decode().replace("\n", "\r\n"),
+    "URL-safe": lambda data: base64.urlsafe_b64encode(data).decode(),
+    "no padding": lambda data: base64.b64encode(data).decode().rstrip("="),
+    "capitals": lambda data: f"DATA:image/PNG;BASE64,{base64.b64encode(data).decode()}",
+    "no type": lambda data: f"data:;base64,{base64.b64encode(data).decode()}",
+    "parameters": lambda data: data_uri(data, "image/png;charset=utf-8;name=a.png"),
+    "lines": lambda data: f"data:image/png;base64,\n{base64.encodebytes(data).decode()}",
+    "percents": lambda data: f"data:image/png;base64,{quote(base64.b64encode(data), safe='')}",
+    "bytes": lambda data: f"data:image/png,{quote(data, safe='')}",
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+def test_an_image_may_be_written_in_each_way_that_the_standards_allow(steady, written):
+    data = picture_bytes(size=(31, 33))
+    for path in ("/v1/search", "/v1/classify", "/v1/attention"):
+        answer = steady.post(path, json={"image": written(data)})
+        assert answer.status_code == 200, answer.text
+    asked = {"model": "vit_micro", "input": [data_uri(data), written(data)]}
+    plain, other = steady.post("/v1/embeddings", json=asked).json()["data"]
+    np.testing.assert_allclose(other["embedding"], plain["embedding"], atol=SAME)
 
 
 @pytest.mark.parametrize(
