@@ -118,22 +118,21 @@ class ImageList:
 
         Names of the same image, through links or in other spellings, have the same three numbers.
         """
-        found = np.zeros(len(self), dtype=_FILE)
-        found["position"] = self._rows["position"]
         holders: dict[int, tuple[int, int]] = {}
         missing: dict[bytes, int] = {}
-        for i, (name, number) in enumerate(
-            zip(self._slices(self._rows), self._rows["source"].tolist(), strict=True)
-        ):
-            source = self._sources[number]
-            if source.is_holder:
-                if number not in holders:
-                    holders[number] = _device_and_inode(source.path(name), missing)
-                found[i]["device"], found[i]["inode"] = holders[number]
-            else:
-                found[i]["device"], found[i]["inode"] = _device_and_inode(
-                    source.path(name), missing
-                )
+        told = []
+        numbers = self._rows["source"].tolist()
+        for name, number in zip(self._slices(self._rows), numbers, strict=True):
+            file = holders.get(number)
+            if file is None:
+                source = self._sources[number]
+                file = _device_and_inode(source.path(name), missing)
+                if source.is_holder:
+                    holders[number] = file
+            told.append(file)
+        found = np.empty(len(self), dtype=_FILE)
+        found["device"], found["inode"] = np.array(told, dtype=np.uint64).reshape(-1, 2).T
+        found["position"] = self._rows["position"]
         return found
 
     def labels(self) -> tuple[Int32[np.ndarray, " images"], tuple[str, ...]] | None:
