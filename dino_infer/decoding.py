@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dino_infer.devices import cores
+from dino_infer.cores import cores
 from dino_infer.errors import ImageError
 from dino_infer.images import (
     DEFAULT_MAX_PIXELS,
@@ -23,6 +23,8 @@ from dino_infer.images import (
 )
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import Preprocess
+
+_T = TypeVar("_T")
 
 MAX_AUTO_WORKERS = 16
 FEW_IMAGES = 64  # below this, starting processes takes longer than decoding
@@ -123,7 +125,7 @@ def decoded_in_processes(
     if workers is None:
         few = sum(map(len, batches)) < FEW_IMAGES
         workers = 0 if few else min(cores(), MAX_AUTO_WORKERS)
-    return DataLoader(
+    return Loader(
         _Batches(decoding, images, batches),
         batch_size=None,
         num_workers=workers,
@@ -131,6 +133,16 @@ def decoded_in_processes(
         # Its own, so that embedding during training leaves the run's random numbers alone.
         generator=torch.Generator(),
     )
+
+
+class Loader(DataLoader[_T]):
+    """A DataLoader that takes the number of workers as it is told.
+
+    PyTorch warns where it exceeds the cores; a default never does, and who gives one has chosen.
+    """
+
+    def check_worker_number_rationality(self) -> None:
+        """Say nothing."""
 
 
 class _Batches(Dataset[DecodedBatch]):

@@ -1,6 +1,5 @@
 """Where networks run: which device, in which precision, on how many threads."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from dino_infer.cores import cores
 from dino_infer.errors import DinoError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -48,13 +48,6 @@ def resolved_precision(precision: Precision, device: torch.device) -> str:
     else:
         native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return "bf16" if native else "fp32"
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_threads(workers: int | None) -> int:

@@ -11,8 +11,8 @@ from jaxtyping import Shaped
 from dino_app.building import Incoming, known_metadata
 from dino_app.store.interface import Item, Metadata, Scalar, Store
 from dino_app.thumbnails import thumbnail
+from dino_infer.cores import cores
 from dino_infer.decoding import ImageFile
-from dino_infer.devices import cores
 from dino_infer.embed import EmbeddedBatch, Embedder
 from dino_infer.errors import ImageError
 from dino_infer.features import class_names

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from dino_infer.cores import container_cores
 from dino_infer.errors import DinoError
 
 GOOD, FAILED, USAGE, SOME_FAILED, ALL_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -31,6 +32,7 @@ def exit_code(command: Callable[[], int | None], *, prog: str) -> int:
         command: Parses arguments and does the work.
         prog: Name of the command, in front of error lines.
     """
+    _limit_threads()
     with _records_to_stderr():
         try:
             return command() or GOOD
@@ -60,6 +62,12 @@ def inputs_code(*, total: int, failed: int) -> int:
 def printable(text: object) -> str:
     r"""Text that any terminal takes: bytes of file names that are no UTF-8 show as ``\xff``."""
     return os.fsencode(str(text)).decode("utf-8", "backslashreplace")
+
+
+def _limit_threads() -> None:
+    """Let PyTorch, which is not loaded yet, see the limit of a container; it sees the others."""
+    if (limit := container_cores()) is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(limit))
 
 
 def _failed(prog: str, message: str, code: int) -> int:

@@ -37,7 +37,8 @@ def written(path, frames, rate=RATE):
 
 def encoded(path, codec, frames):
     """A video of a container and codec that we do not write ourselves."""
-    with av.open(str(path), "w") as container:
+    options = {"movflags": "+faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=RATE)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -131,7 +132,6 @@ def zeroed(data):
 @pytest.mark.parametrize(
     ("damaged", "kind", "reason"),
     [
-        (cut, "corrupt", "it ends after"),
         (zeroed, "corrupt", "damaged, or no video"),
         (lambda data: b"nonsense" * 100, "corrupt", "damaged, or no video"),
         (lambda data: b"", "corrupt", "damaged, or no video"),
@@ -148,7 +148,8 @@ def test_a_damaged_video_is_a_typed_error(tmp_path, damaged, kind, reason):
     assert reason in caught.value.reason
 
 
-@pytest.mark.parametrize("suffix", [".mkv", ".avi"])
+# Not as we write it: where H.264 is cut, and so what its decoder says, depends on the cores.
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
 def test_a_copy_that_was_cut_off_does_not_pass_for_whole(tmp_path, suffix):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(40)]

@@ -6,8 +6,9 @@ import pickle
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from dino_infer.decoding import Loader
 from dino_train.data import unchanged
 from dino_train.shared_bytes import Lease, new_bytes
 
@@ -24,8 +25,8 @@ class Rooms(Dataset[tuple[Tensor, Lease | None, int]]):
         return room, lease, room.data_ptr()
 
 
-def rooms(**options) -> DataLoader:
-    return DataLoader(
+def rooms(**options) -> Loader:
+    return Loader(
         Rooms(),
         batch_sampler=[[number] for number in range(200)],
         collate_fn=unchanged,

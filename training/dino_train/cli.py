@@ -10,7 +10,7 @@ Run the same command again to go on where it stopped.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +18,7 @@ import tyro
 
 from dino_infer.cli.options import column_flag
 from dino_infer.cli.run import INTERRUPTED, USAGE, UsageError, exit_code
+from dino_infer.cores import default_workers
 from dino_train import recipes
 from dino_train.config import SettingsError, TrainConfig, from_dict
 
@@ -58,8 +59,8 @@ class RunOptions:
     student, or its prefix in the file."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
-    workers: int = min(8, os.cpu_count() or 1)
-    """Processes that read and decode images, for each training process."""
+    workers: int = field(default_factory=default_workers)
+    """Processes that read and decode images, for each training process; by default one a core."""
     crops_on: Literal["auto", "worker", "device"] = "auto"
     """Where crops are made: in the workers, or in one batched pass on the device."""
     cache: Literal["auto", "none", "ram", "gpu"] = "auto"

@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dino_infer.decoding import Loader
 from dino_infer.errors import TrainingError
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -88,7 +89,7 @@ def build_loader(
         raise ValueError(f"workers must be 0 or more, got {workers!r}")
     if executor == "worker":
         prepare_executor()
-    return DataLoader(
+    return Loader(
         CropDataset(
             images,
             spec,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Int32, Int64
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from dino_infer.decoding import Loader
 from dino_infer.errors import TrainingError
 from dino_infer.images import ImageFailure
 from dino_infer.listing import ImageList
@@ -54,7 +55,7 @@ def filled_cache(
     starts, shown = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
     sizes, full_sizes = np.ones((count, 2), dtype=np.int32), np.ones((count, 2), dtype=np.int32)
     failures: dict[str, ImageFailure] = {}
-    loader = DataLoader(
+    loader = Loader(
         CropDataset(images, spec, executor="device", seed=0, any_epoch=True),
         batch_sampler=_in_order(count),
         collate_fn=unchanged,
@@ -91,7 +92,7 @@ def cached_batches(
     cache: DeviceCache, spec: CropSpec, *, sampler: StepSampler, workers: int
 ) -> Iterator[Batch]:
     """The batches that ``build_loader`` gives, from the cache; workers only draw parameters."""
-    drawing = DataLoader(
+    drawing = Loader(
         _ParamsDataset(cache.shown, cache.full_sizes, cache.images.sizes, spec, sampler.seed),
         batch_sampler=sampler,
         collate_fn=unchanged,

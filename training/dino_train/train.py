@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from dino_infer.cores import default_workers
 from dino_infer.errors import ImageError, TrainingError
 from dino_infer.images import read_image
 from dino_infer.listing import ImageList, list_images
@@ -66,7 +67,7 @@ def train(
     init_from: str | Path | None = None,
     checkpoint_key: str = "teacher",
     device: str = "auto",
-    workers: int = 4,
+    workers: int | None = None,
     crops: Literal["auto", "worker", "device"] = "auto",
     cache: Cache = "auto",
     decode: Decoder = "cpu",
@@ -86,7 +87,8 @@ def train(
         init_from: Weights to start from: a backbone, or a full training checkpoint with its head.
         checkpoint_key: Which network of such a checkpoint, see ``load_backbone``.
         device: Where to train; "auto" takes a GPU if there is one.
-        workers: Processes that decode images, for each training process.
+        workers: Processes that decode images, for each training process; None takes one a core,
+            up to 8.
         crops: Where crops are made; "auto" makes them on the device when it is a GPU or when
             they are tiny, and in the workers otherwise.
         cache: Where decoded images are kept after they were first read, see ``batches_on_device``.
@@ -102,6 +104,7 @@ def train(
         SettingsError: Settings do not fit each other, the data or the processes.
     """
     out = Path(out)
+    workers = default_workers() if workers is None else workers
     process = distributed.start(device)
     try:
         if wandb_project:

@@ -24,7 +24,7 @@ from dino_app.server.vectors import Row, numbers
 from dino_app.store.filters import Filter, parsed_filter
 from dino_app.store.interface import Found, Included, SearchParams, Store
 from dino_app.store.item_checks import checked_queries
-from dino_infer.devices import cores
+from dino_infer.cores import cores
 from dino_infer.engines import Engine
 from dino_infer.preprocess import Preprocess
 

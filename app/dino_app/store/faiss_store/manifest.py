@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_app.errors import StoreError
+from dino_infer.cores import cores
 from dino_infer.files import write_json
 
 NAME = "manifest.json"
@@ -90,7 +91,7 @@ def _check_types(manifest: Manifest) -> None:
 
 def file_notes(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     """SHA-256 and size of files, hashed at the same time."""
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return dict(zip(names, pool.map(lambda name: _note(folder / name), names), strict=True))
 
 
