@@ -7,7 +7,7 @@ import pytest
 
 from dino_infer.errors import TrainingError
 from dino_infer.images import ImageFailure
-from dino_train.failures import FailureLog
+from dino_train.failures import FailureLog, listed_failures
 
 
 def failures(*names: str) -> list[ImageFailure]:
@@ -49,6 +49,22 @@ def test_a_line_cut_off_by_a_crash_costs_only_itself(tmp_path):
     text = path.read_text()
     assert (text.count("a.jpg"), text.count("b.jpg")) == (1, 2)
     assert json.loads(text.splitlines()[-1])["path"] == "b.jpg"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"\xff", b"null", b'{"a": 1}', b'{"path": 3}', b'{"path": []}', b"[" * 100_000, b"{"],
+)
+def test_a_damaged_line_stays_and_is_counted_in_one_warning(tmp_path, caplog, damaged: bytes):
+    path = tmp_path / "failures.jsonl"
+    FailureLog(path, num_images=10, max_bad_share=1.0).add(failures("a.jpg", "b.jpg"))
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + damaged + b"\n" + second)
+    log = FailureLog(path, num_images=10, max_bad_share=1.0)
+    log.add(failures("b.jpg", "c.jpg"))
+    assert path.read_bytes().startswith(first + damaged + b"\n" + second)
+    assert listed_failures(path) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [m.endswith("passed over: 1") for m in caplog.messages] == [True]
 
 
 def test_processes_that_share_a_list_do_not_repeat_each_other(tmp_path):

@@ -60,3 +60,40 @@ def test_attention_has_a_row_for_each_picture_and_a_column_for_each_moment(
     assert sheet.size == (3 * PANEL, TITLE + 2 * ((PANEL - GAP) // 2 + GAP))
     titles = np.asarray(sheet.convert("L"))[:TITLE].reshape(TITLE, 3, PANEL)
     assert [bool((titles[:, i] < 128).any()) for i in range(3)] == [False, True, True]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "shape", "type", "name"])
+def test_damaged_attention_is_left_out_and_said(report, backbone, tmp_path, caplog, damage):
+    (tmp_path / "metrics.jsonl").write_bytes(b'\xff\nnull\n{"step": 7, "loss_nats": 1.0}\n')
+    report.update(backbone, step=1_000)
+    path = tmp_path / "report" / "attention" / "step-00001000.npz"
+    whole = path.read_bytes()
+    if damage == "flipped":
+        path.write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
+    elif damage in ("cut", "empty"):
+        path.write_bytes(whole[:-9] if damage == "cut" else b"")
+    else:
+        maps = np.zeros((9, 2, 4), np.float32) if damage == "shape" else np.zeros((2, 2, 4), int)
+        np.savez(path, **{"other" if damage == "name" else "mean_over_heads": maps})
+    report.update(backbone, step=2_000)
+    assert "step-00001000.npz is damaged and left out" in caplog.text
+    assert Image.open(tmp_path / "report" / "attention.png").width == 2 * PANEL
+    assert "After 2,000 steps" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_files_and_folders_of_others_in_the_report_stay(tmp_path):
+    folder = tmp_path / "report" / "attention"
+    folder.mkdir(parents=True)
+    files = ["step-best.npz", "step-9.npz", ".step-x.9.dino-tmp.npz", "../notes.html"]
+    for name in files:
+        (folder / name).write_text("mine")
+    (folder / "step-00000009.npz").mkdir()
+    ours = [folder / "step-00000007.npz", folder / ".step-00000008.99.dino-tmp.npz"]
+    ours += [tmp_path / "report" / ".index.99.dino-tmp.html"]
+    for path in ours:
+        path.touch()
+    pictures = np.zeros((1, 16, 32, 3), np.uint8)
+    Report(tmp_path, images=torch.zeros(1, 3, 16, 32), pictures=list(pictures), start_step=5)
+    assert not any(path.exists() for path in ours)
+    assert all((folder / name).read_text() == "mine" for name in files)
+    assert (folder / "step-00000009.npz").is_dir()

@@ -151,19 +151,25 @@ def test_a_photograph_that_a_release_lacks_is_left_out(tmp_path, monkeypatch, ca
 def test_an_earlier_set_is_replaced_whole(tmp_path):
     out = tmp_path / "photos"
     write_samples(out, **FEW, seed=5)
-    (out / "train" / "astronaut" / "900.png").touch()
     write_samples(out, **FEW)
-    assert not (out / "train" / "astronaut" / "900.png").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    write_samples(tmp_path / "fresh", **FEW)
+    assert digest(out) == digest(tmp_path / "fresh")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "photos"]
 
 
-def test_an_earlier_set_with_a_strangers_file_is_kept(tmp_path):
+def test_files_of_others_in_an_earlier_set_stay(tmp_path):
     out = tmp_path / "photos"
+    write_samples(out, **FEW, seed=5)
+    others = [out / "notes.txt", out / "train" / "mine" / "000.png", out / "val" / "x.png"]
+    others += [next((out / "train").iterdir()) / "000.txt", out / ".git" / "HEAD"]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
     write_samples(out, **FEW)
-    (out / "train" / "mine.png").touch()
-    with pytest.raises(DataError, match="photos' holds something else: 'train/mine.png'"):
-        write_samples(out, **FEW, seed=5)
-    assert (out / "train" / "mine.png").exists()
+    assert all(path.read_text() == "mine" for path in others)
+    write_samples(tmp_path / "fresh", **FEW)
+    for path in (tmp_path / "fresh").rglob("*.*"):
+        assert (out / path.relative_to(tmp_path / "fresh")).read_bytes() == path.read_bytes()
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):

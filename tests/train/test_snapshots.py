@@ -3,13 +3,14 @@ import resource
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dino_infer.errors import RunError
 from dino_train import snapshots
 from dino_train.config import OptimConfig, TrainConfig, as_dict
-from dino_train.run_folder import config_record, enter_run_folder
+from dino_train.run_folder import check_state, config_record, enter_run_folder, saved_settings
 
 
 def save(run: Path, step: int) -> Path:
@@ -46,6 +47,43 @@ def test_a_snapshot_cut_short_gives_way_to_the_one_before_and_says_so(
     assert "falling back to the one before" in caplog.text
 
 
+def test_a_flipped_bit_is_passed_over_wherever_it_matters(run: Path, caplog):
+    save(run, 5)
+    newest = save(run, 9)
+    whole = newest.read_bytes()
+    passed_over = 0
+    for position in np.random.default_rng(0).choice(len(whole), 200, replace=False):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(position) % 8
+        newest.write_bytes(damaged)
+        caplog.clear()
+        state, _ = snapshots.latest_snapshot(run)
+        assert (state["t"] == state["step"]).all() and set(state) == {"step", "t"}
+        if state["step"] == 5:
+            passed_over += 1
+            assert len(caplog.messages) == 1 and "step-00000009.pt is damaged" in caplog.text
+    assert passed_over > 50  # the rest is padding, dates and the like
+
+
+@pytest.mark.parametrize("content", [[1, 2], None, 3.5, "text", {}, {"step": 5}, {"step": "9"}])
+def test_a_file_that_is_no_state_of_its_step_is_passed_over(run: Path, caplog, content: object):
+    save(run, 5)
+    torch.save(content, run / "snapshots" / "step-00000009.pt")
+    assert snapshots.latest_snapshot(run)[0]["step"] == 5
+    assert "step-00000009.pt is damaged or of another run (it holds" in caplog.text
+
+
+def test_a_state_that_the_run_does_not_accept_is_passed_over(run: Path, caplog):
+    def accept(state: snapshots.State) -> None:
+        if state["step"] > 5:
+            raise KeyError("config")
+
+    save(run, 5)
+    save(run, 9)
+    assert snapshots.latest_snapshot(run, accept)[0]["step"] == 5
+    assert "step-00000009.pt is damaged or of another run ('config')" in caplog.text
+
+
 def test_a_run_whose_snapshots_are_all_damaged_is_refused(run: Path):
     save(run, 5).write_bytes(b"nonsense")
     with pytest.raises(RunError, match="none of the 1 snapshots in .* can be read"):
@@ -66,7 +104,7 @@ def test_a_pickle_that_would_run_code_is_not_loaded(run: Path, tmp_path: Path):
 def test_pruning_keeps_the_newest_and_every_nth(run: Path):
     for step in range(10, 101, 10):
         save(run, step)
-    snapshots.prune_snapshots(run, keep=2, keep_every_steps=40)
+    snapshots.prune_snapshots(run, step=100, keep=2, keep_every_steps=40)
     kept = sorted(p.name for p in (run / "snapshots").iterdir())
     assert kept == [f"step-{step:08d}.pt" for step in (40, 80, 90, 100)]
 
@@ -88,13 +126,50 @@ def test_a_full_disk_leaves_the_last_good_snapshot(run: Path):
     assert good.read_bytes() == before
 
 
+def test_pruning_neither_deletes_nor_counts_what_this_run_did_not_write(run: Path):
+    for step in (10, 20, 30, 999):
+        save(run, step)
+    others = [run / "snapshots" / name for name in ("step-5.pt", "step-best.pt", "notes.txt")]
+    for path in others:
+        path.write_text("mine")
+    (run / "snapshots" / "step-00000005.pt").mkdir()
+    snapshots.prune_snapshots(run, step=30, keep=1, keep_every_steps=0)
+    kept = {p.name for p in (run / "snapshots").iterdir()} - {p.name for p in others}
+    assert kept == {"step-00000005.pt", "step-00000030.pt", "step-00000999.pt"}
+    assert all(path.read_text() == "mine" for path in others)
+
+
 def test_what_a_killed_process_left_half_written_is_swept(run: Path):
     save(run, 5)
-    for leftover in (run / ".config.99.tmp.json", run / "snapshots" / ".step-00000009.99.tmp.pt"):
-        leftover.write_bytes(b"half")
+    for leftover in (
+        ".config.99.dino-tmp.json",
+        ".checkpoint.99.dino-tmp.safetensors",
+        ".metrics.99.dino-tmp.jsonl",
+        "snapshots/.step-00000009.99.dino-tmp.pt",
+        "snapshots/.step-123456789.1.dino-tmp.pt",
+    ):
+        (run / leftover).write_bytes(b"half")
     enter_run_folder(run, None)
     assert not list(run.rglob(".*"))
     assert snapshots.latest_snapshot(run)[0]["step"] == 5
+
+
+def test_hidden_files_and_folders_of_others_stay(run: Path):
+    save(run, 5)
+    files = [
+        "keep/.env.tmpl", "other/.notes.tmp.txt", ".cache.tmp", ".notes.9.tmp.json",
+        "snapshots/.step-00000009.pt", "snapshots/.step-x.9.dino-tmp.pt",
+        "other/.config.9.dino-tmp.json", "snapshots/.step-7.9.dino-tmp.pt",
+    ]  # fmt: skip
+    folders = [".config.9.dino-tmp.json", "snapshots/.step-00000009.7.dino-tmp.pt", ".x.tmp"]
+    for name in folders:
+        (run / name).mkdir()
+    for name in files:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("mine")
+    enter_run_folder(run, None)
+    assert all((run / name).read_text() == "mine" for name in files)
+    assert all((run / name).is_dir() for name in folders)
 
 
 def test_out_that_is_a_file_is_refused(tmp_path: Path):
@@ -166,7 +241,61 @@ def test_other_starting_weights_are_another_run(run: Path):
         enter(run, init_from="w.pth")
 
 
-def test_a_foreign_config_json_is_refused(run: Path):
-    (run / "config.json").write_text("[]")
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"", b"[]", b"null", b"3", b"{}", b"\xff\xfe", b"{", b"[" * 100_000, b'"text"',
+        b'{"config": null, "data": {"fingerprint": "abc", "images": 3}, "init_from": null}',
+        b'{"config": {}, "data": {"fingerprint": "abc", "images": 3}, "init_from": null}',
+        b'{"config": {"optim": {}}, "data": null, "init_from": null}',
+        b'{"config": {"optim": {}}, "data": [], "init_from": null}',
+        b'{"config": {"optim": {}}, "data": {"fingerprint": 1, "images": 3}, "init_from": null}',
+        b'{"config": {"optim": {}}, "data": {"fingerprint": "x", "images": "3"}, "init_from": 1}',
+        b'{"config": {"optim": {}}, "data": {"fingerprint": "x"}, "init_from": null}',
+        b'{"config": {"optim": {}}, "data": {"fingerprint": "x", "images": 3}, "init_from": []}',
+    ],
+)  # fmt: skip
+def test_a_foreign_or_damaged_config_json_is_refused(run: Path, damaged: bytes):
+    (run / "config.json").write_bytes(damaged)
     with pytest.raises(RunError, match="is not a config.json of dino-train"):
         enter(run)
+    with pytest.raises(RunError, match="is not a config.json of dino-train"):
+        saved_settings(run)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optim": {}}, {"optim": {"epochs": None}}, {"optim": {"lr": []}, "model": None},
+                 {"optim": {"epochs": "5"}, "crops": []}]
+)  # fmt: skip
+def test_settings_of_odd_types_are_refused_with_the_difference(run: Path, settings: dict):
+    enter(run)
+    record = json.loads((run / "config.json").read_text()) | {"config": settings}
+    (run / "config.json").write_text(json.dumps(record))
+    for extend in (False, True):
+        with pytest.raises(RunError, match="was begun with other settings"):
+            enter(run, epochs=9, lr=2.0, extend=extend)
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint.safetensors", "metrics.jsonl", "report", "snapshots", "failures.jsonl"]
+)
+def test_a_folder_with_files_that_would_be_replaced_is_no_new_run(run: Path, name: str):
+    (run / name).mkdir()
+    with pytest.raises(RunError, match=f"has {name} but no config.json; choose another"):
+        enter(run)
+
+
+def test_a_snapshot_of_other_settings_or_images_is_none_of_this_run(run: Path):
+    config = as_dict(TrainConfig())
+    state = {"config": as_dict(TrainConfig()), "checkpoint_info": {"data_fingerprint": "abc"}}
+    check_state(state, config, data_fingerprint="abc")
+    with pytest.raises(ValueError, match="other images"):
+        check_state(state, config, data_fingerprint="abd")
+    state["config"]["optim"]["epochs"] -= 1
+    check_state(state, config, data_fingerprint="abc")  # the run was extended
+    state["config"]["optim"]["epochs"] += 2
+    with pytest.raises(ValueError, match=r"other settings: optim.epochs: \d+ -> \d+"):
+        check_state(state, config, data_fingerprint="abc")
+    state["config"]["seed"] = 9
+    with pytest.raises(ValueError, match=r"seed: 9 -> 0"):
+        check_state(state, config, data_fingerprint="abc")

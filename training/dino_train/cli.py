@@ -245,6 +245,7 @@ def _usual_side(images: "ImageList") -> int:
 
 def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" = None) -> int:
     from dino_infer.listing import list_images
+    from dino_train.failures import listed_failures
     from dino_train.train import train
 
     if images is None:
@@ -276,11 +277,12 @@ def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" 
         for name, value in result.numbers.items():
             print(f"{name}: {value:.2f}")
         failures = options.out / "failures.jsonl"
-        if failures.exists():
-            count = len(failures.read_bytes().splitlines())
+        if count := len(listed_failures(failures)):
             print(f"unreadable images: {count}, listed in {failures}")
         print(f"weights: {options.out / 'checkpoint.safetensors'}")
-        print(f"report: {options.out / 'report' / 'index.html'}")
+        report = options.out / "report" / "index.html"
+        if report.exists():  # there is none without a readable image
+            print(f"report: {report}")
     return 0 if result.finished else INTERRUPTED
 
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +124,27 @@ def barrier() -> None:
     """Wait for every process."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def by_main(process: Process, work: Callable[[], object]) -> None:
+    """Let the main process do something while the others wait; if it fails, none goes on.
+
+    Raises:
+        SystemExit: It failed; the main process itself raises what went wrong.
+    """
+    problem = None
+    if process.is_main:
+        try:
+            work()
+        except Exception as error:
+            problem = error
+    failed = torch.full((1,), float(problem is not None), device=process.device)
+    if dist.is_initialized():
+        dist.all_reduce(failed, op=dist.ReduceOp.MAX)
+    if problem:
+        raise problem
+    if failed.item():
+        raise SystemExit(1)
 
 
 def data_parallel(module: nn.Module, process: Process) -> nn.Module:

@@ -1,6 +1,7 @@
 """Is the teacher learning? RankMe always, k-NN accuracy where there are labels."""
 
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 RANKME_IMAGES = 2048
 KNN_K = 20
+MEASURES = ("rankme", "knn_top1_percent")
 
 
 class Evaluation:
@@ -105,6 +107,22 @@ class Evaluation:
             numbers["knn_top1_percent"] = accuracy.top1_percent
         backbone.train(was_training)
         return numbers
+
+
+def measured_at(epoch: float, rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Numbers that rows of metrics have for the end of an epoch; empty if they have none."""
+    for row in rows:
+        if row.get("epoch") == epoch and "rankme" in row:
+            return {name: row[name] for name in MEASURES if name in row}
+    return {}
+
+
+def in_words(numbers: Mapping[str, float]) -> str:
+    """Numbers of a measurement for a log line."""
+    words = f"RankMe {numbers['rankme']:.1f}"
+    if "knn_top1_percent" in numbers:
+        words += f", k-NN top-1 {numbers['knn_top1_percent']:.1f} %"
+    return words
 
 
 def _features(embedder: Embedder, images: ImageList) -> tuple[np.ndarray, np.ndarray]:

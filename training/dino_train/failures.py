@@ -1,6 +1,7 @@
 """The list of unreadable images of a run, and the point at which there are too many."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -8,8 +9,22 @@ from pathlib import Path
 
 from dino_infer.errors import TrainingError
 from dino_infer.images import ImageFailure
+from dino_train.json_lines import lines_of, parsed_object
+
+logger = logging.getLogger(__name__)
 
 _EXAMPLES = 3
+
+
+def listed_failures(path: Path) -> list[str]:
+    """Paths of the images that a file lists; damaged lines are passed over."""
+    return [listed for line in lines_of(path) if (listed := _path(line)) is not None]
+
+
+def _path(line: bytes) -> str | None:
+    """Path of the image that a line lists, or None if the line is damaged."""
+    path = (parsed_object(line) or {}).get("path")
+    return path if isinstance(path, str) else None
 
 
 class FailureLog:
@@ -36,7 +51,8 @@ class FailureLog:
         self._listed: set[str] = set()
         self._read_to = 0
         self._found: dict[str, ImageFailure] = {}
-        self._read_listed()
+        if damaged := self._read_listed():
+            logger.warning("%s: damaged lines that are passed over: %d", path, damaged)
 
     @property
     def count(self) -> int:
@@ -74,19 +90,23 @@ class FailureLog:
             f"the first: {first}. Repair or remove them, or raise run.max_bad_share"
         )
 
-    def _read_listed(self) -> None:
+    def _read_listed(self) -> int:
+        """Read on to the end, and count the lines that cannot be read."""
+        damaged = 0
         if not self._path.exists():
-            return
+            return damaged
         with self._path.open("rb") as file:
             file.seek(self._read_to)
             for line in file:
                 if not line.endswith(b"\n"):  # cut off by a crash, or still being written
                     break
                 self._read_to += len(line)
-                try:
-                    self._listed.add(json.loads(line)["path"])
-                except (ValueError, TypeError, KeyError):
-                    continue
+                listed = _path(line)
+                if listed is not None:
+                    self._listed.add(listed)
+                elif line.strip():
+                    damaged += 1
+        return damaged
 
     def _append(self, failures: list[ImageFailure]) -> None:
         if not failures:

@@ -2,28 +2,59 @@
 
 import importlib.util
 import json
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dino_infer.errors import MissingExtraError
 from dino_infer.files import write_bytes
+from dino_train.json_lines import lines_of, parsed_object
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
 
 Row = Mapping[str, float]
 """One logged step: flat, with units in the names; see docs/formats.md."""
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics file; a last line cut off by a crash is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """Rows of a metrics file; damaged lines are passed over."""
+    return [row for line in lines_of(path) if (row := _row(line)) is not None]
+
+
+def _row(line: bytes) -> dict[str, float] | None:
+    """Row that a line holds, or None if it is damaged."""
+    row = parsed_object(line)
+    if row is None or not all(_is_number(value) for value in row.values()):
+        return None
+    step = row.get("step")
+    return row if isinstance(step, int) and step >= 0 else None
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 2**63
+    return isinstance(value, float)
+
+
+def _drop_rows(path: Path, *, start_step: int) -> None:
+    """Drop rows of ``start_step`` and later; damaged lines stay, and a warning counts them."""
+    lines = lines_of(path)
+    rows = [_row(line) for line in lines]
+    damaged = sum(row is None and bool(line.strip()) for line, row in zip(lines, rows, strict=True))
+    if damaged:
+        logger.warning("%s: damaged lines that are passed over: %d", path, damaged)
+    kept = [
+        line
+        for line, row in zip(lines, rows, strict=True)
+        if row is None or row["step"] < start_step
+    ]
+    content = b"".join(line + b"\n" for line in kept)
+    if not path.exists() or path.read_bytes() != content:
+        write_bytes(path, content)
 
 
 class MetricsLog:
@@ -44,10 +75,8 @@ class MetricsLog:
         tensorboard: bool = True,
         wandb_project: str | None = None,
     ) -> None:
-        self._path = run / "metrics.jsonl"
-        kept = [row for row in read_rows(self._path) if row["step"] < start_step]
-        write_bytes(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        _drop_rows(run / METRICS, start_step=start_step)
+        self._file = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._readers: list[Any] = []
         if tensorboard:
             self._readers.append(_TensorBoard(run / "tensorboard", start_step))
@@ -60,6 +89,10 @@ class MetricsLog:
         self._file.flush()
         for reader in self._readers:
             reader.append(row)
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk: a snapshot must not outlive the rows before it."""
+        os.fsync(self._file.fileno())
 
     def __enter__(self) -> "MetricsLog":
         return self

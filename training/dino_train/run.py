@@ -12,19 +12,21 @@ from dino_infer.checkpoints import (
     load_weights,
     read_training_weights,
     save_checkpoint,
+    weights_sha256,
 )
 from dino_infer.devices import resolved_precision
 from dino_infer.errors import CheckpointError, DataError
 from dino_infer.listing import ImageList
 from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from dino_infer.run_folders import snapshots_of
+from dino_infer.run_folders import CHECKPOINT, snapshots_of
+from dino_infer.weight_files import read_weight_file
 from dino_train import distributed, optim, schedules, snapshots
 from dino_train.config import SettingsError, TrainConfig, as_dict
 from dino_train.distributed import Process
 from dino_train.head import DINOHead
 from dino_train.learner import Learner, Rates
 from dino_train.loss import Center
-from dino_train.run_folder import code_version
+from dino_train.run_folder import check_state, code_version
 from dino_train.student_teacher import MultiCropNetwork, teacher_of
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Run:
         self.total_steps = self.steps_per_epoch * o.epochs
         self.part_size = o.batch_size // process.world_size // o.accumulation_steps
         self.snapshot_steps = max(1, round(c.run.snapshot_epochs * self.steps_per_epoch))
+        self.eval_steps = c.run.eval_epochs * self.steps_per_epoch
         self.rates = _rates(config, self.steps_per_epoch)
         if process.is_main:
             for line in what_outlasts(config, total_steps=self.total_steps):
@@ -78,17 +81,27 @@ class Run:
             compiled=compiled,
         )
 
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.step / self.steps_per_epoch
+
     def resume(self) -> bool:
         """Go on from the newest whole snapshot; False when there is none."""
-        found = snapshots.latest_snapshot(self.out)
+        found = snapshots.latest_snapshot(self.out, accept=self._load)
         if found is None:
             return False
-        state, path = found
-        self.learner.load_state(state)
-        self.step = state["step"]
-        self.skipped_before = state["skipped_steps"]
-        logger.info("going on from %s, step %d of %d", path, self.step, self.total_steps)
+        logger.info("going on from %s, step %d of %d", found[1], self.step, self.total_steps)
         return True
+
+    def _load(self, state: snapshots.State) -> None:
+        """Take over a state, or raise what shows that it is not one of this run."""
+        check_state(state, as_dict(self.config), data_fingerprint=self._data_fingerprint)
+        if not 0 < state["step"] <= self.total_steps:
+            raise ValueError(f"the run has {self.total_steps} steps")
+        self.learner.load_state(state)
+        self.skipped_before = int(state["skipped_steps"])
+        self.step = state["step"]
 
     def start_from(self, weights: str | Path, checkpoint_key: str = "teacher") -> None:
         """Begin with given weights in student and teacher.
@@ -114,22 +127,42 @@ class Run:
         """Write the snapshot, then the checkpoint that people load."""
         if not self.process.is_main:
             return
-        info = self.checkpoint_info()
         state = {
             **self.learner.state(),
             "step": self.step,
             "skipped_steps": self.skipped_before
             + int(self.learner.skipped.numbers()["skipped_steps"]),
             "config": as_dict(self.config),
-            "checkpoint_info": info.as_metadata(),
+            "checkpoint_info": self.checkpoint_info().as_metadata(),
         }
         snapshots.save_snapshot(self.out, state, step=self.step)
         snapshots.prune_snapshots(
             self.out,
+            step=self.step,
             keep=self.config.run.keep_snapshots,
             keep_every_steps=self.config.run.keep_every_epochs * self.steps_per_epoch,
         )
-        save_checkpoint(self.out / "checkpoint.safetensors", self.learner.teacher.backbone, info)
+        self._save_checkpoint()
+
+    def complete_checkpoint(self) -> None:
+        """Write the checkpoint if it is not that of this step: the process may have been killed.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        path = self.out / CHECKPOINT
+        try:
+            saved = read_weight_file(path).metadata or {}
+        except CheckpointError:  # missing, cut short, or its weights are not those that were saved
+            saved = {}
+        weights = weights_sha256(self.learner.teacher.backbone)
+        if (saved.get("step"), saved.get("weights_sha256")) != (self.step, weights):
+            logger.warning("%s was not that of step %d: writing it again", path, self.step)
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        backbone = self.learner.teacher.backbone
+        save_checkpoint(self.out / CHECKPOINT, backbone, self.checkpoint_info())
 
     def checkpoint_info(self) -> CheckpointInfo:
         """What travels with the weights."""
@@ -143,7 +176,7 @@ class Run:
             std=IMAGENET_STD,
             recipe=self.config.recipe,
             step=self.step,
-            epoch=self.step / self.steps_per_epoch,
+            epoch=self.epoch,
             data_fingerprint=self._data_fingerprint,
             code_version=code_version(),
         )

@@ -2,16 +2,23 @@
 
 import json
 import platform
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dino_infer.errors import RunError
-from dino_infer.files import write_json
+from dino_infer.files import hold_output, remove_leftovers, write_json
+from dino_infer.run_folders import CHECKPOINT, SNAPSHOTS
 from dino_train.config import as_dict, differences, from_dict
+from dino_train.metrics import METRICS
+from dino_train.snapshots import State, sweep_snapshots
 
 FORMAT_VERSION = 1
+CONFIG = "config.json"
+WRITTEN = (CHECKPOINT, SNAPSHOTS, METRICS, "failures.jsonl", "report", "tensorboard")
+"""All else that training writes into a run folder, after ``config.json``."""
 
 
 def code_version() -> str:
@@ -43,8 +50,7 @@ def config_record(
         RunError: The folder cannot be a run folder, or holds another run; the message gives the
             difference.
     """
-    if run.exists() and not run.is_dir():
-        raise RunError(f"--out must be a folder, but {str(run)!r} is a file; choose another")
+    _check_is_folder(run)
     record = {
         "format_version": FORMAT_VERSION,
         "config": config,
@@ -52,10 +58,10 @@ def config_record(
         "init_from": init_from,
         "versions": _versions(),
     }
-    path = run / "config.json"
+    path = run / CONFIG
     if not path.exists():
-        if (run / "snapshots").exists():
-            raise RunError(f"{str(run)!r} has snapshots but no config.json; choose another --out")
+        if there := [name for name in WRITTEN if (run / name).exists()]:
+            raise RunError(f"{str(run)!r} has {there[0]} but no config.json; choose another --out")
         return record
     before = _read(path)
     if before["data"]["fingerprint"] != data["fingerprint"]:
@@ -67,8 +73,7 @@ def config_record(
     changed = differences(_completed(before["config"]), config)
     if before["init_from"] != init_from:
         changed["--init-from"] = f"{before['init_from']!r} -> {init_from!r}"
-    longer = config["optim"]["epochs"] > before["config"]["optim"]["epochs"]
-    if extend and longer and set(changed) == {"optim.epochs"}:
+    if extend and set(changed) == {"optim.epochs"} and _is_longer(config, before["config"]):
         return record
     if changed:
         listed = ", ".join(f"{name}: {change}" for name, change in changed.items())
@@ -86,8 +91,28 @@ def saved_settings(run: Path) -> dict[str, Any] | None:
     Raises:
         RunError: Its ``config.json`` cannot be read.
     """
-    path = run / "config.json"
+    path = run / CONFIG
     return _read(path)["config"] if path.is_file() else None
+
+
+@contextmanager
+def hold_run_folder(run: Path) -> Iterator[None]:
+    """Be the only process that writes to the folder; without a run in it, it is gone afterwards.
+
+    Raises:
+        OutputInUseError: Another process trains into it.
+        RunError: The folder cannot be made or written.
+    """
+    _check_is_folder(run)
+    missing = [folder for folder in (run, *run.parents) if not folder.exists()]
+    with ExitStack() as opened:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            opened.callback(_remove_empty, missing)
+            opened.enter_context(hold_output(run))
+        except OSError as error:
+            raise RunError(f"cannot use run folder {str(run)!r}: {error.strerror}") from error
+        yield
 
 
 def enter_run_folder(run: Path, record: dict[str, Any] | None) -> None:
@@ -98,26 +123,66 @@ def enter_run_folder(run: Path, record: dict[str, Any] | None) -> None:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        for leftover in run.rglob(".*.tmp*"):
-            leftover.unlink()
+        remove_leftovers(*(run / name for name in (CONFIG, CHECKPOINT, METRICS)))
+        sweep_snapshots(run)
         if record:
-            write_json(run / "config.json", record)
+            write_json(run / CONFIG, record)
     except OSError as error:
         raise RunError(f"cannot use run folder {str(run)!r}: {error.strerror}") from error
 
 
+def check_state(state: State, config: dict[str, Any], *, data_fingerprint: str) -> None:
+    """Check that a snapshot is one of this run.
+
+    Raises:
+        ValueError: It is of other settings or data.
+        KeyError: A part is missing.
+    """
+    saved = _completed(state["config"])
+    changed = differences(saved, config)
+    if _is_longer(config, saved):
+        del changed["optim.epochs"]  # the run has been extended since
+    if changed:
+        listed = ", ".join(f"{name}: {change}" for name, change in changed.items())
+        raise ValueError(f"it has other settings: {listed}")
+    if state["checkpoint_info"]["data_fingerprint"] != data_fingerprint:
+        raise ValueError("it was trained on other images")
+
+
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings with the defaults of those that did not exist when the run began."""
-    with suppress(ValueError, TypeError):  # a later version wrote them; the difference is said
+    with suppress(ValueError, TypeError, AttributeError):  # the difference is said
         return as_dict(from_dict(settings))
     return settings
+
+
+def _is_longer(config: dict[str, Any], before: dict[str, Any]) -> bool:
+    epochs = before["optim"]["epochs"]
+    return isinstance(epochs, int) and bool(config["optim"]["epochs"] > epochs)
+
+
+def _check_is_folder(run: Path) -> None:
+    if run.exists() and not run.is_dir():
+        raise RunError(f"--out must be a folder, but {str(run)!r} is a file; choose another")
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with suppress(OSError):  # a run was begun in it
+        for folder in folders:
+            folder.rmdir()
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _ = record["config"], record["data"]["fingerprint"], record["init_from"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config, data, init_from = record["config"], record["data"], record["init_from"]
+        if not (isinstance(config, dict) and isinstance(config["optim"], dict)):
+            raise TypeError("config must hold the settings")
+        if not (isinstance(data["fingerprint"], str) and isinstance(data["images"], int)):
+            raise TypeError("data must tell fingerprint and images")
+        if not isinstance(init_from, str | None):
+            raise TypeError("init_from must be a text or null")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"{str(path)!r} is not a config.json of dino-train ({error!r}); choose another --out"
         ) from error

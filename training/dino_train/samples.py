@@ -8,29 +8,28 @@ photograph; its training tiles come from one half of it and its validation tiles
 
 import argparse
 import importlib.util
+import itertools
 import logging
 import re
-import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from dino_infer.errors import DataError, DinoError, MissingExtraError
-from dino_infer.files import hold_output, remove_leftovers, whole_folder
 from dino_infer.images import load_image
 
 logger = logging.getLogger(__name__)
 
 SOURCES = "SOURCES.txt"
-_OURS = re.compile(re.escape(SOURCES) + r"|(train|val)(/\w+(/\d{3,}\.png)?)?")
 TITLE = "Tiles of photographs that ship with scikit-image and scikit-learn."
 
 WINDOW_SCALES = (0.35, 0.95)
@@ -229,33 +228,50 @@ def _sources(paths: Mapping[str, Path]) -> str:
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``out`` when the block ends well."""
+    """A temporary folder whose files become those of ``out`` when the block ends well."""
+    if out.exists() and not _replaceable(out):
+        raise DataError(f"expected a new folder, but {str(out)!r} holds something else")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with hold_output(out, lock=out.with_name(f".{out.name}.lock")):
-            remove_leftovers(out)
-            if out.exists():
-                _check_replaceable(out)
-            with whole_folder(out) as temporary:
-                yield temporary
-                if out.exists():
-                    _check_replaceable(out)
-                    shutil.rmtree(out)
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            folder = Path(temporary) / out.name
+            folder.mkdir()
+            yield folder
+            _remove_earlier(out)
+            if not out.exists():
+                folder.rename(out)
+                return
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                target = out / file.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
     except OSError as error:
         raise DataError(f"cannot write {str(out)!r}: {error.strerror or error}") from error
 
 
-def _check_replaceable(out: Path) -> None:
-    """Refuse a folder that holds anything but what ``write_samples`` writes."""
+def _replaceable(out: Path) -> bool:
+    """Whether a folder is empty or was written by ``write_samples``."""
     if not out.is_dir():
-        raise DataError(f"expected a new folder, but {str(out)!r} holds something else")
-    inside = [path.relative_to(out).as_posix() for path in out.rglob("*")]
-    ours = SOURCES in inside and (out / SOURCES).read_bytes().startswith(TITLE.encode())
-    foreign = [name for name in inside if not (ours and _OURS.fullmatch(name))]
-    if foreign:
-        raise DataError(
-            f"expected a new folder, but {str(out)!r} holds something else: {min(foreign)!r}"
-        )
+        return False
+    sources = out / SOURCES
+    is_ours = sources.is_file() and sources.read_bytes().startswith(TITLE.encode())
+    return is_ours or not any(out.iterdir())
+
+
+def _remove_earlier(out: Path) -> None:
+    """Delete what ``write_samples`` wrote, and the folders that are empty then."""
+    tiles = [
+        path
+        for split, name in itertools.product(("train", "val"), PHOTOS)
+        for path in (out / split / name).glob("*.png")
+        if re.fullmatch(r"\d{3,}", path.stem) and path.is_file()
+    ]
+    for file in (*tiles, out / SOURCES):
+        file.unlink(missing_ok=True)
+    classes = {tile.parent for tile in tiles}
+    for folder in (*classes, *{path.parent for path in classes}, out):
+        with suppress(OSError):  # it is missing, or others keep something in it
+            folder.rmdir()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

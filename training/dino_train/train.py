@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from dino_infer.cores import default_workers
-from dino_infer.errors import ImageError, TrainingError
-from dino_infer.images import read_image
+from dino_infer.errors import TrainingError
 from dino_infer.listing import ImageList, list_images
 from dino_infer.preprocess import Preprocess
 from dino_train import distributed
@@ -28,17 +26,16 @@ from dino_train.batches import Cache, batches_on_device
 from dino_train.config import SettingsError, TrainConfig, as_dict
 from dino_train.data import Batch, Executor, FailureLog, StepSampler, make_crops
 from dino_train.dataset import Decoder
-from dino_train.evaluation import Evaluation
-from dino_train.metrics import MetricsLog, check_wandb
+from dino_train.evaluation import Evaluation, in_words, measured_at
+from dino_train.metrics import METRICS, MetricsLog, check_wandb, read_rows
 from dino_train.progress import Progress, StopRequest
 from dino_train.report import Report
 from dino_train.run import Run, check_amounts
-from dino_train.run_folder import config_record, enter_run_folder
+from dino_train.run_folder import config_record, enter_run_folder, hold_run_folder
 from dino_train.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
-REPORT_IMAGES = 4
 SMALL_CROP = 64
 """Up to this size in pixels, one batched pass beats workers that crop image by image on a CPU."""
 
@@ -107,40 +104,39 @@ def train(
     workers = default_workers() if workers is None else workers
     process = distributed.start(device)
     try:
-        if wandb_project:
-            check_wandb()
-        executor = _executor(crops, config, process.device)
-        _check_decoder(decode, executor, cache, process.device)
-        images = list_images(data) if images is None else images
-        check_amounts(config, len(images), process.world_size)
-        fingerprint = images.fingerprint()
-        record = config_record(
-            out,
-            as_dict(config),
-            data={
-                "sources": [str(source) for source in data],
-                "images": len(images),
-                "fingerprint": fingerprint,
-            },
-            init_from=_named(init_from, checkpoint_key) if init_from else None,
-            extend=extend,
-        )
-        run = Run(config, images, out, process, data_fingerprint=fingerprint, compiled=compile)
-        evaluation = Evaluation(
-            images,
-            eval_data=Path(eval_data) if eval_data else None,
-            preprocess=Preprocess(size=config.crops.global_crops_size),
-            batch_size=max(1, min(256, run.part_size)),
-            workers=workers,
-            device=process.device,
-        )
-        if not run.resume() and init_from:
-            run.start_from(init_from, checkpoint_key)
-        distributed.barrier()  # every process has read the folder before one changes it
-        if process.is_main:
-            enter_run_folder(out, record)
-        distributed.barrier()
         with ExitStack() as opened:
+            distributed.by_main(process, lambda: opened.enter_context(hold_run_folder(out)))
+            if wandb_project:
+                check_wandb()
+            executor = _executor(crops, config, process.device)
+            _check_decoder(decode, executor, cache, process.device)
+            images = list_images(data) if images is None else images
+            check_amounts(config, len(images), process.world_size)
+            fingerprint = images.fingerprint()
+            record = config_record(
+                out,
+                as_dict(config),
+                data={
+                    "sources": [str(source) for source in data],
+                    "images": len(images),
+                    "fingerprint": fingerprint,
+                },
+                init_from=_named(init_from, checkpoint_key) if init_from else None,
+                extend=extend,
+            )
+            run = Run(config, images, out, process, data_fingerprint=fingerprint, compiled=compile)
+            evaluation = Evaluation(
+                images,
+                eval_data=Path(eval_data) if eval_data else None,
+                preprocess=Preprocess(size=config.crops.global_crops_size),
+                batch_size=max(1, min(256, run.part_size)),
+                workers=workers,
+                device=process.device,
+            )
+            if not run.resume() and init_from:
+                run.start_from(init_from, checkpoint_key)
+            distributed.barrier()  # every process has read the folder before one changes it
+            distributed.by_main(process, lambda: enter_run_folder(out, record))
             metrics = None
             if process.is_main:
                 metrics = opened.enter_context(
@@ -183,17 +179,22 @@ def _loop(
     """Steps from where the run stands to its end, or until somebody stops it."""
     c, process, device = run.config, run.process, run.process.device
     numbers: dict[str, float] = {}
-    report = _report(run) if process.is_main else None
+    report = None
+    if process.is_main:
+        size = 2 * c.crops.global_crops_size
+        report = Report.of_data(run.out, run.images, size=size, start_step=run.step)
     failures = FailureLog(
         run.out / "failures.jsonl",
         num_images=len(run.images),
         max_bad_share=c.run.max_bad_share,
     )
-    if metrics and run.step == 0:
-        numbers = evaluation.measure(run.learner.teacher.backbone)
-        metrics.append({"step": 0, "epoch": 0.0, **numbers})
-        logger.info("untrained: %s", _in_words(numbers))
-    if report:  # a run that was killed after its snapshot has not drawn this step yet
+    due = run.step == run.total_steps or run.step % run.eval_steps == 0
+    if metrics and due:  # the step before was measured, unless its row was lost
+        numbers = measured_at(run.epoch, read_rows(run.out / METRICS))
+        numbers = numbers or _measure(run, evaluation, metrics)
+    if metrics and run.step:  # a run that was killed after its snapshot has not written these yet
+        run.complete_checkpoint()
+    if report:
         report.update(run.learner.teacher.backbone, step=run.step)
     progress = Progress(total_steps=run.total_steps, start_step=run.step, visible=process.is_main)
     log = StepLog(run, metrics, progress, late=device.type == "cuda")
@@ -218,19 +219,19 @@ def _loop(
 
         last = run.step == run.total_steps
         stopping = agreement.reached(stop.received)
-        measuring = last or run.step % (c.run.eval_epochs * run.steps_per_epoch) == 0
+        measuring = last or run.step % run.eval_steps == 0
         saving = last or stopping or run.step % run.snapshot_steps == 0
         if measuring or saving:
             log.settle()
         giving_up = log.skipped_in_a_row >= c.run.max_nonfinite_steps
         if measuring:
             if metrics:
-                numbers = evaluation.measure(run.learner.teacher.backbone)
-                metrics.append({"step": step, "epoch": run.step / run.steps_per_epoch, **numbers})
-                logger.info("epoch %g: %s", run.step / run.steps_per_epoch, _in_words(numbers))
+                numbers = _measure(run, evaluation, metrics)
             distributed.barrier()
             log.restart_clock()
         if saving or giving_up:
+            if metrics:
+                metrics.sync()
             run.save()
             if report:
                 report.update(run.learner.teacher.backbone, step=run.step)
@@ -246,6 +247,14 @@ def _loop(
             break
     progress.close()
     return TrainResult(steps=run.step, total_steps=run.total_steps, numbers=numbers)
+
+
+def _measure(run: Run, evaluation: Evaluation, metrics: MetricsLog) -> dict[str, float]:
+    """Measure the teacher and write a row."""
+    numbers = evaluation.measure(run.learner.teacher.backbone)
+    metrics.append({"step": max(run.step - 1, 0), "epoch": run.epoch, **numbers})
+    logger.info("%s: %s", f"epoch {run.epoch:g}" if run.step else "untrained", in_words(numbers))
+    return numbers
 
 
 def _sampler(run: Run) -> StepSampler:
@@ -284,30 +293,3 @@ def _executor(
         return asked
     tiny = config.crops.global_crops_size <= SMALL_CROP
     return "device" if device.type == "cuda" or tiny else "worker"
-
-
-def _report(run: Run) -> Report | None:
-    """The report, with a few readable images spread evenly over the data; None without any."""
-    size = 2 * run.config.crops.global_crops_size
-    preprocess = Preprocess(size=size)
-    shown = []
-    for index in np.linspace(0, len(run.images) - 1, 4 * REPORT_IMAGES).astype(int):
-        name = run.images.name(int(index))
-        try:
-            shown.append(preprocess(read_image(run.images.read(int(index)), path=name)))
-        except ImageError:
-            continue  # training lists it; four spare pictures are enough
-    if not shown:
-        return None
-    images = torch.stack(shown[:: max(1, len(shown) // REPORT_IMAGES)][:REPORT_IMAGES])
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    levels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    pictures = list(levels.permute(0, 2, 3, 1).numpy())
-    return Report(run.out, images=images, pictures=pictures, start_step=run.step)
-
-
-def _in_words(numbers: dict[str, float]) -> str:
-    words = f"RankMe {numbers['rankme']:.1f}"
-    if "knn_top1_percent" in numbers:
-        words += f", k-NN top-1 {numbers['knn_top1_percent']:.1f} %"
-    return words
