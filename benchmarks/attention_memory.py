@@ -86,8 +86,8 @@ def steps(side: int, patch_size: int, device: str) -> dict[str, Callable[[], Any
     """The two ways, each from the same input of the same block."""
     import torch
 
-    from dino_infer.backbones import vision_transformer
-    from dino_infer.vision_transformers import Embedded
+    from dino_infer.networks.build import vision_transformer
+    from dino_infer.networks.vit import Embedded
 
     torch.manual_seed(0)
     backbone = vision_transformer(

@@ -32,15 +32,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from dino_infer.images import EncodedImage
-from dino_infer.listing import ImageList, list_images
-from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from dino_train import worker_crops
-from dino_train.cache import RamCache
-from dino_train.crops import CropSpec, draw_batch
-from dino_train.data import build_loader
-from dino_train.dataset import CropDataset
-from dino_train.sampler import StepSampler
+from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from dino_infer.images.read import EncodedImage
+from dino_infer.sources.image_list import ImageList, list_images
+from dino_train.crops import in_workers
+from dino_train.crops.parameters import CropSpec, draw_batch
+from dino_train.data.dataset import CropDataset
+from dino_train.data.loader import build_loader
+from dino_train.data.ram_cache import RamCache
+from dino_train.data.sampler import StepSampler
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 SMALL, LARGE = (500, 375), (2000, 1500)
@@ -240,7 +240,7 @@ def print_stages(images: ImageList) -> None:
     keys = [(0, i) for i in everything]
     params = draw_batch(spec, seed=0, keys=keys, sizes=sizes)
     decoded = [EncodedImage(one, path="").pixels() for one in data]
-    made = worker_crops.empty_crops(spec, batch_size=1)
+    made = in_workers.empty_crops(spec, batch_size=1)
     worker, device = (
         CropDataset(some, spec, executor=executor, seed=0) for executor in ("worker", "device")
     )
@@ -254,7 +254,7 @@ def print_stages(images: ImageList) -> None:
         "draw parameters": lambda: draw_batch(spec, seed=0, keys=keys, sizes=sizes),
         "cut and resize": lambda: [cut(decoded[i], params[i]) for i in everything],
         "all crops of decoded images": lambda: [
-            worker_crops.write_crops(made, 0, decoded[i], params[i], spec) for i in everything
+            in_workers.write_crops(made, 0, decoded[i], params[i], spec) for i in everything
         ],
         "device executor: all of a worker": lambda: [
             device.__getitems__(keys[i : i + 16]) for i in everything[::16]
@@ -290,8 +290,8 @@ def bare(jpeg: bytes, room: np.ndarray | None = None) -> np.ndarray:
 
 def cut(image: np.ndarray, params: Any) -> None:
     """All boxes of an image, resized."""
-    worker_crops.resized_crops(image, params[:2], size=224)
-    worker_crops.resized_crops(image, params[2:], size=96)
+    in_workers.resized_crops(image, params[:2], size=224)
+    in_workers.resized_crops(image, params[2:], size=96)
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ def prepared(way: str, folder: Path, options: argparse.Namespace) -> Callable[[A
     from dino_export.parity import sample_photos
     from dino_export.runtimes import opened
     from dino_export.settings import ExportSettings
-    from dino_infer.backbones import build_backbone
-    from dino_infer.checkpoints import CheckpointInfo
+    from dino_infer.networks.build import build_backbone
+    from dino_infer.weights.checkpoints import CheckpointInfo
 
     torch.manual_seed(0)
     backbone = build_backbone(
@@ -162,8 +162,8 @@ def prepared(way: str, folder: Path, options: argparse.Namespace) -> Callable[[A
 
 def calibration_images(folder: Path) -> list[Any]:
     """Arrays, spread over the folder."""
-    from dino_infer.images import read_image
-    from dino_infer.listing import list_images
+    from dino_infer.images.read import read_image
+    from dino_infer.sources.image_list import list_images
 
     listed = list_images([folder])
     step = max(1, len(listed) // CALIBRATION_IMAGES)

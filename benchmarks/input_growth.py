@@ -78,10 +78,10 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
     """List, order and load in this process."""
     import torch
 
-    from dino_infer.listing import list_images
-    from dino_train.crops import CropSpec
-    from dino_train.data import build_loader
-    from dino_train.sampler import StepSampler, epoch_order
+    from dino_infer.sources.image_list import list_images
+    from dino_train.crops.parameters import CropSpec
+    from dino_train.data.loader import build_loader
+    from dino_train.data.sampler import StepSampler, epoch_order
 
     torch.set_num_threads(1)
     before = resident_mb()
@@ -129,8 +129,8 @@ def print_shards(folder: Path, *, shards: int = 8, members: int = 2000, rounds: 
     """Megabytes a second and requests to the disk while one process reads an epoch."""
     import numpy as np
 
-    from dino_infer.listing import list_images
-    from dino_train.sampler import Order
+    from dino_infer.sources.image_list import list_images
+    from dino_train.data.sampler import Order
 
     rng = np.random.default_rng(0)
     paths = [folder / f"{shard:04}.tar" for shard in range(shards)]
@@ -164,8 +164,8 @@ def print_shards(folder: Path, *, shards: int = 8, members: int = 2000, rounds: 
 
 def read_epoch(images: Any, *, order: Any, ahead: bool, seed: int) -> int:
     """Read every image once in batches of 64; the bytes."""
-    from dino_train.read_ahead import ReadAhead
-    from dino_train.sampler import StepSampler
+    from dino_train.data.read_ahead import ReadAhead
+    from dino_train.data.sampler import StepSampler
 
     steps = len(images) // 64
     batches = StepSampler(

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from stopwatch import timed_rounds
 
-from dino_infer.images import image_size
-from dino_infer.listing import ImageList
-from dino_train.cache import RamCache
-from dino_train.crops import CropSpec
-from dino_train.data import Batch, CropDataset, Executor, make_crops
-from dino_train.worker_crops import prepare_executor
+from dino_infer.images.read import image_size
+from dino_infer.sources.image_list import ImageList
+from dino_train.crops.in_workers import prepare_executor
+from dino_train.crops.parameters import CropSpec
+from dino_train.data.loader import Batch, CropDataset, Executor, make_crops
+from dino_train.data.ram_cache import RamCache
 
 
 class FilesRead:

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dino_infer.knn import Accuracy, accuracies, nearest
-from dino_infer.votes import TEMPERATURE
+from dino_infer.knn.classifier import Accuracy, accuracies, nearest
+from dino_infer.knn.votes import TEMPERATURE
 
 CASES = {"all k": (10, 20, 100, 200), "k = 20": (20,)}
 TOLERANCE = 0.05  # percentage points: a query whose classes tie may fall either way

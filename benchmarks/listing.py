@@ -90,7 +90,7 @@ def make_shard(path: Path, names: list[str]) -> Path:
 def measured(sources: list[str]) -> dict[str, float]:
     """List the sources in this process and time what users of the list do with it."""
     start = time.perf_counter()
-    from dino_infer.listing import list_images
+    from dino_infer.sources.image_list import list_images
 
     row = {"import s": time.perf_counter() - start}
     before = resident_mb()

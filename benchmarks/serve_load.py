@@ -70,8 +70,8 @@ def show(**values: Any) -> None:
 
 def random_weights(folder: Path, arch: str, image_size: int) -> Path:
     """A network of the right cost."""
-    from dino_infer.backbones import build_backbone
-    from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
+    from dino_infer.networks.build import build_backbone
+    from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
 
     path = folder / f"{arch}.safetensors"
     backbone = build_backbone(arch, patch_size=16, image_size=image_size)
@@ -191,7 +191,7 @@ def build_index(folder: Path, weights: Path, rows: int, rng: np.random.Generator
     """The index that the server opens, and its vectors beside it; returns their width."""
     from dino_app.store.interface import Item
     from dino_app.store.opening import create_store
-    from dino_infer.embed import Embedder
+    from dino_infer.embedding.embedder import Embedder
 
     embedder = Embedder.load(weights, device="cpu")
     dim = embedder.feature_shape[0]

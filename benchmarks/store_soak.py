@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT), str(ROOT / "app")]
 
 from dino_app.store.faiss_store import FaissStore, merging  # noqa: E402
-from tests.app.store.reading_processes import GROUPS, group_of, search_once  # noqa: E402
+from tests.app.store.faiss_store.reading_processes import GROUPS, group_of, search_once  # noqa: E402
 
 WRITERS, SEARCHERS, READERS = 2, 8, 2
 WARM_UP = 0.2  # share of the time
@@ -135,7 +135,13 @@ def level(samples: list[tuple[float, int]]) -> bool:
 
 def reader(folder: Path, seconds: float) -> "subprocess.Popen[str]":
     """Another process that searches."""
-    command = [sys.executable, "-m", "tests.app.store.reading_processes", folder, str(seconds)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.app.store.faiss_store.reading_processes",
+        folder,
+        str(seconds),
+    ]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "app")])}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
 

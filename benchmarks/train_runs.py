@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from crop_speed import SMALL as PHOTO_SIZE
-from crop_speed import made_photos
+from crop_speed import SMALL as PHOTO_SIZE, made_photos
 from original_run import original_speed
 from timed_program import GRACE_S, NotMeasuredError, Shares, Speed, run_to_end
 
 from dino_infer.devices import resolved_precision
-from dino_infer.listing import ImageList, list_images
-from dino_train.metrics import read_rows
+from dino_infer.sources.image_list import ImageList, list_images
+from dino_train.records.metrics import read_rows
 
 CACHES = {"cpu": ("none", "ram"), "cuda": ("none", "ram", "gpu")}
 MOST_COPIES = 512  # files that are really there; the others are links to them

@@ -30,8 +30,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from train_runs import photos, print_processes, print_runs, print_startup
 
-from dino_infer.backbones import build_backbone
 from dino_infer.devices import AUTOCAST
+from dino_infer.networks.build import build_backbone
 from dino_train import optim
 from dino_train.distributed import Process
 from dino_train.head import DINOHead

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dino_infer import Embedder, Preprocess, accuracies, build_backbone, list_images, nearest
-from dino_infer.images import read_image
+from dino_infer.images.read import read_image
 
 CALIBRATION_BATCHES = 30
 

@@ -29,7 +29,7 @@ def main() -> int:
     import dino_infer.cli.attention
     import dino_infer.cli.embed
     import dino_train.cli
-    from dino_train.samples import write_samples
+    from dino_infer.samples import write_samples
 
     photos, run = out / "photos", out / "run"
     if not photos.exists():
@@ -80,7 +80,7 @@ def command(run: Callable[[Sequence[str]], int], name: str, arguments: list[str]
 
 def knn_of_run(run: Path) -> tuple[float, float]:
     """k-NN top-1 in percent before the first step and after the last."""
-    from dino_train.metrics import read_rows
+    from dino_train.records.metrics import read_rows
 
     rows = [row for row in read_rows(run / "metrics.jsonl") if "knn_top1_percent" in row]
     return rows[0]["knn_top1_percent"], rows[-1]["knn_top1_percent"]
@@ -88,7 +88,7 @@ def knn_of_run(run: Path) -> tuple[float, float]:
 
 def pixel_knn(photos: Path) -> float:
     """k-NN top-1 in percent of the tiles themselves, shrunk to 16 x 16."""
-    from dino_infer.knn import KNNClassifier
+    from dino_infer.knn.classifier import KNNClassifier
 
     def pixels(split: str) -> tuple[np.ndarray, np.ndarray]:
         paths = sorted((photos / split).rglob("*.png"))
@@ -103,7 +103,7 @@ def pixel_knn(photos: Path) -> float:
 
 def example_photos(folder: Path) -> list[Path]:
     """Whole photographs to look at."""
-    from dino_train.samples import whole_photos
+    from dino_infer.samples import whole_photos
 
     return whole_photos(folder, names=("astronaut", "chelsea", "coffee", "rocket"))
 

@@ -33,10 +33,10 @@ PRINTED_BY = {
     "server": {"dino-serve"},
     "demo": {"dino-demo"},
     "evaluate": {"dino-eval"},
-    "outputs": {"dino-embed"},
-    "embed_job": {"dino-embed"},
-    "feature_writer": {"dino-embed"},
-    "older_rows": {"dino-embed"},
+    "output": {"dino-embed"},
+    "job": {"dino-embed"},
+    "writer": {"dino-embed"},
+    "update": {"dino-embed"},
     "attention": {"dino-attention"},
 }
 # Flags of pip, and of modules that are programs of their own.

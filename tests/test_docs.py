@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.networks.build import build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -151,7 +151,7 @@ def server(prepared, tmp_path_factory):
 
     from dino_app.server.app import create_app
     from dino_app.store.opening import open_store
-    from dino_infer.embed import Embedder
+    from dino_infer.embedding.embedder import Embedder
     from tests.app.server.conftest import served
 
     index = tmp_path_factory.mktemp("served") / "photos.index"

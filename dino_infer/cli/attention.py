@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dino_infer.cli.attention_options import LookOptions, VideoOptions, WriteOptions
+from dino_infer.cli.exit_codes import UsageError, exit_code, inputs_code, printable
 from dino_infer.cli.options import TableOptions, WeightOptions, check_images, column_flag
-from dino_infer.cli.run import UsageError, exit_code, inputs_code, printable
 
 if TYPE_CHECKING:
+    from dino_infer.attention.patches import PatchPCA
     from dino_infer.cli.attention_files import Drawing, Looking
-    from dino_infer.images import ImageFailure
-    from dino_infer.listing import ImageList
-    from dino_infer.patches import PatchPCA
-    from dino_infer.videos import VideoPath
+    from dino_infer.drawing.videos import VideoPath
+    from dino_infer.images.read import ImageFailure
+    from dino_infer.sources.image_list import ImageList
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ def attention(
         device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.
     """
     check_images(images)
+    from dino_infer.drawing.videos import imported_av, split_videos
     from dino_infer.errors import DataError
-    from dino_infer.images import write_failures
-    from dino_infer.listing import list_images
-    from dino_infer.videos import imported_av, split_videos
+    from dino_infer.images.read import write_failures
+    from dino_infer.sources.image_list import list_images
 
     if out.exists() and not out.is_dir():
         raise DataError(f"maps go to a folder, but {printable(out)!r} is a file; pass another -o")
@@ -83,7 +83,7 @@ def attention(
 
 def _drawing(look: LookOptions, files: WriteOptions) -> "Drawing":
     from dino_infer.cli.attention_files import Drawing
-    from dino_infer.overlays import check_colormap
+    from dino_infer.drawing.overlays import check_colormap
 
     try:
         check_colormap(files.colormap)
@@ -99,16 +99,16 @@ def _drawing(look: LookOptions, files: WriteOptions) -> "Drawing":
 
 
 def _looking(weights: WeightOptions, look: LookOptions, *, device: str) -> "Looking":
-    from dino_infer.attention import (
+    from dino_infer.attention.maps import (
         attention_maps,
         check_has_attention,
         rollout_maps,
         whole_image,
     )
-    from dino_infer.checkpoints import load_backbone
     from dino_infer.cli.attention_files import Looking
     from dino_infer.devices import resolved_device
-    from dino_infer.preprocess import Preprocess
+    from dino_infer.images.preprocess import Preprocess
+    from dino_infer.weights.checkpoints import load_backbone
 
     place = resolved_device(device)
     try:
@@ -153,7 +153,7 @@ def _draw_images(
 
     from dino_infer.cli.attention_files import pca_basis
     from dino_infer.errors import ImageError
-    from dino_infer.images import ImageFailure
+    from dino_infer.images.read import ImageFailure
     from dino_infer.progress import Progress
 
     basis = pca_basis(listed, looking) if files.pca else None
@@ -183,7 +183,7 @@ def _draw_image(
     basis: "PatchPCA | None",
 ) -> list[Path]:
     from dino_infer.cli.attention_files import write_boxes, write_files, write_pca
-    from dino_infer.images import read_image
+    from dino_infer.images.read import read_image
 
     name = listed.name(i)
     image = read_image(listed.read(i), path=name)
@@ -208,9 +208,9 @@ def _draw_videos(
     from tqdm import tqdm
 
     from dino_infer.cli.attention_files import write_video
+    from dino_infer.drawing.videos import VideoFile
     from dino_infer.errors import ImageError
-    from dino_infer.images import ImageFailure
-    from dino_infer.videos import VideoFile
+    from dino_infer.images.read import ImageFailure
 
     failures = []
     for path, name in videos:

@@ -10,16 +10,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from dino_infer.attention import AttentionMaps, Head, chosen_maps, grid_masks, upsampled
-from dino_infer.backbones import Backbone
-from dino_infer.boxes import mask_boxes
-from dino_infer.cli.run import UsageError
-from dino_infer.color_scale import Scale
-from dino_infer.errors import ImageError
-from dino_infer.files import whole_file, write_json
-from dino_infer.images import read_image
-from dino_infer.listing import ImageList
-from dino_infer.overlays import (
+from dino_infer.attention.boxes import mask_boxes
+from dino_infer.attention.maps import AttentionMaps, Head, chosen_maps, grid_masks, upsampled
+from dino_infer.attention.patches import PatchPCA, PatchTokens, patch_pca, patch_tokens
+from dino_infer.attention.views import view_of
+from dino_infer.cli.exit_codes import UsageError
+from dino_infer.drawing.overlays import (
     head_colors,
     heat_overlay,
     heatmap,
@@ -27,12 +23,15 @@ from dino_infer.overlays import (
     mosaic,
     pca_colors,
 )
-from dino_infer.patches import PatchPCA, PatchTokens, patch_pca, patch_tokens
-from dino_infer.preprocess import Preprocess
+from dino_infer.drawing.sheets import attention_picture, marked_picture
+from dino_infer.drawing.videos import Scale, VideoFile, video_file
+from dino_infer.errors import ImageError
+from dino_infer.files import whole_file, write_json
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.images.read import read_image
+from dino_infer.networks.build import Backbone
 from dino_infer.progress import Progress
-from dino_infer.render import attention_picture, marked_picture
-from dino_infer.videos import VideoFile, video_file
-from dino_infer.views import view_of
+from dino_infer.sources.image_list import ImageList
 
 PCA_IMAGES = 100  # of a longer list, evenly spread, make the basis that all are drawn in
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import check_positive
-from dino_infer.cli.run import UsageError
 
 Kind = Literal["sheet", "npz", "overlay", "mask", "heads", "colors"]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from dino_infer.cli.exit_codes import UsageError, exit_code, inputs_code, printable
 from dino_infer.cli.options import (
     ComputeOptions,
     Images,
@@ -18,10 +19,9 @@ from dino_infer.cli.options import (
     column_flag,
     load_embedder,
 )
-from dino_infer.cli.run import UsageError, exit_code, inputs_code, printable
 
 if TYPE_CHECKING:
-    from dino_infer.shares import Share
+    from dino_infer.features.shards import Share
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +102,11 @@ def embed(
     if job.merge:
         return _merged(images, out, job)
     check_images(images)
-    from dino_infer.listing import list_images
+    from dino_infer.sources.image_list import list_images
 
     share = _share(job.shard)
     if share.count > 1:
-        from dino_infer.shares import device_of_share
+        from dino_infer.features.shards import device_of_share
 
         compute = replace(compute, device=device_of_share(compute.device))
     to_folder = _is_folder(out)
@@ -132,8 +132,8 @@ def _run(
     *,
     to_folder: bool,
 ) -> Any:
-    from dino_infer.embed_job import embed_to_file, embed_to_folder
-    from dino_infer.outputs import Output
+    from dino_infer.features.job import embed_to_file, embed_to_folder
+    from dino_infer.features.output import Output
 
     output = Output(
         dtype=features.dtype,
@@ -154,8 +154,7 @@ def _merged(images: tuple[str, ...], out: str, job: JobOptions) -> int:
         raise UsageError(f"--merge takes no images, got {printable(images[0])!r}")
     if _is_folder(out):
         raise UsageError("--merge joins the shards of a file; partitions of a folder need none")
-    from dino_infer.merging import merge_shares
-    from dino_infer.shares import Share
+    from dino_infer.features.shards import Share, merge_shares
 
     return _done(merge_shares(out, overwrite=job.overwrite), out, Share())
 
@@ -193,7 +192,7 @@ def _described(
 
 
 def _share(shard: str | None) -> "Share":
-    from dino_infer.shares import Share, launched_with, share_of
+    from dino_infer.features.shards import Share, launched_with, share_of
 
     if shard is None:
         if launched_with() > 1:

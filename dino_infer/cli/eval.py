@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dino_infer.cli.exit_codes import UsageError, exit_code, inputs_code, printable
 from dino_infer.cli.options import (
     ComputeOptions,
     TableOptions,
@@ -18,11 +19,10 @@ from dino_infer.cli.options import (
     column_flag,
     load_embedder,
 )
-from dino_infer.cli.run import UsageError, exit_code, inputs_code, printable
 
 if TYPE_CHECKING:
     from dino_infer.evaluate.knn import FewShot
-    from dino_infer.votes import Ranking
+    from dino_infer.knn.votes import Ranking
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def knn(
 
 
 def _print_accuracies(rankings: "Mapping[int, Ranking]") -> None:
-    from dino_infer.knn import accuracy
+    from dino_infer.knn.classifier import accuracy
 
     print("    k   top-1   top-5")
     for k, ranking in rankings.items():

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dino_infer.cli.run import UsageError
+from dino_infer.cli.exit_codes import UsageError
 
 DEFAULT_WEIGHTS = "timm:vit_small_patch16_224.dino"
 
@@ -117,8 +117,8 @@ def load_embedder(
     Raises:
         UsageError: Unknown arch, a size below one patch, or a feature that the network lacks.
     """
-    from dino_infer.embed import Embedder
-    from dino_infer.images import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES
+    from dino_infer.embedding.embedder import Embedder
+    from dino_infer.images.read import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES
 
     view = view or ViewOptions()
     pixels, file_mb = view.max_megapixels, view.max_file_mb

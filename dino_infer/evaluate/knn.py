@@ -11,8 +11,8 @@ from jaxtyping import Int64, Shaped
 from dino_infer.errors import DataError
 from dino_infer.evaluate.label_files import first_names
 from dino_infer.evaluate.labelled import LabelledFeatures
-from dino_infer.knn import accuracies, clamped_k, nearest, nearest_others
-from dino_infer.votes import TEMPERATURE, Ranking, rankings
+from dino_infer.knn.classifier import accuracies, clamped_k, nearest, nearest_others
+from dino_infer.knn.votes import TEMPERATURE, Ranking, rankings
 
 logger = logging.getLogger(__name__)
 

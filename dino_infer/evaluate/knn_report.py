@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from dino_infer.confusion import ClassResult, class_results, confusion_picture
 from dino_infer.errors import DataError
+from dino_infer.evaluate.confusion import ClassResult, class_results, confusion_picture
 from dino_infer.evaluate.knn import FewShot
 from dino_infer.evaluate.labelled import MUST_AGREE, LabelledFeatures
 from dino_infer.files import whole_file
-from dino_infer.knn import accuracy
-from dino_infer.votes import Ranking
+from dino_infer.knn.classifier import accuracy
+from dino_infer.knn.votes import Ranking
 
 FORMAT_VERSION = 1
 FILES = ("accuracies.json", "classes.csv", "confusion.png")

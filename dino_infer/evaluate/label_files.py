@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from dino_infer.errors import DataError
-from dino_infer.row_table import printable_name
+from dino_infer.features.table import printable_name
 
 HEADER = ["path", "label"]
 NAMES_SHOWN = 5  # of a list in a message

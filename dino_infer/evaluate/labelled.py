@@ -10,14 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from dino_infer.aliases import one_of_each_file
-from dino_infer.embed import Embedder
+from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import DataError
 from dino_infer.evaluate.label_files import first_names, labels_from_file
-from dino_infer.features import Features, class_names, failures_in, feature_paths, read_features
-from dino_infer.listing import list_images
-from dino_infer.matrix_files import SUFFIXES
-from dino_infer.row_table import OK, table_rows
+from dino_infer.features.files import (
+    Features,
+    class_names,
+    failures_in,
+    feature_paths,
+    read_features,
+)
+from dino_infer.features.matrix import SUFFIXES
+from dino_infer.features.table import OK, table_rows
+from dino_infer.sources.aliases import one_of_each_file
+from dino_infer.sources.image_list import list_images
 
 ROWS_AT_ONCE = 65_536
 # Of Embedder.description: features that differ in these cannot be compared.

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dino_infer.cli.run import UsageError, exit_code, printable
+from dino_infer.cli.exit_codes import UsageError, exit_code, printable
 
 if TYPE_CHECKING:
     from dino_export.convert import Target
     from dino_export.parity import Parity
     from dino_export.settings import ExportSettings, Format
-    from dino_infer.backbones import Backbone
-    from dino_infer.checkpoint_info import CheckpointInfo
+    from dino_infer.networks.build import Backbone
+    from dino_infer.weights.info import CheckpointInfo
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def _convert(weights: str, out: Path, to: "Target", source: SourceOptions) -> in
 def _loaded(weights: str, source: SourceOptions, *, with_head: bool = False) -> Any:
     """Backbone, what is known about it, and the head if that is wanted."""
     from dino_export.errors import ExportError
-    from dino_infer.checkpoints import load_backbone, read_training_weights
+    from dino_infer.weights.checkpoints import load_backbone, read_training_weights
 
     backbone, about = load_backbone(
         weights,
@@ -261,8 +261,8 @@ def _settings(
 def _photos(folder: Path) -> list[Any]:
     """The user's images as arrays, spread over the folder: enough to compare and to calibrate."""
     from dino_export.parity import NEIGHBOR_IMAGES
-    from dino_infer.images import read_image
-    from dino_infer.listing import list_images
+    from dino_infer.images.read import read_image
+    from dino_infer.sources.image_list import list_images
 
     listed = list_images([folder])
     step = max(1, len(listed) // (2 * NEIGHBOR_IMAGES))

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from dino_export.errors import ExportError
 from dino_export.layouts import State, in_hugging_face_names, in_original_names
-from dino_infer.backbones import NORM_EPS, ROTARY_NORM_EPS, Backbone, ViTBackbone, ViTShape
-from dino_infer.checkpoint_info import CheckpointInfo
-from dino_infer.checkpoints import load_backbone, load_weights, save_checkpoint
 from dino_infer.files import whole_file, whole_folder, write_json
-from dino_infer.hub import CONFIG, PREPROCESSING, ROPE_THETA, WEIGHTS
-from dino_infer.preprocess import Preprocess
-from dino_infer.weight_files import read_weight_file
-from dino_infer.weight_shapes import PUBLISHED, inferred_info
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.networks.build import NORM_EPS, ROTARY_NORM_EPS, Backbone, ViTBackbone, ViTShape
+from dino_infer.weights.architectures import PUBLISHED, inferred_info
+from dino_infer.weights.checkpoints import load_backbone, load_weights, save_checkpoint
+from dino_infer.weights.files import read_weight_file
+from dino_infer.weights.hub import CONFIG, PREPROCESSING, ROPE_THETA, WEIGHTS
+from dino_infer.weights.info import CheckpointInfo
 
 Target = Literal["hf", "timm", "dino-pth", "safetensors"]
 TARGETS: tuple[Target, ...] = get_args(Target)

@@ -15,11 +15,11 @@ from dino_export.parity import Parity, compared_sizes, parity, reference
 from dino_export.runtimes import opened
 from dino_export.settings import ExportSettings
 from dino_export.torchscript import save_torchscript
-from dino_infer.backbones import Backbone
-from dino_infer.checkpoint_info import CheckpointInfo
-from dino_infer.checkpoints import weights_sha256
 from dino_infer.files import whole_file
-from dino_infer.preprocess import Preprocess
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.networks.build import Backbone
+from dino_infer.weights.checkpoints import weights_sha256
+from dino_infer.weights.info import CheckpointInfo
 
 logger = logging.getLogger(__name__)
 

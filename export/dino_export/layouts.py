@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dino_infer.backbones import ViTShape
+from dino_infer.networks.build import ViTShape
 
 State = dict[str, Tensor]
 Rules = tuple[tuple[str, str], ...]

@@ -14,8 +14,8 @@ from torch import Tensor
 from dino_export.errors import ExportError
 from dino_export.graph import ExportedHead, Output
 from dino_export.settings import ExportSettings, Precision
-from dino_infer.backbones import Backbone
-from dino_infer.preprocess import Preprocess
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.networks.build import Backbone
 
 BATCHES = (0, 1, 3, 8)  # none too: some operators of some runtimes divide by it
 NEIGHBOR_IMAGES = 48  # photographs whose nearest neighbours are compared

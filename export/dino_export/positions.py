@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dino_infer.positions import POSITION_OFFSET, PositionEmbedding
+from dino_infer.networks.positions import POSITION_OFFSET, PositionEmbedding
 
 SHARPNESS = -0.75  # of PyTorch's bicubic kernel
 ANTIALIASED_SHARPNESS = -0.5  # of the kernel that it widens against aliases, which is Pillow's

@@ -85,7 +85,7 @@ Opener = Callable[[Path, torch.device], tuple[dict[str, Any], Callable[[Tensor],
 
 
 def _onnx(path: Path, device: torch.device) -> tuple[dict[str, Any], Any]:
-    from dino_infer.onnx_sessions import onnx_session
+    from dino_infer.embedding.onnx_sessions import onnx_session
 
     session = onnx_session(path, device)
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)

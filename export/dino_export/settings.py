@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dino_export.graph import Output
-from dino_infer.checkpoint_info import CheckpointInfo
+from dino_infer.weights.info import CheckpointInfo
 
 Format = Literal["onnx", "torchscript", "pt2", "aoti"]
 Precision = Literal["fp32", "fp16", "int8"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.networks.build import build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
 
 
 def save_weights(path, *, seed: int) -> str:

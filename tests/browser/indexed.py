@@ -36,9 +36,9 @@ def squares(tmp_path_factory):
 def indexed_url(weights_folder, squares, tmp_path_factory):
     """A demo with the networks ``early`` and ``late``, and vectors of ``early`` to compare with."""
     from dino_app.store.interface import Item
-    from dino_infer.embed import Embedder
-    from dino_infer.embed_job import embed_to_file
-    from dino_infer.listing import list_images
+    from dino_infer.embedding.embedder import Embedder
+    from dino_infer.features.job import embed_to_file
+    from dino_infer.sources.image_list import list_images
     from tests.app.demo.indexed import small_index
 
     early, late = (weights_folder / f"{name}.safetensors" for name in ("early", "late"))

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from dino_infer.videos import VideoFile, video_file
+from dino_infer.drawing.videos import VideoFile, video_file
 from tests.browser.driving import dismiss, move, upload
 
 RATE = 8

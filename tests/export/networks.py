@@ -2,8 +2,8 @@
 
 import torch
 
-from dino_infer.backbones import ViTShape, build_backbone
-from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.networks.build import ViTShape, build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
 
 PLAIN = ViTShape(embed_dim=64, depth=2, num_heads=2)
 REGISTERS = ViTShape(embed_dim=64, depth=2, num_heads=2, layer_scale=True, registers=4)

@@ -13,10 +13,10 @@ from PIL import Image
 
 from dino_export.cli import main
 from dino_export.parity import sample_photos
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
-from dino_infer.embed import Embedder
+from dino_infer.embedding.embedder import Embedder
 from dino_infer.files import hold_output
+from dino_infer.networks.build import build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
 from tests.export.networks import weights_file
 
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from dino_export.convert import convert_weights, hugging_face_config, timm_config
 from dino_export.errors import ExportError
 from dino_export.layouts import in_hugging_face_names, in_original_names
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, load_backbone, weights_sha256
+from dino_infer.networks.build import build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo, load_backbone, weights_sha256
 from tests.export.networks import PLAIN, REGISTERS, ROTARY, SIZE, small_network
-from tests.infer.foreign_weights import DINOV2_GIANT, hub_state, meta_dinov2, meta_dinov3
+from tests.infer.weights.foreign_weights import DINOV2_GIANT, hub_state, meta_dinov2, meta_dinov3
 
 SHAPES = {"vit": PLAIN, "dinov2": DINOV2_GIANT, "registers": REGISTERS, "dinov3": ROTARY}
 MODEL_TYPES = {

@@ -12,8 +12,8 @@ from dino_export.export import export_backbone
 from dino_export.parity import Deviation, Parity, parity, sample_photos
 from dino_export.runtimes import opened
 from dino_export.settings import ExportSettings
-from dino_infer.checkpoints import weights_sha256
-from dino_infer.preprocess import Preprocess
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.weights.checkpoints import weights_sha256
 from dino_train.head import DINOHead
 from tests.export.networks import SIZE, small_network
 

@@ -11,8 +11,8 @@ from dino_export.export import export_backbone
 from dino_export.parity import sample_photos
 from dino_export.runtimes import opened
 from dino_export.settings import ExportSettings
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo
+from dino_infer.networks.build import build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo
 from tests.export.networks import SIZE, small_network
 
 CPU = torch.device("cpu")

@@ -13,10 +13,10 @@ from dino_export.graph import ExportedHead
 from dino_export.parity import sample_photos
 from dino_export.runtimes import opened
 from dino_export.settings import ExportSettings
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, weights_sha256
-from dino_infer.embed import Embedder
+from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import CheckpointError
+from dino_infer.networks.build import build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo, weights_sha256
 from tests.export.networks import PLAIN, REGISTERS, ROTARY, SIZE, small_network
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dino_export.positions import resampled_in_graph
-from dino_infer.positions import resampled_positions
+from dino_infer.networks.positions import resampled_positions
 
 GRIDS = [(4, 4), (5, 4), (1, 1), (1, 9), (12, 3), (30, 41)]
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dino_infer.embed import Embedder
-from dino_infer.preprocess import Preprocess
+from dino_infer.embedding.embedder import Embedder
+from dino_infer.images.preprocess import Preprocess
 
 SIDE = 4
 """Pixels that an image is averaged down to."""

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import Dataset
 
 from dino_infer.cores import container_cores, cores
-from dino_infer.decoding import Loader
 from dino_infer.devices import cpu_threads
+from dino_infer.embedding.decoding import Loader
 from dino_train.cli import RunOptions
 
 

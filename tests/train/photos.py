@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dino_train.crops import CropParams
+from dino_train.crops.parameters import CropParams
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 LEVELS = 255

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dino_infer.checkpoints import load_backbone, weights_sha256
 from dino_infer.files import hold_output
-from dino_infer.run_folders import snapshots_of
-from dino_infer.weight_files import tensors_sha256
+from dino_infer.weights.checkpoints import load_backbone, weights_sha256
+from dino_infer.weights.files import tensors_sha256
+from dino_infer.weights.run_folders import snapshots_of
 from dino_train.cli import main
-from dino_train.metrics import read_rows
+from dino_train.records.metrics import read_rows
 from tests.killing import exit_code, forked, kill_before_step
 
 TINY = (
@@ -161,8 +161,8 @@ def test_a_full_disk_before_the_checkpoint_fails_and_the_same_command_completes(
 HELD = """
 import sys
 from dino_infer.files import hold_output
-from dino_infer.run_folders import snapshots_of
-from dino_infer.weight_files import tensors_sha256
+from dino_infer.weights.run_folders import snapshots_of
+from dino_infer.weights.files import tensors_sha256
 with hold_output(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dino_infer.backbones import build_backbone
+from dino_infer.networks.build import build_backbone
 from dino_train.head import DINOHead
 
 

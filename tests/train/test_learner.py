@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dino_infer.backbones import build_backbone, vision_transformer
+from dino_infer.devices import LateNumbers
+from dino_infer.networks.build import build_backbone, vision_transformer
 from dino_train import optim, sliced_loss
 from dino_train.distributed import Process
 from dino_train.head import DINOHead
 from dino_train.health import SkippedSteps
-from dino_train.late_numbers import LateNumbers
 from dino_train.learner import Learner, Rates
 from dino_train.loss import Center
 from dino_train.student_teacher import (

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from dino_infer.samples import write_samples
 from dino_train.cli import main
-from dino_train.metrics import read_rows
-from dino_train.samples import write_samples
+from dino_train.records.metrics import read_rows
 
 
 def test_four_epochs_of_the_quick_start_beat_the_untrained_backbone(tmp_path: Path):

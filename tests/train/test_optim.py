@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from dino_infer.backbones import build_backbone
+from dino_infer.networks.build import build_backbone
 from dino_train import optim
 from dino_train.head import DINOHead
 from dino_train.student_teacher import MultiCropNetwork

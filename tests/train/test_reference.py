@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dino_infer.backbones import vision_transformer
+from dino_infer.networks.build import vision_transformer
 from dino_train import optim, schedules
 from dino_train.distributed import Process
 from dino_train.head import DINOHead

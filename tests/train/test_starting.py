@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dino_infer.listing import list_images
+from dino_infer.sources.image_list import list_images
 from dino_train import distributed, recipes
 from dino_train.run import Run
 

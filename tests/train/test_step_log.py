@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dino_infer.listing import list_images
+from dino_infer.sources.image_list import list_images
 from dino_train.config import from_dict
 from dino_train.distributed import Process
 from dino_train.learner import StepOutcome
-from dino_train.metrics import MetricsLog, read_rows
-from dino_train.progress import Progress
+from dino_train.records.metrics import MetricsLog, read_rows
+from dino_train.records.progress import Progress
 from dino_train.run import Run
 from dino_train.step_log import StepLog
 

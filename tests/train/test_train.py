@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, load_backbone, save_checkpoint
+from dino_infer.networks.build import build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo, load_backbone, save_checkpoint
 from dino_train.cli import main
 from dino_train.config import differences
-from dino_train.metrics import read_rows
-from tests.infer.foreign_weights import training_state
+from dino_train.records.metrics import read_rows
+from tests.infer.weights.foreign_weights import training_state
 
 SMALL = (
     "tiny_cpu --model.arch vit_micro --model.drop-path-rate 0.2 --crops.global-crops-size 32 "

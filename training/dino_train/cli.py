@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_infer.cli.options import column_flag
-from dino_infer.cli.run import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_infer.cores import default_workers
 from dino_train import recipes
 from dino_train.config import SettingsError, TrainConfig, from_dict
 
 if TYPE_CHECKING:
-    from dino_infer.listing import ImageList
+    from dino_infer.sources.image_list import ImageList
 
 HELP = f"""\
 usage: dino-train [RECIPE] --data PATH [PATH ...] --out RUN [options]
@@ -169,8 +169,8 @@ def _auto(
 
     The data comes along where it was listed.
     """
-    from dino_infer.listing import list_images
-    from dino_train.run_folder import saved_settings
+    from dino_infer.sources.image_list import list_images
+    from dino_train.records.run_folder import saved_settings
 
     if saved := saved_settings(options.out):
         try:
@@ -202,7 +202,7 @@ def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> 
     """What ``auto`` takes for these images, batch, length and weights."""
     weights = None
     if options.init_from:
-        from dino_infer.checkpoints import load_backbone
+        from dino_infer.weights.checkpoints import load_backbone
 
         weights = load_backbone(options.init_from, checkpoint_key=options.checkpoint_key)[1]
     epochs = given.optim.epochs
@@ -232,7 +232,7 @@ def _usual_side(images: "ImageList") -> int:
     from statistics import median_low
 
     from dino_infer.errors import ImageError
-    from dino_infer.images import image_size
+    from dino_infer.images.read import image_size
 
     sides = []
     for index in range(0, len(images), max(1, len(images) // 32)):
@@ -244,8 +244,8 @@ def _usual_side(images: "ImageList") -> int:
 
 
 def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" = None) -> int:
-    from dino_infer.listing import list_images
-    from dino_train.failures import listed_failures
+    from dino_infer.sources.image_list import list_images
+    from dino_train.data.failures import listed_failures
     from dino_train.train import train
 
     if images is None:

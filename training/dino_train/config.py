@@ -9,8 +9,8 @@ import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from dino_train.crops import CropSpec
-from dino_train.sampler import Order
+from dino_train.crops.parameters import CropSpec
+from dino_train.data.sampler import Order
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 

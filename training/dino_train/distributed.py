@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dino_infer.devices import resolved_device
-from dino_train.late_numbers import LateNumbers
+from dino_infer.devices import LateNumbers, resolved_device
 
 
 @dataclass(frozen=True, kw_only=True)

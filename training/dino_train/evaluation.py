@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dino_infer.backbones import Backbone
-from dino_infer.embed import Embedder
+from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import CheckpointError, DataError, TrainingError
-from dino_infer.knn import accuracies, nearest, nearest_others
-from dino_infer.listing import ImageList, list_images
-from dino_infer.preprocess import Preprocess
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.knn.classifier import accuracies, nearest, nearest_others
+from dino_infer.networks.build import Backbone
+from dino_infer.sources.image_list import ImageList, list_images
 from dino_train.health import rankme
 
 logger = logging.getLogger(__name__)

@@ -6,27 +6,28 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import (
+from dino_infer.devices import resolved_precision
+from dino_infer.errors import CheckpointError, DataError
+from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from dino_infer.networks.build import build_backbone
+from dino_infer.sources.image_list import ImageList
+from dino_infer.weights.checkpoints import (
     CheckpointInfo,
     load_weights,
     read_training_weights,
     save_checkpoint,
     weights_sha256,
 )
-from dino_infer.devices import resolved_precision
-from dino_infer.errors import CheckpointError, DataError
-from dino_infer.listing import ImageList
-from dino_infer.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from dino_infer.run_folders import CHECKPOINT, snapshots_of
-from dino_infer.weight_files import read_weight_file
-from dino_train import distributed, optim, schedules, snapshots
+from dino_infer.weights.files import read_weight_file
+from dino_infer.weights.run_folders import CHECKPOINT, snapshots_of
+from dino_train import distributed, optim, schedules
 from dino_train.config import SettingsError, TrainConfig, as_dict
 from dino_train.distributed import Process
 from dino_train.head import DINOHead
 from dino_train.learner import Learner, Rates
 from dino_train.loss import Center
-from dino_train.run_folder import check_state, code_version
+from dino_train.records import snapshots
+from dino_train.records.run_folder import check_state, code_version
 from dino_train.student_teacher import MultiCropNetwork, teacher_of
 
 logger = logging.getLogger(__name__)

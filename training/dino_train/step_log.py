@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from dino_infer.devices import LateNumbers
 from dino_train import distributed
 from dino_train.health import CollapseMonitor
-from dino_train.late_numbers import LateNumbers
 from dino_train.learner import StepOutcome
-from dino_train.metrics import MetricsLog
-from dino_train.progress import Progress
+from dino_train.records.metrics import MetricsLog
+from dino_train.records.progress import Progress
 from dino_train.run import Run
 
 logger = logging.getLogger(__name__)

@@ -19,19 +19,19 @@ import torch
 
 from dino_infer.cores import default_workers
 from dino_infer.errors import TrainingError
-from dino_infer.listing import ImageList, list_images
-from dino_infer.preprocess import Preprocess
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.sources.image_list import ImageList, list_images
 from dino_train import distributed
-from dino_train.batches import Cache, batches_on_device
 from dino_train.config import SettingsError, TrainConfig, as_dict
-from dino_train.data import Batch, Executor, FailureLog, StepSampler, make_crops
-from dino_train.dataset import Decoder
+from dino_train.data.batches import Cache, batches_on_device
+from dino_train.data.dataset import Decoder
+from dino_train.data.loader import Batch, Executor, FailureLog, StepSampler, make_crops
 from dino_train.evaluation import Evaluation, in_words, measured_at
-from dino_train.metrics import METRICS, MetricsLog, check_wandb, read_rows
-from dino_train.progress import Progress, StopRequest
-from dino_train.report import Report
+from dino_train.records.metrics import METRICS, MetricsLog, check_wandb, read_rows
+from dino_train.records.progress import Progress, StopRequest
+from dino_train.records.report import Report
+from dino_train.records.run_folder import config_record, enter_run_folder, hold_run_folder
 from dino_train.run import Run, check_amounts
-from dino_train.run_folder import config_record, enter_run_folder, hold_run_folder
 from dino_train.step_log import StepLog
 
 logger = logging.getLogger(__name__)

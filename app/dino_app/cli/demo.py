@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.options import DEFAULT_WEIGHTS, check_positive
-from dino_infer.cli.run import exit_code
 from dino_infer.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from dino_app.server.auth import Door
-    from dino_app.server.serving import Server
     from dino_app.server.settings import Settings
+    from dino_app.server.uvicorn_server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Demo:
 def demo(flags: Demo) -> int:
     """Serve the page until a signal ends it."""
     try:
-        from dino_app.server.serving import bound_socket
+        from dino_app.server.uvicorn_server import bound_socket
     except ImportError as error:
         raise MissingExtraError(
             f"dino-demo needs {error.name}; install it with: pip install 'dino-toolkit[app]'"
@@ -105,9 +105,9 @@ def _app(flags: Demo, door: "Door") -> "FastAPI":
     from dino_app.demo.models import Models
     from dino_app.server.bodies import Load
     from dino_app.server.metrics import Metrics
-    from dino_app.server.traffic import Traffic
+    from dino_app.server.middleware import Traffic
     from dino_app.store.opening import open_store
-    from dino_infer.features import read_features
+    from dino_infer.features.files import read_features
 
     features = None if flags.features is None else read_features(flags.features, verify=True)
     store = None if flags.index is None else open_store(flags.index)
@@ -134,7 +134,7 @@ def _settings(flags: Demo) -> "Settings":
 
 def _server(app: "FastAPI") -> "Server":
     from dino_app.demo.app import end_streams
-    from dino_app.server.serving import Server, configured
+    from dino_app.server.uvicorn_server import Server, configured
 
     config = configured(app, app.state.settings, drain_s=DRAIN_S)
     return Server(config, load=app.state.load, on_leave=partial(end_streams, app))

@@ -12,7 +12,7 @@ import tyro
 from dino_app.cli.index_build import add, build, delete
 from dino_app.cli.index_search import search
 from dino_app.cli.index_upkeep import copy, duplicates, info, restore, snapshot, snapshots, verify
-from dino_infer.cli.run import exit_code
+from dino_infer.cli.exit_codes import exit_code
 
 VERBS: dict[str, Callable[..., Any]] = {
     "build": build,

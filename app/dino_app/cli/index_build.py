@@ -21,13 +21,13 @@ from dino_app.cli.index_options import (
     parsed_condition,
 )
 from dino_app.errors import StoreError
+from dino_infer.cli.exit_codes import UsageError, inputs_code, printable
 from dino_infer.cli.options import ComputeOptions, TableOptions, ViewOptions, column_flag
-from dino_infer.cli.run import UsageError, inputs_code, printable
 
 if TYPE_CHECKING:
-    from dino_app.building import Built, Incoming
-    from dino_app.indexes import IndexTarget
-    from dino_infer.embed import Embedder
+    from dino_app.indexing.building import Built, Incoming
+    from dino_app.indexing.indexes import IndexTarget
+    from dino_infer.embedding.embedder import Embedder
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def build(
         prune: Take out of the index what is gone from the sources.
     """
     _check_sources(sources)
-    from dino_app.indexes import IndexTarget
+    from dino_app.indexing.indexes import IndexTarget
 
     with closing(IndexTarget(out, index=index)) as target:
         before = target.model
@@ -105,7 +105,7 @@ def add(
         pictures: Small pictures to show beside results.
     """
     _check_sources(sources)
-    from dino_app.indexes import IndexTarget, exists
+    from dino_app.indexing.indexes import IndexTarget, exists
 
     if not exists(index):
         raise StoreError(f"no index at {index!r}; make it with dino-index build")
@@ -141,7 +141,7 @@ def delete(
     if bool(ids) == (filter is not None):
         raise UsageError("pass either ids or --filter")
     condition = parsed_condition(filter)
-    from dino_app.indexes import delete_matching
+    from dino_app.indexing.indexes import delete_matching
     from dino_app.store.opening import open_store
 
     with closing(open_store(index, writable=True)) as store:
@@ -172,9 +172,9 @@ def _filled(
     *,
     prune: bool,
 ) -> int:
-    from dino_app.building import fill
-    from dino_app.feature_items import is_feature_source
-    from dino_app.indexes import write_failed
+    from dino_app.indexing.building import fill
+    from dino_app.indexing.from_features import is_feature_source
+    from dino_app.indexing.indexes import write_failed
 
     if any(is_feature_source(source) for source in sources):
         job = _feature_job(target, sources, agree, weights, tables, pictures)
@@ -207,10 +207,10 @@ def _feature_job(
     tables: TableOptions,
     pictures: PictureOptions,
 ) -> _Job:
-    from dino_app.building import item_ids
-    from dino_app.feature_items import feature_items, feature_source
-    from dino_app.model_match import check_model
-    from dino_infer.listing import list_images
+    from dino_app.indexing.building import item_ids
+    from dino_app.indexing.from_features import feature_items, feature_source
+    from dino_app.store.model_match import check_model
+    from dino_infer.sources.image_list import list_images
 
     if len(sources) > 1:
         raise UsageError("pass one features file or folder alone; add others with dino-index add")
@@ -240,10 +240,10 @@ def _image_job(
     tables: TableOptions,
     pictures: PictureOptions,
 ) -> _Job:
-    from dino_app.building import item_ids
-    from dino_app.image_items import image_items
-    from dino_infer.aliases import one_of_each_file
-    from dino_infer.listing import list_images
+    from dino_app.indexing.building import item_ids
+    from dino_app.indexing.from_images import image_items
+    from dino_infer.sources.aliases import one_of_each_file
+    from dino_infer.sources.image_list import list_images
 
     if pictures.images is not None:
         raise UsageError("--images is for features files; here the images are the source")
@@ -258,7 +258,7 @@ def _image_job(
 
 def _report(target: "IndexTarget", built: "Built", gone: int) -> None:
     """What there is now, on stdout; what failed, on stderr."""
-    from dino_app.indexes import failed_path
+    from dino_app.indexing.indexes import failed_path
 
     if target.known is not None:
         info = target.known.info()

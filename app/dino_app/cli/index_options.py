@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
     ComputeOptions,
@@ -15,11 +16,10 @@ from dino_infer.cli.options import (
     WeightOptions,
     load_embedder,
 )
-from dino_infer.cli.run import UsageError
 
 if TYPE_CHECKING:
     from dino_app.store.filters import Filter
-    from dino_infer.embed import Embedder
+    from dino_infer.embedding.embedder import Embedder
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 Index = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")]
@@ -85,7 +85,7 @@ def index_embedder(
         UsageError: Neither the index nor a flag tells the weights.
         ModelMismatchError: The embedder is another than the one that made the index.
     """
-    from dino_app.model_match import check_model
+    from dino_app.store.model_match import check_model
 
     name = weights.weights or model.get("weights")
     if not name:

@@ -9,8 +9,8 @@ import tyro
 
 from dino_app.cli.index_options import Flag, Index, IndexWeights, index_embedder, parsed_condition
 from dino_app.errors import StoreError
+from dino_infer.cli.exit_codes import UsageError, printable
 from dino_infer.cli.options import ComputeOptions, ViewOptions, check_positive
-from dino_infer.cli.run import UsageError, printable
 from dino_infer.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def search(
     if image is None and (weights, view) != (IndexWeights(), ViewOptions()):
         raise UsageError("flags about weights and views are for --image; nothing is embedded here")
     condition = parsed_condition(filter)
-    from dino_app.indexes import near_item
+    from dino_app.indexing.indexes import near_item
     from dino_app.store.interface import MAX_K, SearchParams
     from dino_app.store.opening import open_store
 

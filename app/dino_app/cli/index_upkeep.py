@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dino_app.cli.index_options import Flag, Index
-from dino_infer.cli.run import UsageError, printable
+from dino_infer.cli.exit_codes import UsageError, printable
 
 if TYPE_CHECKING:
-    from dino_app.duplicates import Group
+    from dino_app.indexing.duplicates import Group
 
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 
@@ -51,8 +51,8 @@ def verify(index: Index) -> int:
     Args:
         index: A folder, or milvus:FILE.db/COLLECTION.
     """
+    from dino_app.indexing.verifying import verify_store
     from dino_app.store.opening import open_store
-    from dino_app.verifying import verify_store
 
     with closing(open_store(index)) as store:
         count, pictures = verify_store(store)
@@ -73,7 +73,7 @@ def copy(
         target: Likewise, where nothing is yet.
         index: How vectors are searched there; see build.
     """
-    from dino_app.indexes import copy_index
+    from dino_app.indexing.indexes import copy_index
     from dino_app.store.opening import open_store
 
     with closing(open_store(source)) as store:
@@ -123,7 +123,7 @@ def restore(index: Index, name: Name) -> int:
         index: A folder, or milvus:FILE.db/COLLECTION.
         name: Of the snapshot; it stays.
     """
-    from dino_app.indexes import restored
+    from dino_app.indexing.indexes import restored
 
     with closing(restored(index, name)) as store:
         rows = store.info().rows
@@ -153,7 +153,7 @@ def duplicates(
     """
     if not 0 < threshold <= 1:
         raise UsageError(f"--threshold must be above 0 and at most 1, got {threshold}")
-    from dino_app.duplicates import duplicate_groups
+    from dino_app.indexing.duplicates import duplicate_groups
     from dino_app.store.opening import open_store
     from dino_infer.files import write_bytes
 

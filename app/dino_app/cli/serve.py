@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from dino_app.cli.serve_options import Network, Serve, check_place, with_environment
+from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
     ComputeOptions,
@@ -18,7 +19,6 @@ from dino_infer.cli.options import (
     WeightOptions,
     load_embedder,
 )
-from dino_infer.cli.run import exit_code
 from dino_infer.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dino_app.server.auth import Keys
     from dino_app.store.interface import Store
-    from dino_infer.embed import Embedder
+    from dino_infer.embedding.embedder import Embedder
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def serve(flags: Serve) -> int:
     """Answer requests until a signal ends the server."""
     try:
         from dino_app.server.auth import read_keys
-        from dino_app.server.serving import Server, bound_socket, configured
+        from dino_app.server.uvicorn_server import Server, bound_socket, configured
     except ImportError as error:
         raise MissingExtraError(
             f"dino-serve needs {error.name}; install it with pip install 'dino-toolkit[app]'"
@@ -79,7 +79,7 @@ def _app(flags: Serve, keys: "Keys", store: "Store | None") -> "FastAPI":
     made_by = {} if store is None else store.info().model
     embedder = _embedder(flags, made_by)
     if made_by:
-        from dino_app.model_match import check_model
+        from dino_app.store.model_match import check_model
 
         check_model(made_by, embedder.description())
     hosts = None

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from dino_app.server.settings import Settings
+from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import check_positive
-from dino_infer.cli.run import UsageError
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")

@@ -10,8 +10,8 @@ from PIL import Image
 from dino_app.demo.tiles import photo_tile, thumbnail_tile
 from dino_app.store.filters import Filter, matches
 from dino_app.store.interface import Metadata, Store
-from dino_infer.embed import Embedder
-from dino_infer.knn import nearest
+from dino_infer.embedding.embedder import Embedder
+from dino_infer.knn.classifier import nearest
 
 
 class Result(NamedTuple):

@@ -4,24 +4,24 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from dino_app.demo.attention_tab import attention_tab
-from dino_app.demo.classify_tab import classify_tab
-from dino_app.demo.compare_tab import compare_tab
 from dino_app.demo.models import Model, Models
 from dino_app.demo.only_uploads import close_to_all_but_uploads
-from dino_app.demo.patches_tab import patches_tab
-from dino_app.demo.pca_tab import pca_tab
-from dino_app.demo.search_tab import search_tab
 from dino_app.demo.style import CSS, FOOTER, HEAD, HEADER, theme
+from dino_app.demo.tabs.attention import attention_tab
+from dino_app.demo.tabs.classify import classify_tab
+from dino_app.demo.tabs.compare import compare_tab
+from dino_app.demo.tabs.patches import patches_tab
+from dino_app.demo.tabs.pca import pca_tab
+from dino_app.demo.tabs.search import search_tab
+from dino_app.demo.tabs.video import video_tab
 from dino_app.demo.uploads import MAX_FILE_SIZE, plain_errors
-from dino_app.demo.video_tab import video_tab
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from dino_app.store.interface import Store
-    from dino_infer.embed import Embedder
-    from dino_infer.features import Features
+    from dino_infer.embedding.embedder import Embedder
+    from dino_infer.features.files import Features
 
 QUEUE = 32  # calls that may wait; more are told to come back later
 SWEEP_S, KEEP_S = 600, 3600  # how often pictures are cleared away, and how old they are then

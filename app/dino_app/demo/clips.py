@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dino_app.demo.models import Model, check_patches
-from dino_infer.attention import attention_maps
-from dino_infer.color_scale import Scale
+from dino_infer.attention.maps import attention_maps
+from dino_infer.attention.views import view_of
+from dino_infer.drawing.overlays import heat_overlay
+from dino_infer.drawing.videos import Scale, VideoFile, video_file
 from dino_infer.errors import ImageError
-from dino_infer.overlays import heat_overlay
-from dino_infer.preprocess import Preprocess
-from dino_infer.videos import VideoFile, video_file
-from dino_infer.views import view_of
+from dino_infer.images.preprocess import Preprocess
 
 MAX_SECONDS = 60
 MAX_FRAME_PIXELS = 9_000_000  # of one frame: 4K

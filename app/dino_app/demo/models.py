@@ -13,13 +13,13 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from dino_infer.attention import whole_image
-from dino_infer.backbones import Backbone, build_backbone
-from dino_infer.checkpoints import CheckpointInfo, load_backbone
+from dino_infer.attention.maps import whole_image
+from dino_infer.attention.views import View, view_of
 from dino_infer.devices import resolved_device
 from dino_infer.errors import ImageError
-from dino_infer.preprocess import Preprocess
-from dino_infer.views import View, view_of
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.networks.build import Backbone, build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo, load_backbone
 
 LOOKS = 12  # pictures remembered for each network, a few MB each
 MAX_PATCHES = 6400

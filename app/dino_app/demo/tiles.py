@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from dino_infer.errors import ImageError
-from dino_infer.images import read_image
+from dino_infer.images.read import read_image
 
 TILE = 256  # pixels of the longest side, as in an index
 MAX_TILE_PIXELS = 4_000_000  # thumbnails of an index that somebody else made

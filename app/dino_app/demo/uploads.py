@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dino_infer.errors import DinoError, ImageError, ImageErrorKind
-from dino_infer.images import file_bytes, read_image
+from dino_infer.images.read import file_bytes, read_image
 
 MAX_FILE_SIZE = 20 << 20  # bytes of one upload
 MAX_PIXELS = 64_000_000  # of one picture: those of large phones, 190 MB decoded

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from dino_app.demo.models import Models
-from dino_app.model_match import check_model
-from dino_infer.embed import Embedder
+from dino_app.store.model_match import check_model
+from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import DataError
-from dino_infer.preprocess import Preprocess
+from dino_infer.images.preprocess import Preprocess
 
 
 class Vectors:

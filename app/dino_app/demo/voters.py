@@ -11,8 +11,8 @@ from dino_app.demo.tiles import empty_tile, thumbnail_tile
 from dino_app.store.filters import Exists
 from dino_app.store.interface import Store
 from dino_infer.errors import DataError
-from dino_infer.features import Features
-from dino_infer.neighbors import exact_neighbors, normalized
+from dino_infer.features.files import Features
+from dino_infer.knn.neighbors import exact_neighbors, normalized
 
 LABEL = "label"  # of an index: the metadata that names the class
 

@@ -8,6 +8,9 @@ from pydantic import BaseModel
 
 from dino_app.server.auth import Door, Keys, RateLimit
 from dino_app.server.errors import answer_errors
+from dino_app.server.middleware import Traffic
+from dino_app.server.openapi import document
+from dino_app.server.requests import AttentionRequest, ClassifyRequest, ItemBody, SearchRequest
 from dino_app.server.routes import (
     attention,
     classify,
@@ -17,12 +20,9 @@ from dino_app.server.routes import (
     snapshots,
     status,
 )
-from dino_app.server.routes.documents import document
 from dino_app.server.routes.unanswered import Unanswered
-from dino_app.server.schemas import AttentionRequest, ClassifyRequest, ItemBody, SearchRequest
 from dino_app.server.service import ImageEmbedder, Service
 from dino_app.server.settings import Settings
-from dino_app.server.traffic import Traffic
 from dino_app.store.interface import Store
 
 DESCRIPTION = """Vectors of images, and the images that are nearest to one.

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from dino_app.server.errors import ApiError, BusyError
-from dino_infer.cli.run import UsageError
+from dino_infer.cli.exit_codes import UsageError
 
 MIN_KEY_LETTERS = 16
 MAX_CLIENTS = 10_000  # whose last requests are remembered

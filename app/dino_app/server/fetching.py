@@ -13,7 +13,7 @@ import httpx
 from safehttpx import AsyncSecureTransport
 
 from dino_app.server.errors import ApiError
-from dino_app.server.pictures import check_bytes
+from dino_app.server.request_images import check_bytes
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 

@@ -16,17 +16,17 @@ from dino_app.server.batching import Batcher, called
 from dino_app.server.bodies import Load
 from dino_app.server.errors import ApiError
 from dino_app.server.fetching import fetched
-from dino_app.server.idempotency import Idempotency
 from dino_app.server.metrics import Metrics
-from dino_app.server.pictures import check_bytes, decoded_base64
+from dino_app.server.request_images import check_bytes, decoded_base64
+from dino_app.server.request_vectors import Row, numbers
+from dino_app.server.routes.idempotency import Idempotency
 from dino_app.server.settings import Settings
-from dino_app.server.vectors import Row, numbers
 from dino_app.store.filters import Filter, parsed_filter
 from dino_app.store.interface import Found, Included, SearchParams, Store
 from dino_app.store.item_checks import checked_queries
 from dino_infer.cores import cores
-from dino_infer.engines import Engine
-from dino_infer.preprocess import Preprocess
+from dino_infer.embedding.engines import Engine
+from dino_infer.images.preprocess import Preprocess
 
 Answer = TypeVar("Answer")
 

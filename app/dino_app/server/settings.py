@@ -6,7 +6,7 @@ from typing import Any
 
 import tyro
 
-from dino_infer.cli.run import UsageError
+from dino_infer.cli.exit_codes import UsageError
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 

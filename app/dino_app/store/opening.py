@@ -29,7 +29,7 @@ def open_store(location: str | Path, *, writable: bool = False) -> Store:
         MissingExtraError: pymilvus is not installed.
     """
     if str(location).startswith(MILVUS):
-        from dino_app.store.milvus import MilvusStore
+        from dino_app.store.milvus_store.store import MilvusStore
 
         return MilvusStore.open(str(location).removeprefix(MILVUS))
     from dino_app.store.faiss_store import FaissStore
@@ -56,7 +56,7 @@ def create_store(
         MissingExtraError: pymilvus is not installed.
     """
     if str(location).startswith(MILVUS):
-        from dino_app.store.milvus import MilvusStore
+        from dino_app.store.milvus_store.store import MilvusStore
 
         collection = str(location).removeprefix(MILVUS)
         return MilvusStore.create(collection, dim=dim, model=model, index=index)

@@ -10,8 +10,8 @@ from skimage import data
 
 from dino_app.store.interface import Item, Store
 from dino_app.store.opening import create_store
-from dino_infer.embed import Embedder
-from dino_infer.features import Features
+from dino_infer.embedding.embedder import Embedder
+from dino_infer.features.files import Features
 
 CLASSES = {"cat": data.chelsea, "coffee": data.coffee}
 TILES = 6  # of each class

@@ -7,10 +7,10 @@ from skimage import data
 from dino_app.demo import clips
 from dino_app.demo.clips import write_clip
 from dino_app.demo.models import Models
-from dino_infer.attention import attention_maps
+from dino_infer.attention.maps import attention_maps
+from dino_infer.drawing.overlays import heat_overlay
+from dino_infer.drawing.videos import VideoFile, video_file
 from dino_infer.errors import ImageError
-from dino_infer.overlays import heat_overlay
-from dino_infer.videos import VideoFile, video_file
 from tests.app.demo.tiny import noise, weights_file
 
 CODED = 6.0  # levels on average that H.264 may change

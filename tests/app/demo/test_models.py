@@ -4,9 +4,9 @@ import torch
 from skimage import data
 
 from dino_app.demo.models import LOOKS, MAX_PATCHES, Models, pixel_hash
-from dino_infer.attention import attention_maps
+from dino_infer.attention.maps import attention_maps
+from dino_infer.attention.patches import patch_tokens
 from dino_infer.errors import CheckpointError, ImageError
-from dino_infer.patches import patch_tokens
 from tests.app.demo.tiny import noise, weights_file
 
 EXACT = 1e-6  # of attention and tokens in float32

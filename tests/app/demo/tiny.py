@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dino_infer.backbones import build_backbone
-from dino_infer.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.networks.build import build_backbone
+from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
 
 SIZE = 32  # of the pictures that the tiny networks could have learned on
 PATCH = 8

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from dino_app.server.app import create_app
-from dino_app.server.serving import Server, bound_socket, configured
+from dino_app.server.uvicorn_server import Server, bound_socket, configured
 from dino_app.store.interface import Item
 from dino_app.store.opening import create_store
-from dino_infer.backbones import build_backbone
-from dino_infer.embed import Embedder
-from dino_infer.preprocess import Preprocess
+from dino_infer.embedding.embedder import Embedder
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.networks.build import build_backbone
 
 KEY = "a-key-for-tests-0123456789"
 

@@ -16,7 +16,7 @@ from dino_app.server.fetching import fetched, is_public
 from dino_app.server.routes.search import image_url
 from dino_app.server.settings import Settings
 from dino_app.store.interface import Item
-from dino_infer.embed import Embedder
+from dino_infer.embedding.embedder import Embedder
 from tests.app.server.bombs import other_bombs, png_bombs
 from tests.app.server.conftest import code_of, data_uri, picture_bytes, served
 

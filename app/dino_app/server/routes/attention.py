@@ -8,17 +8,17 @@ from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 from dino_app.server.errors import ApiError
-from dino_app.server.pictures import QuickRoute, json_or_form
-from dino_app.server.routes.documents import ERRORS, form_or_json
-from dino_app.server.schemas import AttentionRequest
+from dino_app.server.openapi import ERRORS, form_or_json
+from dino_app.server.request_images import QuickRoute, json_or_form
+from dino_app.server.requests import AttentionRequest
 from dino_app.server.service import ImageEmbedder, Service, Serving
-from dino_infer.attention import AttentionMaps, attention_maps, chosen_maps, whole_image
-from dino_infer.backbones import Backbone
-from dino_infer.engines import TorchEngine
-from dino_infer.images import read_image
-from dino_infer.overlays import heat_overlay, mosaic
-from dino_infer.preprocess import Preprocess
-from dino_infer.render import attention_picture
+from dino_infer.attention.maps import AttentionMaps, attention_maps, chosen_maps, whole_image
+from dino_infer.drawing.overlays import heat_overlay, mosaic
+from dino_infer.drawing.sheets import attention_picture
+from dino_infer.embedding.engines import TorchEngine
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.images.read import read_image
+from dino_infer.networks.build import Backbone
 
 router = APIRouter(tags=["attention"], responses=ERRORS, route_class=QuickRoute)
 

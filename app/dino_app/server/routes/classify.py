@@ -2,14 +2,14 @@
 
 from fastapi import APIRouter, Request
 
-from dino_app.server.answers import Classes, Share, Voter
-from dino_app.server.pictures import QuickRoute, json_or_form
-from dino_app.server.routes.documents import ERRORS, form_or_json
+from dino_app.server.openapi import ERRORS, form_or_json
+from dino_app.server.request_images import QuickRoute, json_or_form
+from dino_app.server.requests import ClassifyRequest
+from dino_app.server.responses import Classes, Share, Voter
 from dino_app.server.routes.search import check_k, image_url, nearest_others, subject_vector
-from dino_app.server.schemas import ClassifyRequest
 from dino_app.server.service import Serving
 from dino_app.store.interface import Hit
-from dino_infer.votes import vote
+from dino_infer.knn.votes import vote
 
 router = APIRouter(tags=["classify"], responses=ERRORS, route_class=QuickRoute)
 

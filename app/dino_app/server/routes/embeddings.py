@@ -2,14 +2,14 @@
 
 from fastapi import APIRouter
 
-from dino_app.server.answers import EmbeddingRow, Embeddings, Usage
 from dino_app.server.batching import together
 from dino_app.server.errors import ApiError
-from dino_app.server.pictures import QuickRoute
-from dino_app.server.routes.documents import ERRORS
-from dino_app.server.schemas import EmbeddingsRequest
+from dino_app.server.openapi import ERRORS
+from dino_app.server.request_images import QuickRoute
+from dino_app.server.request_vectors import Row, encoded
+from dino_app.server.requests import EmbeddingsRequest
+from dino_app.server.responses import EmbeddingRow, Embeddings, Usage
 from dino_app.server.service import Service, Serving
-from dino_app.server.vectors import Row, encoded
 
 router = APIRouter(tags=["embeddings"], responses=ERRORS, route_class=QuickRoute)
 

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from dino_app.server.answers import DeleteAnswer, ItemAnswer, ItemPage, UpsertAnswer
 from dino_app.server.errors import ApiError
-from dino_app.server.idempotency import Write
-from dino_app.server.pictures import QuickRoute, json_or_form
-from dino_app.server.routes.documents import ERRORS, form_or_json
+from dino_app.server.openapi import ERRORS, form_or_json
+from dino_app.server.request_images import QuickRoute, json_or_form
+from dino_app.server.requests import DeleteRequest, ItemBody, NamedItem, UpsertRequest
+from dino_app.server.responses import DeleteAnswer, ItemAnswer, ItemPage, UpsertAnswer
+from dino_app.server.routes.idempotency import Write
 from dino_app.server.routes.search import image_url, not_found
-from dino_app.server.schemas import DeleteRequest, ItemBody, NamedItem, UpsertRequest
+from dino_app.server.routes.upserting import upserted
 from dino_app.server.service import Service, Serving
-from dino_app.server.upserting import upserted
 from dino_app.store.filters import parsed_filter
 from dino_app.store.interface import Item
 from dino_app.store.item_checks import is_id

@@ -7,14 +7,14 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 
-from dino_app.server.answers import BatchSearchAnswer, Result, SearchAnswer
 from dino_app.server.batching import together
 from dino_app.server.errors import ApiError
-from dino_app.server.pictures import QuickRoute, json_or_form
-from dino_app.server.routes.documents import ERRORS, form_or_json
-from dino_app.server.schemas import BatchSearchRequest, SearchRequest, Subject
+from dino_app.server.openapi import ERRORS, form_or_json
+from dino_app.server.request_images import QuickRoute, json_or_form
+from dino_app.server.request_vectors import Row
+from dino_app.server.requests import BatchSearchRequest, SearchRequest, Subject
+from dino_app.server.responses import BatchSearchAnswer, Result, SearchAnswer
 from dino_app.server.service import Service, Serving
-from dino_app.server.vectors import Row
 from dino_app.store.interface import MAX_K, Hit, Included, SearchParams
 
 router = APIRouter(tags=["search"], responses=ERRORS, route_class=QuickRoute)

@@ -5,12 +5,12 @@ import functools
 from fastapi import APIRouter
 
 from dino_app.errors import StoreError
-from dino_app.server.answers import SnapshotAnswer, Snapshots
 from dino_app.server.errors import ApiError
-from dino_app.server.idempotency import Write
-from dino_app.server.pictures import QuickRoute
-from dino_app.server.routes.documents import ERRORS
-from dino_app.server.schemas import SnapshotRequest
+from dino_app.server.openapi import ERRORS
+from dino_app.server.request_images import QuickRoute
+from dino_app.server.requests import SnapshotRequest
+from dino_app.server.responses import SnapshotAnswer, Snapshots
+from dino_app.server.routes.idempotency import Write
 from dino_app.server.service import Service, Serving
 
 router = APIRouter(tags=["snapshots"], responses=ERRORS, route_class=QuickRoute)

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from dino_app.errors import StoreError
-from dino_app.server.answers import Info, Status
+from dino_app.server.responses import Info, Status
 from dino_app.server.service import Service, Serving
 
 router = APIRouter(tags=["status"])

@@ -19,11 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from dino_app.errors import StoreError
-from dino_app.store.faiss_store import item_table, manifest, proposals
-from dino_app.store.faiss_store.columns import Columns
-from dino_app.store.faiss_store.gpu import gpu_search
-from dino_app.store.faiss_store.item_table import ItemTable
-from dino_app.store.faiss_store.manifest import (
+from dino_app.store.faiss_store.disk import item_table, manifest
+from dino_app.store.faiss_store.disk.item_table import ItemTable
+from dino_app.store.faiss_store.disk.manifest import (
     IndexNote,
     Manifest,
     damaged_files,
@@ -32,8 +30,11 @@ from dino_app.store.faiss_store.manifest import (
     sync,
     write_manifest,
 )
-from dino_app.store.faiss_store.proposals import Proposer
-from dino_app.store.faiss_store.scan import Vectors
+from dino_app.store.faiss_store.search import approximate
+from dino_app.store.faiss_store.search.approximate import Proposer
+from dino_app.store.faiss_store.search.columns import Columns
+from dino_app.store.faiss_store.search.exact import Vectors
+from dino_app.store.faiss_store.search.gpu import gpu_search
 from dino_infer.files import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Base:
         self.manifest_sha256 = manifest_sha256
         self.manifest = read_manifest(folder, sha256=manifest_sha256)
         damaged = damaged_files(folder, self.manifest)
-        rebuild = damaged.pop(proposals.NAME, None)
+        rebuild = damaged.pop(approximate.NAME, None)
         for name, what in damaged.items():
             raise StoreError(f"{folder.name}/{name} {what}")
         self.rows, self.dim = self.manifest.rows, self.manifest.dim
@@ -93,15 +94,15 @@ class Base:
 
     def _proposer(self, damage: str | None) -> Proposer | None:
         note = self.manifest.index
-        if note.kind == proposals.FLAT:
+        if note.kind == approximate.FLAT:
             return None
         if damage is None:
-            path = self.folder / proposals.NAME
-            return proposals.read(path, note, rows=self.rows, dim=self.dim)
+            path = self.folder / approximate.NAME
+            return approximate.read(path, note, rows=self.rows, dim=self.dim)
         logger.warning(
-            "%s/%s %s: making it again from the vectors", self.folder.name, proposals.NAME, damage
+            "%s/%s %s: making it again from the vectors", self.folder.name, approximate.NAME, damage
         )
-        return proposals.built(self.vectors, kind=note.kind)
+        return approximate.built(self.vectors, kind=note.kind)
 
 
 class BaseWriter:
@@ -130,12 +131,12 @@ class BaseWriter:
         """
         names = [VECTORS, item_table.NAME]
         if proposer is not None:
-            proposer.write(self.folder / proposals.NAME)
-            names.append(proposals.NAME)
+            proposer.write(self.folder / approximate.NAME)
+            names.append(approximate.NAME)
         written = Manifest(
             dim=like.dim,
             rows=len(vectors),
-            index=IndexNote(kind=proposals.FLAT) if proposer is None else proposer.note,
+            index=IndexNote(kind=approximate.FLAT) if proposer is None else proposer.note,
             wanted_index=like.wanted_index,
             model=like.model,
             files=file_notes(self.folder, names),
@@ -176,7 +177,7 @@ def removed_unless_held(folder: Path) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove_leftovers(folder / manifest.NAME)
-        for name in (manifest.NAME, VECTORS, item_table.NAME, proposals.NAME):
+        for name in (manifest.NAME, VECTORS, item_table.NAME, approximate.NAME):
             (folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # it holds a stranger's file
             folder.rmdir()
@@ -190,7 +191,7 @@ def removed_unless_held(folder: Path) -> bool:
 def linked(base: Path, target: Path) -> None:
     """The same base under another name, without copying where the system has hard links."""
     target.mkdir()
-    for name in (manifest.NAME, VECTORS, item_table.NAME, proposals.NAME):
+    for name in (manifest.NAME, VECTORS, item_table.NAME, approximate.NAME):
         if (base / name).is_file():
             link_or_copy(base / name, target / name)
     sync(target)

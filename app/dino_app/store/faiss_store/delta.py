@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from dino_app.store.faiss_store.log import Upsert
-from dino_app.store.faiss_store.scan import Vectors
+from dino_app.store.faiss_store.disk.log import Upsert
+from dino_app.store.faiss_store.search.exact import Vectors
 from dino_app.store.filters import Filter, matches
 
 FILTERS_KEPT = 64

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dino_app.errors import StoreError
 from dino_app.store.faiss_store.base import Base
-from dino_app.store.faiss_store.head import Head, HeadFile, head_of, heads_of
-from dino_app.store.faiss_store.log import Operation, Record, log_path, records
+from dino_app.store.faiss_store.disk.head import Head, HeadFile, head_of, heads_of
+from dino_app.store.faiss_store.disk.log import Operation, Record, log_path, records
 from dino_app.store.faiss_store.view import view_of
 
 _TRIES = 10  # the writer may merge away what a reader is about to open

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from dino_app.store.faiss_store import bits, item_table, proposals
 from dino_app.store.faiss_store.base import PREFIX, BaseWriter, VectorParts, base_folders
-from dino_app.store.faiss_store.item_table import NewItem, write_items
-from dino_app.store.faiss_store.manifest import IndexNote, Manifest
-from dino_app.store.faiss_store.proposals import Proposer
-from dino_app.store.faiss_store.scan import Vectors
+from dino_app.store.faiss_store.disk import item_table
+from dino_app.store.faiss_store.disk.item_table import NewItem, write_items
+from dino_app.store.faiss_store.disk.manifest import IndexNote, Manifest
+from dino_app.store.faiss_store.search import approximate, row_sets
+from dino_app.store.faiss_store.search.approximate import Proposer
+from dino_app.store.faiss_store.search.exact import Vectors
 from dino_app.store.faiss_store.view import View
 from dino_app.store.item_checks import metadata_text
 
@@ -42,7 +43,7 @@ def write_empty_base(
     writer = BaseWriter(folder, number=1)
     source = write_items(writer.folder / item_table.NAME, old=None, dead=[], new=iter(()))
     vectors = writer.write_vectors(VectorParts(None, np.empty((0, dim), np.float32), source))
-    flat = IndexNote(kind=proposals.FLAT)
+    flat = IndexNote(kind=approximate.FLAT)
     like = Manifest(dim=dim, rows=0, index=flat, wanted_index=index, model=model, files={})
     return writer.target.name, writer.finish(vectors, like=like, proposer=None)
 
@@ -59,7 +60,7 @@ def write_merged_base(folder: Path, view: View) -> tuple[str, str]:
         source = write_items(
             writer.folder / item_table.NAME,
             old=base.folder / item_table.NAME,
-            dead=bits.rows_of(~view.alive, base.rows).tolist(),
+            dead=row_sets.rows_of(~view.alive, base.rows).tolist(),
             new=_new_items(view),
         )
         delta_vectors = view.delta.vectors(len(view.delta_alive))
@@ -78,10 +79,10 @@ def _new_items(view: View) -> Iterator[NewItem]:
 
 
 def _proposer(vectors: Vectors, wanted: str) -> Proposer | None:
-    kind = proposals.chosen_kind(wanted, len(vectors))
-    proposer = None if kind == proposals.FLAT else proposals.built(vectors, kind=kind)
+    kind = approximate.chosen_kind(wanted, len(vectors))
+    proposer = None if kind == approximate.FLAT else approximate.built(vectors, kind=kind)
     if proposer is None:
-        logger.info("index of %d rows: %s, exact", len(vectors), proposals.FLAT)
+        logger.info("index of %d rows: %s, exact", len(vectors), approximate.FLAT)
         return None
     note = proposer.note
     logger.info(
@@ -92,7 +93,7 @@ def _proposer(vectors: Vectors, wanted: str) -> Proposer | None:
         note.effort,
         note.candidates,
     )
-    if (note.recall_at_10 or 0) < proposals.RECALL_WANTED:
-        logger.warning("%s finds less than %s", note.kind, proposals.RECALL_WANTED)
+    if (note.recall_at_10 or 0) < approximate.RECALL_WANTED:
+        logger.warning("%s finds less than %s", note.kind, approximate.RECALL_WANTED)
         return None if wanted == "auto" else proposer
     return proposer

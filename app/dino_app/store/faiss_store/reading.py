@@ -6,8 +6,8 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from dino_app.errors import StoreError
+from dino_app.store.faiss_store.disk.head import HeadFile, head_of
 from dino_app.store.faiss_store.following import opened
-from dino_app.store.faiss_store.head import HeadFile, head_of
 from dino_app.store.faiss_store.view import Entry, View
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from dino_app.store.faiss_store import bits, scan
 from dino_app.store.faiss_store.base import Base
-from dino_app.store.faiss_store.bits import Bits
-from dino_app.store.faiss_store.item_table import StoredItem
-from dino_app.store.faiss_store.scan import Queries, Rows
+from dino_app.store.faiss_store.disk.item_table import StoredItem
+from dino_app.store.faiss_store.search import exact as scan, row_sets
+from dino_app.store.faiss_store.search.exact import Queries, Rows
+from dino_app.store.faiss_store.search.row_sets import Bits
 from dino_app.store.faiss_store.view import View
 from dino_app.store.filters import Filter
 from dino_app.store.interface import Found, Hit, Included, SearchParams
@@ -56,7 +56,7 @@ def search(
     in_base, in_delta = view.matching(condition)
     base_rows, exact = _base_rows(view.base, queries, k=k, allowed=in_base, params=params)
     delta_vectors = view.delta.vectors(len(in_delta))
-    every = None if in_delta.all() else bits.packed(in_delta)
+    every = None if in_delta.all() else row_sets.packed(in_delta)
     delta_rows = scan.nearest(delta_vectors, queries, k=k, allowed=every)
     of_base = [
         _best(view.base.vectors[rows], query, rows, k=k)
@@ -74,7 +74,7 @@ def _base_rows(
     base: Base, queries: Queries, *, k: int, allowed: Bits, params: SearchParams
 ) -> tuple[list[Rows], bool]:
     """Rows among which the best ``k`` of each query are, and whether that is certain."""
-    count = bits.size(allowed)
+    count = row_sets.size(allowed)
     few = count <= min(FEW_ROWS, FEW_SHARE * base.rows)
     approximate = not (base.proposer is None or params.exact or few or count <= k)
     if approximate:
@@ -82,7 +82,7 @@ def _base_rows(
         if proposed is not None:
             return proposed, False
     if few:
-        chosen = bits.rows_of(allowed, base.rows)
+        chosen = row_sets.rows_of(allowed, base.rows)
         return scan.nearest_of(base.vectors, queries, chosen, k=k), True
     every = None if count == base.rows else allowed
     if base.gpu is not None:
@@ -111,7 +111,7 @@ def _proposed(
 
 def _allowed(rows: Int64[np.ndarray, " candidates"], allowed: Bits) -> Rows:
     found: Rows = np.sort(rows[rows >= 0])  # rows in order are read faster from the disk
-    found = found[bits.holds(allowed, found)]
+    found = found[row_sets.holds(allowed, found)]
     return found
 
 

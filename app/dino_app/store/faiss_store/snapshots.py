@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from dino_app.errors import StoreError
-from dino_app.store.faiss_store import head as heads
 from dino_app.store.faiss_store.base import base_path, link_or_copy, linked
+from dino_app.store.faiss_store.disk import head as heads
+from dino_app.store.faiss_store.disk.head import Head, HeadFile
+from dino_app.store.faiss_store.disk.locking import locked
+from dino_app.store.faiss_store.disk.log import log_numbers, log_path
+from dino_app.store.faiss_store.disk.manifest import sync
+from dino_app.store.faiss_store.disk.thumbnail_files import picture_files
 from dino_app.store.faiss_store.following import opened
-from dino_app.store.faiss_store.head import Head, HeadFile
-from dino_app.store.faiss_store.locking import locked
-from dino_app.store.faiss_store.log import log_numbers, log_path
-from dino_app.store.faiss_store.manifest import sync
 from dino_app.store.faiss_store.merging import next_number
-from dino_app.store.faiss_store.pictures import picture_files
 from dino_app.store.item_checks import checked_name
 from dino_infer.files import write_bytes
 

@@ -22,12 +22,13 @@ import numpy as np
 from jaxtyping import Float
 
 from dino_app.errors import StoreError, StoreLockedError
-from dino_app.store.faiss_store import head as heads
-from dino_app.store.faiss_store import merging, proposals, searching, snapshots
-from dino_app.store.faiss_store.head import Head, first_slots
-from dino_app.store.faiss_store.log import EMPTY_CHAIN, LogWriter, log_path
-from dino_app.store.faiss_store.pictures import Pictures
+from dino_app.store.faiss_store import merging, searching, snapshots
+from dino_app.store.faiss_store.disk import head as heads
+from dino_app.store.faiss_store.disk.head import Head, first_slots
+from dino_app.store.faiss_store.disk.log import EMPTY_CHAIN, LogWriter, log_path
+from dino_app.store.faiss_store.disk.thumbnail_files import Pictures
 from dino_app.store.faiss_store.reading import Reader
+from dino_app.store.faiss_store.search import approximate
 from dino_app.store.faiss_store.view import Entry
 from dino_app.store.faiss_store.writing import Writer
 from dino_app.store.filters import Filter
@@ -55,7 +56,7 @@ class FaissStore:
             folder: Where nothing is yet, or an empty folder.
             dim: Width of the vectors.
             model: What makes the vectors; anything that JSON holds.
-            index: "auto" searches exactly up to ``proposals.EXACT_ROWS`` rows and approximately
+            index: "auto" searches exactly up to ``approximate.EXACT_ROWS`` rows and approximately
                 beyond; "flat" always exactly; or a string for ``faiss.index_factory``.
 
         Raises:
@@ -64,7 +65,7 @@ class FaissStore:
         """
         if dim < 1:
             raise ValueError(f"vectors need a width of at least 1, got {dim}")
-        proposals.check_kind(index, dim)
+        approximate.check_kind(index, dim)
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StoreError(f"{folder} is there already")
@@ -123,7 +124,7 @@ class FaissStore:
             rows=view.rows,
             deleted=view.deleted,
             version=view.version,
-            index=proposals.FLAT if proposer is None else proposer.note.kind,
+            index=approximate.FLAT if proposer is None else proposer.note.kind,
             recall_at_10=None if proposer is None else proposer.note.recall_at_10,
             model=dict(manifest.model),
         )

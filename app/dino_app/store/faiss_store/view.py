@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from dino_app.store.faiss_store import bits
 from dino_app.store.faiss_store.base import Base
-from dino_app.store.faiss_store.bits import Bits
 from dino_app.store.faiss_store.delta import Chosen, Delta
-from dino_app.store.faiss_store.log import Operation, Upsert
+from dino_app.store.faiss_store.disk.log import Operation, Upsert
+from dino_app.store.faiss_store.search import row_sets
+from dino_app.store.faiss_store.search.row_sets import Bits
 from dino_app.store.filters import Filter
 from dino_app.store.interface import Item
 
@@ -53,7 +53,7 @@ class View:
     @cached_property
     def base_rows(self) -> int:
         """Items in the base."""
-        return bits.size(self.alive)
+        return row_sets.size(self.alive)
 
     @cached_property
     def rows(self) -> int:
@@ -70,7 +70,7 @@ class View:
         ids = list(operation.ids)
         delta_alive = self.delta_alive.copy()
         delta_alive[self.delta.latest_rows(ids)] = False
-        alive = bits.without(self.alive, self.base.items.rows_of_ids(ids))
+        alive = row_sets.without(self.alive, self.base.items.rows_of_ids(ids))
         if isinstance(operation, Upsert):
             self.delta.add(operation)
             delta_alive = np.concatenate([delta_alive, np.ones(len(ids), bool)])
@@ -85,7 +85,7 @@ class View:
                 found[id] = self._delta_entry(row)
         others = [id for id in ids if id not in found]
         for id, stored in self.base.items.of_ids(others).items():
-            if bits.holds(self.alive, np.array([stored.row]))[0]:
+            if row_sets.holds(self.alive, np.array([stored.row]))[0]:
                 vector = self.base.vectors[stored.row]
                 found[id] = Entry(id, stored.metadata, vector, stored.picture)
         return found
@@ -111,10 +111,10 @@ class View:
     def count(self, condition: Filter | None) -> int:
         """Items that match."""
         in_base, in_delta = self.matching(condition)
-        return bits.size(in_base) + int(in_delta.sum())
+        return row_sets.size(in_base) + int(in_delta.sum())
 
     def _base_entries(self, id: str | None, chosen: Bits) -> Iterator[Entry]:
-        rows = bits.rows_of(chosen, self.base.rows)
+        rows = row_sets.rows_of(chosen, self.base.rows)
         if id is not None:
             rows = rows[rows > self.base.items.last_row_up_to(id)]
         for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -143,5 +143,5 @@ class View:
 
 def view_of(base: Base, *, version: str) -> View:
     """A base without anything after it."""
-    alive = bits.all_rows(base.rows)
+    alive = row_sets.all_rows(base.rows)
     return View(base, Delta(base.dim), alive, np.empty(0, bool), version)

@@ -14,10 +14,9 @@ import numpy as np
 from dino_app.errors import StoreError
 from dino_app.store.faiss_store import merging, snapshots
 from dino_app.store.faiss_store.base import Base, base_folders, removed_unless_held
-from dino_app.store.faiss_store.following import Follower, opened
-from dino_app.store.faiss_store.head import Head, HeadFile, heads_of
-from dino_app.store.faiss_store.locking import locked
-from dino_app.store.faiss_store.log import (
+from dino_app.store.faiss_store.disk.head import Head, HeadFile, heads_of
+from dino_app.store.faiss_store.disk.locking import locked
+from dino_app.store.faiss_store.disk.log import (
     Delete,
     LogWriter,
     Operation,
@@ -25,8 +24,9 @@ from dino_app.store.faiss_store.log import (
     log_numbers,
     log_path,
 )
-from dino_app.store.faiss_store.manifest import sync
-from dino_app.store.faiss_store.pictures import Pictures
+from dino_app.store.faiss_store.disk.manifest import sync
+from dino_app.store.faiss_store.disk.thumbnail_files import Pictures
+from dino_app.store.faiss_store.following import Follower, opened
 from dino_app.store.faiss_store.view import Entry, View
 from dino_app.store.interface import Item
 

@@ -1,0 +1,166 @@
+"""The tab where people see what each attention head looks at."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from dino_app.demo.availability import vit_only
+from dino_app.demo.examples import picture_examples
+from dino_app.demo.models import Look, Models
+from dino_app.demo.tabs.attention_controls import AttentionView, attention_view, drawing_of, fitted
+from dino_app.demo.tabs.attention_pictures import (
+    COLORS,
+    Drawing,
+    boxes,
+    head_gallery,
+    layer_heads,
+    mask_text,
+    overlay,
+)
+from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
+from dino_infer.attention.maps import grid_masks
+
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+SAVE = """(file) => {
+  if (!file) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name;
+  link.click();
+}"""
+"""Runs in the browser, with the file that a click has made."""
+
+
+def attention_tab(models: Models, picker: gr.Dropdown) -> None:
+    """Build the tab: a picture on the left, what the network makes of it on the right."""
+    with vit_only(models, picker, "attention maps"), gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            picture = picture_input("Your picture", elem_id="attention-picture")
+            picture_examples(picture)
+        with gr.Column(scale=3, min_width=320):
+            view = attention_view(models.model(models.names[0]))
+    _connect(models, picker, picture, view)
+
+
+class Answers:
+    """What the tab answers to what people do.
+
+    Args:
+        models: The networks.
+        folder: Where files to download may be written.
+    """
+
+    def __init__(self, models: Models, *, folder: Path) -> None:
+        self._models = models
+        self._folder = folder
+
+    @plain_errors()
+    def attention(
+        self, picture: str | None, network: str, resolution: float, show: str, head: str,
+        mass: float, opacity: float, boxes: bool, colours: str, block: float,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """What a network looks at in a picture: an overlay, a gallery of heads, a sentence."""
+        if picture is None:
+            return self._empty()
+        look = self._models.model(network).look(checked_picture(picture), size=round(resolution))
+        drawing = drawing_of(show, head, mass, opacity, boxes, colours, block)
+        drawn = pictures(look, drawing)
+        return (look, gr.Column(visible=True), gr.Markdown(visible=False), *drawn)
+
+    @plain_errors()
+    def refitted(self, picture: str | None, network: str, *settings: Any) -> tuple[Any, ...]:
+        """The same after another network was chosen; nothing for one without attention."""
+        if not self._models.model(network).has_attention:
+            return self._empty()
+        return self.attention(picture, network, *settings)
+
+    @plain_errors()
+    def redrawn(self, look: Look | None, *settings: Any) -> tuple[Any, ...]:
+        """The pictures after a setting was changed."""
+        return (None, None, "") if look is None else pictures(look, drawing_of(*settings))
+
+    @plain_errors()
+    def picture_file(self, look: Look | None, *settings: Any) -> str | None:
+        """The overlay as a file to download."""
+        return None if look is None else write_png(look, drawing_of(*settings), self._new_folder())
+
+    @plain_errors()
+    def numbers_file(self, look: Look | None, *settings: Any) -> str | None:
+        """The numbers behind it as a file to download."""
+        return None if look is None else write_npz(look, drawing_of(*settings), self._new_folder())
+
+    def _new_folder(self) -> Path:
+        folder = self._folder / secrets.token_hex(16)
+        folder.mkdir(parents=True)
+        return folder
+
+    def fitted(self, network: str) -> tuple[Any, ...]:
+        """The settings that depend on the network."""
+        return fitted(self._models.model(network))
+
+    def _empty(self) -> tuple[Any, ...]:
+        return (None, gr.Column(visible=False), gr.Markdown(visible=True), None, None, "")
+
+
+def _connect(models: Models, picker: gr.Dropdown, picture: gr.Image, view: AttentionView) -> None:
+    look = gr.State(None)
+    answers = Answers(models, folder=Path(view.made.GRADIO_CACHE))
+    looked: dict[str, Any] = {
+        "inputs": [picture, picker, view.size, *view.controls],
+        "outputs": [look, view.page, view.empty, *view.drawn],
+        "concurrency_id": "look",
+    }
+    redraw: dict[str, Any] = {"inputs": [look, *view.controls], "outputs": view.drawn, **QUIET}
+    fit = picker.change(answers.fitted, picker, [view.size, view.layer, view.head], **QUIET)
+    click = view.gallery.select(_clicked, view.style, [view.head, view.style], **QUIET)
+    gr.on(
+        [control.input for control in view.controls],
+        answers.redrawn, trigger_mode="always_last", **redraw,
+    )  # fmt: skip
+    picture.change(answers.attention, **looked, api_name="attention")
+    view.size.release(answers.attention, **looked, api_visibility="private")
+    fit.then(answers.refitted, **looked, api_visibility="private")
+    click.then(answers.redrawn, **redraw)
+    # Made when it is asked for: making files after every move of a slider would slow the next.
+    for button, make in ((view.png, answers.picture_file), (view.npz, answers.numbers_file)):
+        asked = button.click(make, [look, *view.controls], view.made, **QUIET)
+        asked.success(None, view.made, None, js=SAVE, **QUIET)
+
+
+def pictures(look: Look, drawing: Drawing) -> tuple[Any, ...]:
+    """What the page shows: the original and the overlay, the heads, and a sentence."""
+    both = (look.shown, overlay(look, drawing))
+    return both, head_gallery(look, drawing), mask_text(look, drawing)
+
+
+def write_png(look: Look, drawing: Drawing, folder: Path) -> str:
+    """Write the overlay; the path of the file."""
+    path = folder / "dino-attention.png"
+    Image.fromarray(overlay(look, drawing)).save(path, compress_level=1)
+    return str(path)
+
+
+def write_npz(look: Look, drawing: Drawing, folder: Path) -> str:
+    """Write the numbers behind the overlay; the path of the file.
+
+    The arrays are ``attention`` and ``masks`` of every head of the block, heads x rows x columns,
+    and ``boxes`` of the chosen map: x0, y0, x1, y1 in pixels of the upload, and the share of the
+    attention.
+    """
+    path = folder / "dino-attention.npz"
+    heads = layer_heads(look, drawing)
+    found = np.array(boxes(look, drawing), dtype=np.float64).reshape(-1, 5)
+    np.savez(path, attention=heads, masks=grid_masks(heads, drawing.mass), boxes=found)
+    return str(path)
+
+
+def _clicked(style: str, event: gr.SelectData) -> tuple[Any, Any]:
+    """The head, or the style, that a click in the gallery asks for."""
+    name = event.value["caption"]
+    if name == COLORS:
+        return gr.Dropdown(), COLORS
+    return name, "Heat map" if style == COLORS else style

@@ -1,0 +1,270 @@
+"""Search my photos: those of an index, or some that are uploaded, by what they show."""
+
+import json
+from typing import Any, NamedTuple
+
+import gradio as gr
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
+
+from dino_app.demo.albums import Album, IndexAlbum, UploadedAlbum, others
+from dino_app.demo.examples import picture_examples
+from dino_app.demo.models import Models
+from dino_app.demo.photo_sets import photos_input, readable_photos
+from dino_app.demo.tiles import caption, plain
+from dino_app.demo.uploads import checked_picture, picture_input, plain_errors, said
+from dino_app.demo.vectors import Vectors
+from dino_app.store.filters import Filter, FilterError, parsed_filter
+from dino_app.store.interface import Store
+from dino_infer.embedding.embedder import Embedder
+
+INTRO = "Give a photo, and those that show something alike come first."
+NO_ALBUM = "Choose the photos to search, then a photo to search with."
+NO_QUESTION = "Now choose a photo to search with."
+MOST_PHOTOS = 200
+K, MOST_K = 12, 60
+FILTER_LETTERS = 10_000
+EXAMPLE = '{"label": "cat"} or {"width": {"$gte": 1000}}'
+
+
+class Question(NamedTuple):
+    """What one visitor searches with."""
+
+    vector: Float32[np.ndarray, " dim"]
+    name: str
+    """As the page calls it."""
+    id: str | None = None
+    """Of the result that is searched with; None for an upload."""
+
+
+class Session(NamedTuple):
+    """What is remembered of one visitor."""
+
+    album: UploadedAlbum | None = None
+    """Their photos, where there is no index."""
+    question: Question | None = None
+    ids: tuple[str, ...] = ()
+    """Of the results that the page shows, in their order."""
+
+
+class Answer(NamedTuple):
+    """What a search gives."""
+
+    session: Session
+    tiles: list[tuple[Image.Image, str]]
+    """Results with their captions."""
+    told: str
+
+
+def search_tab(
+    models: Models,
+    picker: gr.Dropdown,
+    *,
+    store: Store | None = None,
+    embedder: Embedder | None = None,
+) -> None:
+    """Build the tab inside the one that is open.
+
+    Args:
+        models: The networks.
+        picker: Where one is chosen.
+        store: The index to search; without one, people search photos that they upload.
+        embedder: Makes the vectors, instead of the network that is chosen.
+    """
+    search = Search(Vectors(models, embedder), None if store is None else IndexAlbum(store))
+    gr.Markdown(INTRO, elem_classes="hint")
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            photos = photos_input(
+                f"Photos to search, up to {MOST_PHOTOS}",
+                visible=store is None,
+                elem_id="search-photos",
+            )
+            asking = picture_input("Photo to search with", height=240, elem_id="search-photo")
+            picture_examples(asking)
+            k = gr.Slider(1, MOST_K, K, step=1, label="Results", elem_id="search-k")
+            wanted = gr.Textbox(
+                label="Only photos with",
+                placeholder=EXAMPLE,
+                info="A filter in JSON; press Enter to apply it.",
+                max_lines=4,
+                elem_id="search-filter",
+            )
+        with gr.Column(scale=3, min_width=320):
+            about = gr.Markdown(search.summary, elem_id="search-about")
+            told = gr.Markdown(search.first_step(), elem_id="search-told")
+            gallery = gr.Gallery(
+                label="Choose a result to search again with it",
+                columns=3,  # all of a phone's width
+                height="max-content",
+                object_fit="contain",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                elem_id="search-results",
+            )
+    session = gr.State(Session())
+    settings, shown = [k, wanted, session], [session, gallery, told]
+
+    @plain_errors()
+    def collect(paths: list[str] | None, name: str, session: Session) -> tuple[Session, str, str]:
+        return search.collect(paths, name=name, session=session)
+
+    @plain_errors()
+    def search_photo(
+        path: str | None, name: str, k: float, wanted: str | None, session: Session
+    ) -> tuple[Any, ...]:
+        """Photos like one that is given, the most similar first, with their similarity."""
+        return _shown(search.with_upload(path, name=name, k=int(k), wanted=wanted, session=session))
+
+    @plain_errors()
+    def search_again(
+        event: gr.SelectData, k: float, wanted: str | None, session: Session
+    ) -> tuple[Any, ...]:
+        return _shown(search.with_result(event.index, k=int(k), wanted=wanted, session=session))
+
+    @plain_errors()
+    def refined(k: float, wanted: str | None, session: Session) -> tuple[Any, ...]:
+        return _shown(search.answer(session, k=int(k), wanted=wanted))
+
+    upload = [asking, picker, *settings]
+    # One after the other, so that no late answer forgets what was chosen meanwhile.
+    busy: dict[str, Any] = {"show_progress_on": gallery, "concurrency_id": "search"}
+    asking.change(search_photo, upload, shown, api_name="search", **busy)
+    busy["api_visibility"] = "private"
+    gathering: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "search"}
+    gathered = photos.change(
+        collect, [photos, picker, session], [session, about, told], **gathering
+    )
+    gathered.success(search_photo, upload, shown, **busy)
+    if embedder is None:
+        changed = picker.change(
+            collect, [photos, picker, session], [session, about, told], **gathering
+        )
+        changed.success(search_photo, upload, shown, **busy)
+    gallery.select(search_again, settings, shown, **busy)
+    gr.on(
+        [k.release, wanted.submit],
+        refined,
+        settings,
+        shown,
+        show_progress="hidden",  # keeps the results in sight while a filter is wrong
+        **gathering,
+    )
+
+
+class Search:
+    """What the tab does, for all visitors.
+
+    Args:
+        vectors: Makes the vectors.
+        index: What is searched; None for photos that each visitor uploads.
+    """
+
+    def __init__(self, vectors: Vectors, index: IndexAlbum | None) -> None:
+        self._vectors = vectors
+        self._index = index
+
+    def summary(self) -> str:
+        """What is searched, in one line."""
+        return "" if self._index is None else self._index.summary()
+
+    def first_step(self) -> str:
+        """What a visitor should do."""
+        return NO_ALBUM if self._index is None else NO_QUESTION
+
+    def collect(
+        self, paths: list[str] | None, *, name: str, session: Session
+    ) -> tuple[Session, str, str]:
+        """Make the uploads searchable; the session, what is in it, and what to do next.
+
+        Raises:
+            gr.Error: None of them can be read.
+        """
+        if self._index is not None or not paths:
+            return session._replace(album=None, ids=()), self.summary(), self.first_step()
+        embedder = self._vectors.embedder(name)
+        album = UploadedAlbum(readable_photos(paths, most=MOST_PHOTOS), embedder)
+        return session._replace(album=album, ids=()), album.summary(), NO_QUESTION
+
+    def with_upload(
+        self, path: str | None, *, name: str, k: int, wanted: str | None, session: Session
+    ) -> Answer:
+        """Search with a photo.
+
+        Raises:
+            gr.Error: It cannot be read.
+            ModelMismatchError: The network is not the one that the index was made with.
+            FilterError: The filter makes no sense.
+        """
+        album = self._album(session)
+        if path is None or album is None:
+            return self.answer(session._replace(question=None), k=k, wanted=wanted)
+        vector = self._vectors.vector(checked_picture(path), name=name, made=album.model)
+        question = Question(vector, "the photo you gave")
+        return self.answer(session._replace(question=question), k=k, wanted=wanted)
+
+    def with_result(self, place: object, *, k: int, wanted: str | None, session: Session) -> Answer:
+        """Search with a result of the last search.
+
+        Args:
+            place: Of the result in the gallery; it comes from outside, so it may be anything.
+            k: Results wanted.
+            wanted: The filter as it was typed.
+            session: Of the visitor.
+
+        Raises:
+            gr.Error: The result is no longer there.
+        """
+        album, id, vector = self._album(session), "", None
+        if album is not None and isinstance(place, int) and 0 <= place < len(session.ids):
+            id = session.ids[place]
+            vector = album.vector(id)
+        if vector is None:
+            raise said("This photo is no longer there. Search again.")
+        return self.answer(session._replace(question=Question(vector, id, id)), k=k, wanted=wanted)
+
+    def answer(self, session: Session, *, k: int, wanted: str | None) -> Answer:
+        """What the question of a session finds."""
+        album, question = self._album(session), session.question
+        condition = typed_filter(wanted)
+        if album is None or question is None:
+            told = NO_ALBUM if album is None else NO_QUESTION
+            return Answer(session._replace(ids=()), [], told)
+        found = album.search(question.vector, k=k + 1, condition=condition)
+        results = others(found, question.id, k=k)
+        tiles = [(one.tile, caption(one.id, f"{one.score:.2f}")) for one in results]
+        told = f"**{len(results)}** photos like **{plain(caption(question.name))}**"
+        told += " that pass the filter" if condition else ""
+        ids = tuple(one.id for one in results)
+        return Answer(session._replace(ids=ids), tiles, told + ".")
+
+    def _album(self, session: Session) -> Album | None:
+        return self._index or session.album
+
+
+def _shown(answer: Answer) -> tuple[Session, gr.Gallery, str]:
+    """An answer on the page; without the reset, a second click on a place would be no choice."""
+    return answer.session, gr.Gallery(answer.tiles, selected_index=None), answer.told
+
+
+def typed_filter(text: str | None) -> Filter | None:
+    """The filter that somebody typed; None for none, as an untouched field is.
+
+    Raises:
+        FilterError: It makes no sense; the message says where.
+    """
+    if text is None or not text.strip():
+        return None
+    if len(text) > FILTER_LETTERS:
+        raise FilterError(f"a filter may have {FILTER_LETTERS} letters, this one has {len(text)}")
+    try:
+        written = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FilterError(
+            f"the filter is not JSON: {error.msg} at letter {error.pos + 1}; write it as {EXAMPLE}"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise FilterError("the filter is nested too deeply or holds too long a number") from error
+    return parsed_filter(written)

@@ -1,0 +1,1 @@
+"""Building, changing and checking a retrieval index."""

@@ -1,0 +1,216 @@
+"""Indexes as wholes: one to be filled, items deleted by filter, what is near an item."""
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from dino_app.errors import StoreError
+from dino_app.indexing.building import prune
+from dino_app.store.filters import Filter
+from dino_app.store.interface import MAX_K, Found, Included, SearchParams, Store
+from dino_app.store.opening import MILVUS, create_store, open_store
+from dino_infer.files import hold_output, remove_leftovers, whole_folder
+from dino_infer.images.read import ImageFailure, write_failures
+
+AT_ONCE = 1000
+
+
+class IndexTarget:
+    """An index that is to be filled: opened at once if it exists, else made with its first item.
+
+    Args:
+        location: As for ``open_store``.
+        index: How a new one searches its vectors, as its store takes it.
+
+    Raises:
+        StoreError: It is damaged, locked, or something else lies there.
+    """
+
+    def __init__(self, location: str, *, index: str = "auto") -> None:
+        self.location = location
+        self._index = index
+        with ExitStack() as undo:
+            if not exists(location):
+                undo.enter_context(_hold_place(location))
+            self.known = open_store(location, writable=True) if exists(location) else None
+            """The store as it is; None while there is none."""
+            self._held = undo.pop_all()
+        self.model: Mapping[str, Any] | None = None
+        """What made its vectors."""
+        if self.known is not None:
+            self.model = self.known.info().model
+
+    def store(self, *, dim: int, model: Mapping[str, Any]) -> Store:
+        """The store, made if need be."""
+        if self.known is None:
+            self.known = new_index(self.location, dim=dim, model=model, index=self._index)
+        return self.known
+
+    def prune(self, ids: Collection[str]) -> int:
+        """Take out all other items; returns how many there were."""
+        return 0 if self.known is None else prune(self.known, ids)
+
+    def settle(self) -> None:
+        """Merge what was written into one base with its index."""
+        from dino_app.store.faiss_store import FaissStore
+
+        if isinstance(self.known, FaissStore):
+            self.known.merge()
+
+    def close(self) -> None:
+        """Free its files."""
+        with self._held:
+            if self.known is not None:
+                self.known.close()
+
+
+def exists(location: str) -> bool:
+    """Whether something lies where an index would be."""
+    if location.startswith(MILVUS):
+        from dino_app.store.milvus_store.store import MilvusStore
+
+        return MilvusStore.exists(location.removeprefix(MILVUS))
+    folder = Path(location)
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
+def new_index(location: str, *, dim: int, model: Mapping[str, Any], index: str = "auto") -> Store:
+    """``create_store`` for commands.
+
+    Raises:
+        StoreError: There is no such kind of index, something is there, or nothing can be written.
+    """
+    try:
+        return create_store(location, dim=dim, model=model, index=index)
+    except ValueError as error:
+        raise StoreError(f"--index {index}: {error}") from error
+
+
+def near_item(
+    store: Store,
+    id: str,
+    *,
+    k: int,
+    filter: Filter | None = None,
+    params: SearchParams | None = None,
+    include: Collection[Included] = (),
+) -> Found | None:
+    """The items nearest to an item, itself left out; None where there is no such item."""
+    (item,) = store.get([id])
+    if item is None:
+        return None
+    found = store.search(
+        item.vector[None], k=min(k + 1, MAX_K), filter=filter, params=params, include=include
+    )
+    (hits,) = found.hits
+    return found._replace(hits=[[hit for hit in hits if hit.id != id][:k]])
+
+
+def delete_matching(store: Store, condition: Filter) -> int:
+    """Delete all items that match; returns how many there were."""
+    gone = 0
+    while page := store.page(limit=AT_ONCE, filter=condition):
+        gone += len(store.delete([item.id for item in page]))
+    return gone
+
+
+def restored(location: str, name: str) -> Store:
+    """An index back in the state of a snapshot, open; a damaged folder too.
+
+    Raises:
+        StoreError: No such snapshot, or it is damaged.
+    """
+    if not location.startswith(MILVUS):
+        from dino_app.store.faiss_store import FaissStore
+
+        return FaissStore.recover(location, name)
+    store = open_store(location, writable=True)
+    try:
+        store.restore(name)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def copy_index(source: Store, target: str, *, index: str = "auto") -> int:
+    """Make another index of all items of a store; returns how many.
+
+    A folder appears when it is complete.
+
+    Raises:
+        StoreError: Something is there already, or it cannot be written.
+        OutputInUseError: Another process makes an index there.
+    """
+    found = source.info()
+    with _hold_place(target):
+        if exists(target):
+            raise StoreError(f"{target!r} is there already; delete it or choose another place")
+        milvus = target.startswith(MILVUS)
+        place: AbstractContextManager[Any] = nullcontext(target) if milvus else whole_folder(target)
+        with place as location:
+            made = new_index(str(location), dim=found.dim, model=found.model, index=index)
+            with closing(made):
+                return copy_items(source, made)
+
+
+def copy_items(source: Store, target: Store) -> int:
+    """Put all items of a store, with thumbnails, into another; returns how many."""
+    from dino_infer.progress import Progress
+
+    copied = 0
+    with Progress("copy", total=source.info().rows) as progress:
+        for part in source.items(batch=AT_ONCE):
+            target.upsert(part)
+            copied += len(part)
+            progress.advance(len(part))
+    return copied
+
+
+def failed_path(location: str) -> Path:
+    """Where the images that could not be read are listed: beside the index."""
+    if location.startswith(MILVUS):
+        uri, _, collection = location.removeprefix(MILVUS).rpartition("/")
+        folder = Path() if "://" in uri else Path(uri).parent
+        return folder / f"{collection}.failed.jsonl"
+    folder = Path(location)
+    return folder.with_name(folder.name + ".failed.jsonl")
+
+
+def write_failed(location: str, failures: Iterable[ImageFailure]) -> None:
+    """List what failed; without any, remove an older list."""
+    failures = list(failures)
+    if failures:
+        write_failures(failed_path(location), failures)
+    else:
+        failed_path(location).unlink(missing_ok=True)
+
+
+@contextmanager
+def _hold_place(location: str) -> Iterator[None]:
+    """Be the only process that makes an index there, where no lock of an index can say so yet."""
+    if location.startswith(MILVUS):
+        yield
+        return
+    folder = Path(os.path.abspath(location))
+    _check_writable(folder)
+    with ExitStack() as held:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = folder.with_name(f".{folder.name}.lock")
+            held.enter_context(hold_output(folder, lock=lock))
+            remove_leftovers(folder)
+        except OSError as error:
+            raise StoreError(f"cannot make an index at {str(folder)!r}: {error}") from error
+        yield
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a place that cannot be written to, before hours of work."""
+    parent = folder.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise StoreError(f"cannot make an index at {str(folder)!r}: {str(parent)!r} is read-only")

@@ -1,0 +1,191 @@
+"""What requests look like; anything else is refused with 422."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
+
+from dino_app.store.interface import Included, SearchParams
+from dino_infer.knn.votes import TEMPERATURE
+
+MAX_DIM = 65_536
+MAX_FIELDS = 256
+PICTURE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGNgaGDAioaqDgMAM3wwAWxXKF0AAAAASUVORK5CYII="  # noqa: E501
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Vector = Annotated[list[Number], Field(min_length=1, max_length=MAX_DIM)]
+Base64 = Annotated[str, Field(min_length=1, max_length=1 << 28)]
+Id = Annotated[str, Field(min_length=1, max_length=1024)]
+Text = Annotated[str, Field(max_length=65_536)]
+Integer = Annotated[int, Field(ge=-(2**63) + 1, le=2**63 - 1)]
+Scalar = Text | bool | Integer | Number
+Metadata = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=256)], Scalar],
+    Field(max_length=MAX_FIELDS),
+]
+
+
+class Strict(BaseModel):
+    """No unknown fields, no conversions."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class EmbeddingsRequest(Strict):
+    """Images to vectors, as clients of OpenAI's API ask."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    """The name that /v1/info gives."""
+    input: Base64 | Annotated[list[Base64], Field(min_length=1, max_length=10_000)]
+    """Images as data URIs or base64; addresses where the server allows them."""
+    modality: Literal["image"] = "image"
+    encoding_format: Literal["float", "base64"] = "float"
+    """base64: float32, little-endian."""
+    dimensions: Annotated[int, Field(ge=1, le=MAX_DIM)] | None = None
+    """The width of the vectors, which cannot be changed."""
+    user: Annotated[str, Field(max_length=256)] | None = None
+    """Ignored."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "vit_small", "input": [PICTURE]}]}
+    )
+
+
+class Subject(Strict):
+    """What a request is about: exactly one of an image, a vector, an item, an address."""
+
+    image: Base64 | SkipJsonSchema[bytes] | None = None
+    """A data URI or base64."""
+    vector: Vector | Base64 | None = None
+    """Numbers, or base64 of float32, little-endian."""
+    id: Id | None = None
+    """An item of the index, which is then left out of the results."""
+    url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """Where the server allows it."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "Subject":
+        given = [name for name in ("image", "vector", "id", "url") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of image, vector, id and url, got {given}")
+        return self
+
+
+class Effort(Strict):
+    """How hard a search tries."""
+
+    exact: bool = False
+    """Compare with every vector."""
+    ef: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Candidates of a graph index."""
+    nprobe: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Lists visited of an inverted file."""
+
+    def search_params(self) -> SearchParams:
+        """The same for a store."""
+        return SearchParams(**self.model_dump())
+
+
+class SearchRequest(Subject):
+    """The nearest items."""
+
+    k: Annotated[int, Field(ge=1, le=1000)] = 10
+    """How many."""
+    filter: dict[str, Any] | None = None
+    """Conditions on metadata, such as {"label": "cat", "year": {"$gte": 2020}}."""
+    include: Annotated[list[Included], Field(max_length=2)] = ["metadata"]
+    """What results carry beside id and score."""
+    params: Effort = Effort()
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"image": PICTURE, "k": 5}, {"id": "a/b.jpg", "k": 5}]}
+    )
+
+
+class BatchSearchRequest(Strict):
+    """Several searches at once."""
+
+    searches: Annotated[list[SearchRequest], Field(min_length=1, max_length=10_000)]
+
+
+class ItemBody(Strict):
+    """A new item, from an image or from a vector."""
+
+    image: Base64 | SkipJsonSchema[bytes] | None = None
+    """A data URI or base64; it is embedded, and a thumbnail is kept."""
+    vector: Vector | Base64 | None = None
+    """Numbers, or base64 of float32, little-endian."""
+    url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """Where the server allows it."""
+    metadata: Metadata = {}
+    """Texts, numbers and truth values by name."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "ItemBody":
+        given = [name for name in ("image", "vector", "url") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of image, vector and url, got {given}")
+        return self
+
+
+class NamedItem(ItemBody):
+    """A new item with its id."""
+
+    id: Id
+
+
+class UpsertRequest(Strict):
+    """Items to add or to replace."""
+
+    items: Annotated[list[NamedItem], Field(min_length=1, max_length=10_000)]
+
+
+class DeleteRequest(Strict):
+    """Items to delete."""
+
+    ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
+
+
+class SnapshotRequest(Strict):
+    """A name for the present state."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")]
+
+
+class ClassifyRequest(Subject):
+    """A class by the vote of the nearest items."""
+
+    k: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Neighbours that vote."""
+    temperature: Annotated[float, Field(gt=1e-6, le=1000, allow_inf_nan=False)] = TEMPERATURE
+    """Lower listens more to the very nearest."""
+    label: Annotated[str, Field(min_length=1, max_length=256)] = "label"
+    """The field of the metadata that names the class."""
+    filter: dict[str, Any] | None = None
+    """Who may vote."""
+
+
+class AttentionRequest(Strict):
+    """What a Vision Transformer looks at."""
+
+    image: Base64 | SkipJsonSchema[bytes] | None = None
+    """A data URI or base64."""
+    url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """Where the server allows it."""
+    heads: Literal["all", "mean", "max"] | Annotated[int, Field(ge=0, le=1000)] = "all"
+    """Of a picture: a sheet of all heads, or the overlay of one map."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of the attention that the masks keep."""
+    layer: Annotated[int, Field(ge=-1000, le=1000)] = -1
+    """Block to look at; negative counts from the last."""
+    size: Annotated[int, Field(ge=16, le=1024)] = 480
+    """Pixels of the shorter side that the network sees."""
+    format: Literal["png", "npz"] = "png"
+    """npz: arrays ``attention`` and ``masks``, heads x rows x columns."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "AttentionRequest":
+        given = [name for name in ("image", "url") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of image and url, got {given}")
+        return self

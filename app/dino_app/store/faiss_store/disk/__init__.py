@@ -1,0 +1,1 @@
+"""Files of the FAISS store, as they lie on the disk."""

@@ -1,0 +1,1 @@
+"""Search in the FAISS store: exact, approximate, filtered, on a GPU."""

@@ -1,0 +1,241 @@
+"""The Milvus collections of one store: made, named, copied and dropped.
+
+``photos``                   an alias of the rows in use
+``photos__pictures``         an alias of the thumbnails that belong to them
+``photos__1``                rows: ``id``, ``vector``, and metadata as dynamic fields
+``photos__1__pictures``      thumbnails as base64 in parts, apart so that searches stay light
+``photos__snapshot_6a756e``  a snapshot; the name's bytes in hexadecimal. Also with ``__pictures``
+
+Aliases change at once for every reader, so a restored snapshot appears whole.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dino_app.errors import StoreError
+from dino_app.store.interface import MAX_ID_BYTES
+from dino_app.store.milvus_store.connection import Connection
+from dino_app.store.milvus_store.filters import ALWAYS, one_of, quoted
+
+MODEL = "dino.model"  # property of the rows: JSON
+DIM = "dino.dim"
+PICTURES = "__pictures"
+INDEX = "dino.index"
+MAX_TEXT_BYTES = 65_535  # what Milvus allows a VARCHAR
+MAX_PARTS = 32
+NO_DIM = 2  # Milvus wants a vector in every collection; of pictures it is zero
+AT_ONCE = 1000  # ids in one request, and rows in one answer
+CALL_BYTES = 8 << 20  # of rows in one request; servers take 64 MiB
+INDEXES: dict[str, dict[str, Any]] = {
+    "flat": {"index_type": "FLAT"},
+    "auto": {"index_type": "AUTOINDEX"},
+    "hnsw": {"index_type": "HNSW", "params": {"M": 32, "efConstruction": 200}},
+}
+
+
+class Collections:
+    """All collections that belong to one alias.
+
+    Args:
+        connection: To Milvus; closed by its owner.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.rows = connection.place.collection
+        self.pictures = self.rows + PICTURES
+
+    def exist(self) -> bool:
+        """Whether something has the name of the store."""
+        return bool(self._connection.call("has_collection", self.rows))
+
+    def create(self, *, dim: int, model: Mapping[str, Any], index: str) -> None:
+        """Make an empty store; its name appears last."""
+        properties = {MODEL: json.dumps(dict(model)), DIM: str(dim), INDEX: index}
+        first = self._numbered(1)
+        if self._call("has_collection", self.pictures):  # a stop left it behind
+            self._call("drop_alias", self.pictures)
+        self._make(first, properties)
+        self._call("create_alias", collection_name=first + PICTURES, alias=self.pictures)
+        self._call("create_alias", collection_name=first, alias=self.rows)
+
+    def load(self) -> None:
+        """Make rows and thumbnails searchable."""
+        for name in (self.rows, self.pictures):
+            self._call("load_collection", name)
+
+    def properties(self) -> dict[str, str]:
+        """What was told when the store was made.
+
+        Raises:
+            StoreError: The collection is none of ours.
+        """
+        found: dict[str, str] = self._call("describe_collection", self.rows)["properties"]
+        if MODEL not in found or DIM not in found:
+            raise StoreError(
+                f"{str(self._connection.place)!r} is a collection that dino-index did not make; "
+                "choose another name"
+            )
+        return found
+
+    def flush(self) -> None:
+        """Put what was written into segments: Milvus Lite scans what is not, and may lose it.
+
+        A server keeps a log of its own, and flushing it after each write would slow it down.
+        """
+        if self._connection.place.is_lite:
+            for name in (self.rows, self.pictures):
+                self._call("flush", name)
+
+    def pages(
+        self, name: str, *, fields: list[str], where: str = ALWAYS, limit: int, after: str = ""
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Rows of a collection in the order of their ids, from the first one after an id.
+
+        Each page is as new as possible: rows that others write meanwhile may be old or new.
+        """
+        while True:
+            rows = self._call(
+                "query",
+                name,
+                filter=f"({where}) and id > {quoted(after)}" if after else where,
+                output_fields=["id", *fields],
+                limit=limit,
+                iterator="True",  # makes it sort by id
+                reduce_stop_for_best="True",
+            )
+            if rows:
+                yield rows
+            if len(rows) < limit:
+                return
+            after = rows[-1]["id"]
+
+    def rows_of(
+        self, name: str, ids: Sequence[str], fields: list[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Rows of a collection by their ids; none where there is none."""
+        found: dict[str, dict[str, Any]] = {}
+        for part in in_parts(ids):
+            rows = self._call("query", name, filter=one_of(part), output_fields=["id", *fields])
+            found |= {row["id"]: row for row in rows}
+        return found
+
+    def remove(self, name: str, ids: Sequence[str]) -> list[str]:
+        """Delete rows of a collection; returns the ids that were there, in order."""
+        there = self.rows_of(name, ids, [])
+        found = [id for id in ids if id in there]
+        for part in in_parts(found):
+            self._call("delete", name, filter=one_of(part))
+        return found
+
+    def upsert(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Write rows, whole, in requests of a size that servers take."""
+        # In Milvus Lite an insert replaces the row of that id, and an upsert keeps those of its
+        # fields that the new row lacks. In a server an insert would add a second row.
+        method = "insert" if self._connection.place.is_lite else "upsert"
+        for part in _requests(rows):
+            self._call(method, name, part)
+
+    def snapshots(self) -> list[str]:
+        """Names of the snapshots that are complete, sorted."""
+        prefix = self.rows + "__snapshot_"
+        found = [name.removeprefix(prefix) for name in self._names() if name.startswith(prefix)]
+        return sorted(bytes.fromhex(code).decode() for code in found if "_" not in code)
+
+    def keep(self, snapshot: str) -> None:
+        """Copy the rows in use under the name of a snapshot, which appears last."""
+        copy = f"{self.rows}__copy"
+        self._copy(self.rows, copy)
+        for suffix in (PICTURES, ""):
+            self._call("rename_collection", copy + suffix, self._snapshot(snapshot) + suffix)
+        for suffix in (PICTURES, ""):
+            self._call("release_collection", self._snapshot(snapshot) + suffix)
+
+    def bring_back(self, snapshot: str) -> None:
+        """Copy a snapshot into new collections, and use those from now on."""
+        source = self._snapshot(snapshot)
+        for suffix in (PICTURES, ""):
+            self._call("load_collection", source + suffix)
+        before = self._call("describe_alias", self.rows)["collection_name"]
+        after = self._numbered(1 + int(before.rpartition("__")[2]))
+        self._copy(source, after)
+        for suffix in (PICTURES, ""):
+            self._call("alter_alias", after + suffix, self.rows + suffix)
+            self._call("release_collection", source + suffix)
+        self._drop(before)
+
+    def _make(self, name: str, properties: Mapping[str, str]) -> None:
+        """Empty collections for rows and thumbnails, instead of any that a stop left behind."""
+        from pymilvus import DataType, MilvusClient
+
+        self._drop(name)
+        rows = MilvusClient.create_schema(enable_dynamic_field=True)
+        pictures = MilvusClient.create_schema()
+        for schema, dim in ((rows, int(properties[DIM])), (pictures, NO_DIM)):
+            schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+        text: dict[str, Any] = {"element_type": DataType.VARCHAR, "max_length": MAX_TEXT_BYTES}
+        pictures.add_field(
+            "parts", DataType.ARRAY, max_capacity=MAX_PARTS, mmap_enabled=True, **text
+        )
+        made = {PICTURES: (pictures, "flat"), "": (rows, properties[INDEX])}
+        for suffix, (schema, index) in made.items():
+            indexes = MilvusClient.prepare_index_params()
+            indexes.add_index("vector", metric_type="IP", **INDEXES[index])
+            self._call(
+                "create_collection",
+                name + suffix,
+                schema=schema,
+                properties=dict(properties),
+                consistency_level="Strong",
+            )
+            # While there are no rows there is nothing to wait for, which takes half a second.
+            self._call("create_index", name + suffix, indexes, sync=False)
+            self._call("load_collection", name + suffix)
+
+    def _copy(self, source: str, target: str) -> None:
+        self._make(target, self.properties())
+        for suffix, fields in ((PICTURES, ["vector", "parts"]), ("", ["*"])):
+            for rows in self.pages(source + suffix, fields=fields, limit=AT_ONCE):
+                self.upsert(target + suffix, rows)
+            if self._connection.place.is_lite:
+                self._call("flush", target + suffix)
+
+    def _drop(self, name: str) -> None:
+        for collection in (name, name + PICTURES):
+            if self._call("has_collection", collection):
+                self._call("drop_collection", collection)
+
+    def _names(self) -> list[str]:
+        names: list[str] = self._call("list_collections")
+        return names
+
+    def _numbered(self, number: int) -> str:
+        return f"{self.rows}__{number}"
+
+    def _snapshot(self, name: str) -> str:
+        return f"{self.rows}__snapshot_{name.encode().hex()}"
+
+    def _call(self, method: str, /, *args: Any, **options: Any) -> Any:
+        return self._connection.call(method, *args, **options)
+
+
+def in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Ids, as many at once as go into one request."""
+    for start in range(0, len(ids), AT_ONCE):
+        yield ids[start : start + AT_ONCE]
+
+
+def _requests(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    part: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        row_size = 4 * len(row["vector"]) + len(str({**row, "vector": None}))
+        if part and size + row_size > CALL_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += row_size
+    if part:
+        yield part

@@ -1,0 +1,257 @@
+"""Attention as maps over the image, and the patches that hold most of its mass."""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Shaped, UInt8
+from torch import Tensor
+
+from dino_infer.attention.views import view_of
+from dino_infer.errors import CheckpointError
+from dino_infer.images.pictures import one_or_many
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.networks.build import Backbone
+
+MASS = 0.6  # the share of the attention that the paper's masks keep
+
+Head = int | Literal["mean", "max", "all"]
+"""One head by number, the mean or the largest value over the heads, or every head by itself."""
+
+
+class AttentionMaps(NamedTuple):
+    """What each head of one block looks at in one image."""
+
+    picture: UInt8[np.ndarray, "height width 3"]
+    """The part of the image that the network saw, resized as it saw it."""
+    heads: Float32[np.ndarray, "heads rows columns"]
+    """Attention of the query to each patch; a head sums to less than 1, see ``cls_attention``.
+    A rollout is a single head."""
+    masks: Bool[np.ndarray, "heads rows columns"]
+    """The patches that hold the wanted share of each head's mass."""
+    query: tuple[int, int] | None = None
+    """Row and column of the patch that asks; None where [CLS] does."""
+
+
+@one_or_many
+@torch.inference_mode()
+def attention_maps(
+    image: UInt8[np.ndarray, "height width 3"],
+    *,
+    backbone: Backbone,
+    preprocess: Preprocess,
+    mass: float = MASS,
+    layer: int = -1,
+    query: tuple[float, float] | None = None,
+    path: str = "image",
+) -> AttentionMaps:
+    """Attention of the [CLS] token, or of the patch at a pixel, to the patches of one image.
+
+    Args:
+        image: One picture in any form that ``Embedder`` takes, or a list, which gives a list.
+        backbone: A Vision Transformer in evaluation mode, on any device.
+        preprocess: Decides the size; ``crop="none"`` shows all of the image.
+        mass: Share of the attention that the masks keep, in (0, 1].
+        layer: Block to look at; negative counts from the last.
+        query: x and y of a pixel of ``image``; the patch that shows it asks instead of [CLS].
+        path: What an error calls the image; by default a path calls itself.
+
+    Raises:
+        ImageError: The image cannot be read, or is too elongated to be resized whole.
+        CheckpointError: The backbone has no [CLS] attention.
+        ValueError: ``mass``, ``layer`` or ``query`` is out of range.
+    """
+    pixels = network_input(image, backbone=backbone, preprocess=preprocess, path=path)
+    if query is None:
+        heads = backbone.cls_attention(pixels, layer=layer)[0]
+        return _maps(heads, pixels, backbone, preprocess, mass)
+    height, width = image.shape[:2]
+    view = view_of(height, width, preprocess=preprocess, patch_size=backbone.patch_size)
+    try:
+        row, column = view.patch_at(*query)
+    except ValueError as error:
+        raise ValueError(f"{path!r}: {error}") from error
+    patch = row * view.columns + column
+    heads = backbone.patch_attention(pixels, [patch], layer=layer)[0, :, 0]
+    return _maps(heads, pixels, backbone, preprocess, mass)._replace(query=(row, column))
+
+
+@one_or_many
+@torch.inference_mode()
+def attention_by_layer(
+    image: UInt8[np.ndarray, "height width 3"],
+    *,
+    backbone: Backbone,
+    preprocess: Preprocess,
+    mass: float = MASS,
+    path: str = "image",
+) -> list[AttentionMaps]:
+    """``attention_maps`` of the [CLS] token in every block, from one forward pass."""
+    pixels = network_input(image, backbone=backbone, preprocess=preprocess, path=path)
+    layers = backbone.cls_attention_by_layer(pixels)[0]
+    return [_maps(heads, pixels, backbone, preprocess, mass) for heads in layers]
+
+
+@one_or_many
+@torch.inference_mode()
+def rollout_maps(
+    image: UInt8[np.ndarray, "height width 3"],
+    *,
+    backbone: Backbone,
+    preprocess: Preprocess,
+    mass: float = MASS,
+    path: str = "image",
+) -> AttentionMaps:
+    """How much of each patch reaches the last [CLS] token through all blocks, as a single head.
+
+    It needs all rows of every block and takes several times as long as ``attention_maps``.
+
+    Raises:
+        As ``attention_maps``.
+
+    Source: Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928, section 3.
+    """
+    pixels = network_input(image, backbone=backbone, preprocess=preprocess, path=path)
+    return _maps(backbone.attention_rollout(pixels), pixels, backbone, preprocess, mass)
+
+
+def check_has_attention(backbone: Backbone) -> None:
+    """Refuse a network without [CLS] attention.
+
+    Raises:
+        CheckpointError: It is no Vision Transformer.
+    """
+    if not backbone.has_attention:
+        raise CheckpointError(
+            f"attention needs a Vision Transformer, but the weights are a {backbone.arch!r}, which "
+            "has no [CLS] token; pass --weights of a ViT"
+        )
+
+
+def whole_image(preprocess: Preprocess, *, size: int, patch_size: int) -> Preprocess:
+    """The same normalisation, but showing all of an image with its shorter side ``size`` pixels."""
+    return dataclasses.replace(preprocess, size=size, crop="none", patch_size=patch_size)
+
+
+def cls_attention_maps(
+    backbone: Backbone, images: Float[Tensor, "batch 3 height width"], *, layer: int = -1
+) -> Float[Tensor, "batch heads rows columns"]:
+    """``Backbone.cls_attention`` laid out as the grid of patches."""
+    grid = backbone.grid_of(*images.shape[-2:])
+    attention = backbone.cls_attention(images, layer=layer)
+    return attention.reshape(*attention.shape[:2], *grid)
+
+
+def chosen_maps(
+    heads: Float[np.ndarray, "heads rows columns"], head: Head
+) -> dict[int | str, Float[np.ndarray, "rows columns"]]:
+    """The maps that a choice of heads means, by name.
+
+    Raises:
+        ValueError: There is no such head.
+    """
+    if head == "mean":
+        return {head: heads.mean(axis=0)}
+    if head == "max":
+        return {head: heads.max(axis=0)}
+    if head == "all":
+        return dict(enumerate(heads))
+    if not isinstance(head, int) or not 0 <= head < len(heads):
+        raise ValueError(
+            f"head must be mean, max, all or a number from 0 to {len(heads) - 1}, got {head!r}"
+        )
+    return {head: heads[head]}
+
+
+def mass_mask(
+    attention: Float[Tensor, "*leading patches"], mass: float = MASS
+) -> Bool[Tensor, "*leading patches"]:
+    """The patches of highest attention that together hold a share of its mass.
+
+    The weakest patches are dropped while their sum is at most ``1 - mass`` of the whole, so the
+    kept ones hold at least ``mass``.
+
+    Args:
+        attention: Not negative; each row is taken relative to its own sum.
+        mass: Share to keep, in (0, 1].
+
+    Raises:
+        ValueError: ``mass`` is out of range.
+
+    Source: https://arxiv.org/abs/2104.14294, section 4.2.2 and figure 4.
+    """
+    if not 0 < mass <= 1:
+        raise ValueError(f"mass must lie in (0, 1], got {mass}")
+    ascending, order = attention.sort(dim=-1, stable=True)
+    share = (ascending / ascending.sum(dim=-1, keepdim=True)).cumsum(dim=-1)
+    kept = share > 1 - mass
+    return torch.zeros_like(kept).scatter(-1, order, kept)
+
+
+def grid_masks(
+    maps: Float[np.ndarray, "*leading rows columns"], mass: float = MASS
+) -> Bool[np.ndarray, "*leading rows columns"]:
+    """``mass_mask`` of maps: another threshold needs no other forward pass."""
+    rows = torch.from_numpy(np.ascontiguousarray(maps)).flatten(-2)
+    masks: np.ndarray = mass_mask(rows, mass=mass).numpy()
+    return masks.reshape(maps.shape)
+
+
+def upsampled(
+    maps: Shaped[np.ndarray, "*leading rows columns"], height: int, width: int
+) -> Shaped[np.ndarray, "*leading {height} {width}"]:
+    """Each patch as a rectangle of pixels; all together they fill the size."""
+    rows, columns = maps.shape[-2:]
+    of_row, of_column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    big: np.ndarray = maps[..., of_row[:, None], of_column]
+    return big
+
+
+def network_input(
+    image: UInt8[np.ndarray, "height width 3"],
+    *,
+    backbone: Backbone,
+    preprocess: Preprocess,
+    path: str = "image",
+) -> Float[Tensor, "1 3 _height _width"]:
+    """One image as a Vision Transformer takes it, on the device of the network.
+
+    Raises:
+        ImageError: The image is too elongated to be resized whole.
+        CheckpointError: The backbone is no Vision Transformer.
+    """
+    check_has_attention(backbone)
+    device = next(backbone.parameters()).device
+    return preprocess(image, path=path)[None].to(device)
+
+
+def shown(
+    pixels: Float[Tensor, "3 height width"], preprocess: Preprocess
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Normalised pixels back as a picture."""
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std)
+    )
+    levels = (pixels.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(1, 2, 0).contiguous().numpy()
+
+
+def seen(
+    pixels: Float[Tensor, "1 3 height width"], backbone: Backbone, preprocess: Preprocess
+) -> UInt8[np.ndarray, "_height _width 3"]:
+    """The picture of a network input, cut to whole patches."""
+    height, width = (side * backbone.patch_size for side in backbone.grid_of(*pixels.shape[-2:]))
+    return shown(pixels[0, :, :height, :width], preprocess)
+
+
+def _maps(
+    heads: Float[Tensor, "heads patches"],
+    pixels: Float[Tensor, "1 3 height width"],
+    backbone: Backbone,
+    preprocess: Preprocess,
+    mass: float,
+) -> AttentionMaps:
+    grid = backbone.grid_of(*pixels.shape[-2:])
+    maps: np.ndarray = heads.float().cpu().reshape(-1, *grid).numpy()
+    return AttentionMaps(seen(pixels, backbone, preprocess), maps, grid_masks(maps, mass))

@@ -1,0 +1,74 @@
+"""Where the patches that the network saw lie in the image itself."""
+
+import math
+from typing import NamedTuple
+
+from dino_infer.images.preprocess import Preprocess
+
+
+class View(NamedTuple):
+    """The grid of patches laid over an image, in pixels of the image before any resizing."""
+
+    rows: int
+    columns: int
+    left: float
+    """Where the grid begins; 0 unless the preprocessing crops."""
+    top: float
+    patch_width: float
+    """Of one patch; not an integer as a rule, because the image was resized."""
+    patch_height: float
+
+    def patch_at(self, x: float, y: float) -> tuple[int, int]:
+        """Row and column of the patch that shows a pixel of the image.
+
+        The strip at the right and at the bottom that is narrower than a patch, which the network
+        does not see, counts as part of the last patches.
+
+        Raises:
+            ValueError: The network did not see that pixel.
+        """
+        row = math.floor((y - self.top) / self.patch_height)
+        column = math.floor((x - self.left) / self.patch_width)
+        if not (0 <= row <= self.rows and 0 <= column <= self.columns):
+            x0, y0, x1, y1 = self.box(0, 0, self.rows, self.columns)
+            raise ValueError(
+                f"the pixel must lie in what the network saw, x from {x0} to {x1 - 1} and "
+                f"y from {y0} to {y1 - 1}, got x = {x:g}, y = {y:g}"
+            )
+        return min(row, self.rows - 1), min(column, self.columns - 1)
+
+    def box(self, row0: int, column0: int, row1: int, column1: int) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 in pixels of the patches from one row and column up to before others."""
+        return (
+            round(self.left + column0 * self.patch_width),
+            round(self.top + row0 * self.patch_height),
+            round(self.left + column1 * self.patch_width),
+            round(self.top + row1 * self.patch_height),
+        )
+
+
+def view_of(height: int, width: int, *, preprocess: Preprocess, patch_size: int) -> View:
+    """The view that a preprocessing gives of an image.
+
+    Args:
+        height: Of the upright image, in pixels.
+        width: Likewise.
+        preprocess: As the image goes through it; with either kind of crop.
+        patch_size: Side in pixels of a patch of the network.
+    """
+    resized = preprocess.resized(height, width)
+    sides = resized
+    if preprocess.crop == "center":
+        size = preprocess.size
+        sides = (size, size) if isinstance(size, int) else size
+    # Rounded as the crop itself is.
+    top, left = (round((whole - side) / 2) for whole, side in zip(resized, sides, strict=True))
+    y_scale, x_scale = height / resized[0], width / resized[1]
+    return View(
+        rows=sides[0] // patch_size,
+        columns=sides[1] // patch_size,
+        left=left * x_scale,
+        top=top * y_scale,
+        patch_width=patch_size * x_scale,
+        patch_height=patch_size * y_scale,
+    )

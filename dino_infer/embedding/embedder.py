@@ -1,0 +1,473 @@
+"""Images to feature vectors: decoding, transfer, network and use of the rows overlap."""
+
+import functools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from dino_infer.devices import Precision, cpu_threads, one_thread_each, resolved_device
+from dino_infer.embedding.decoding import (
+    DecodedBatch,
+    Decoding,
+    ImageFile,
+    decoded_in_processes,
+    stacks,
+)
+from dino_infer.embedding.engines import Engine, OnnxEngine, TorchEngine
+from dino_infer.embedding.pooling import Feature
+from dino_infer.errors import CheckpointError, DinoError
+from dino_infer.images.pictures import Picture, picture_list, rgb_picture
+from dino_infer.images.preprocess import Crop, Preprocess
+from dino_infer.images.read import (
+    DEFAULT_MAX_PIXELS,
+    MAX_FILE_BYTES,
+    ImageFailure,
+    check_size,
+    read_image,
+)
+from dino_infer.networks.build import Backbone
+from dino_infer.progress import Progress
+from dino_infer.sources.image_list import ImageList
+from dino_infer.weights.checkpoints import load_backbone
+
+CPU_BATCH, GPU_BATCH = 16, 256
+_WHY_NOT_FINITE = "the weights are damaged, or the precision is too low: try precision fp32"
+EngineName = Literal["auto", "torch", "onnx", "tensorrt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """Feature rows of the images that could be read, in the order of the list."""
+
+    features: Float[np.ndarray, "rows ..."]
+    ok: Bool[np.ndarray, " images"]
+    """Which images of the list have a row."""
+    failures: tuple[ImageFailure, ...]
+    """The others, in order, and what is wrong with them."""
+    files: tuple[ImageFile, ...]
+    """Size and hash of the image of each row."""
+
+
+class EmbeddedBatch(NamedTuple):
+    """Consecutive images of a list with their features."""
+
+    places: range
+    """In the list."""
+    indices: Int64[np.ndarray, " rows"]
+    """Places of the images that have a row."""
+    features: Float[np.ndarray, "rows ..."]
+    files: list[ImageFile]
+    failures: dict[int, ImageFailure]
+    """By place in the list."""
+
+
+class Embedder:
+    """Turns images into feature vectors.
+
+        embedder = Embedder.load("runs/photos")
+        vector = embedder("a.jpg")                                     # one picture
+        vectors = embedder(["a.jpg", Image.open("b.png"), array])      # in memory
+        embedding = embedder.embed(list_images(["photos/"]))           # many files
+
+    Rows do not depend on the batch size, on the images beside them, on their order or on the
+    number of workers, but for float rounding.
+
+    Args:
+        network: A backbone, or an engine that runs one.
+        preprocess: Image to tensor, as the weights need it.
+        device: "auto" takes a GPU if there is one. An engine brings its own.
+        batch_size: Images embedded at once; None takes 16 on a CPU and 256 on a GPU.
+        workers: On a CPU, threads that each decode and embed a batch; on a GPU, processes that
+            decode. None takes as many as there are cores.
+        precision: Of a backbone, see ``TorchEngine``; features are float32 in any case.
+        feature: What to take from a backbone: "cls", "mean", "cls+mean", "gem", "last4", "patches".
+        normalize: Scale each vector to length 1.
+        compiled: Run a backbone through torch.compile.
+        max_pixels: Larger images fail, judged by their header.
+        max_file_bytes: Larger files fail unread.
+
+    Raises:
+        ValueError: A number is out of range, or the backbone has no such feature.
+        DinoError: The device cannot be used.
+    """
+
+    def __init__(
+        self,
+        network: Backbone | Engine,
+        preprocess: Preprocess,
+        *,
+        device: str | torch.device = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        precision: Precision = "auto",
+        feature: Feature = "cls",
+        normalize: bool = False,
+        compiled: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_file_bytes: int = MAX_FILE_BYTES,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers must not be negative, got {workers}")
+        if isinstance(network, Backbone):
+            network = TorchEngine(
+                network,
+                feature=feature,
+                device=resolved_device(device),
+                precision=precision,
+                compiled=compiled,
+            )
+        self.engine: Engine = network
+        self.device = network.device
+        self.preprocess = preprocess
+        self.batch_size = batch_size or (CPU_BATCH if self.device.type == "cpu" else GPU_BATCH)
+        self.workers = workers
+        self.normalize = normalize
+        self._decoding = Decoding(
+            preprocess=preprocess, max_pixels=max_pixels, max_file_bytes=max_file_bytes
+        )
+        self._largest = self.batch_size  # that fitted into the memory of the device
+
+    @classmethod
+    def load(
+        cls,
+        weights: str | Path,
+        *,
+        checkpoint_key: str = "teacher",
+        arch: str | None = None,
+        patch_size: int | None = None,
+        engine: EngineName = "auto",
+        feature: Feature = "cls",
+        precision: Precision = "auto",
+        size: int | None = None,
+        crop: Crop = "center",
+        exact_decode: bool = False,
+        device: str | torch.device = "auto",
+        compiled: bool = False,
+        **options: Any,
+    ) -> "Embedder":
+        """An embedder from weights, with the preprocessing that they need.
+
+        Args:
+            weights: Run folder, checkpoint file, ``timm:NAME`` or ``hf:ORG/NAME``, see
+                ``load_backbone``; or an exported ``.onnx``.
+            checkpoint_key: Which network of a file that holds several, see ``load_backbone``.
+            arch: What the weights are for, where the file does not tell.
+            patch_size: Likewise.
+            engine: "auto" runs ``.onnx`` files in onnxruntime and all else in PyTorch; "tensorrt"
+                runs them in onnxruntime through TensorRT, see ``onnx_session``.
+            feature: As in the constructor.
+            precision: As in the constructor; an exported file has its own.
+            size: Side of the crop, or with ``crop="none"`` the shorter side, in pixels; None takes
+                the size of the training crops.
+            crop: "center", or "none" to show the network all of each image.
+            exact_decode: See ``Preprocess``.
+            device: As in the constructor.
+            compiled: As in the constructor.
+            **options: ``batch_size``, ``workers``, ``normalize``, ``max_pixels`` and
+                ``max_file_bytes`` of the constructor.
+
+        Raises:
+            CheckpointError: The weights are missing, damaged or do not fit.
+            ValueError: A number is out of range, or the backbone has no such feature.
+        """
+        device = resolved_device(device)
+        exported = str(weights).endswith(".onnx")
+        if engine != "auto" and exported == (engine == "torch"):
+            wanted, remedy = ".onnx", "; export them with dino-export first"
+            if exported:
+                wanted, remedy = "PyTorch", ""
+            raise ValueError(
+                f"engine {engine!r} runs {wanted} weights, got {str(weights)!r}{remedy}"
+            )
+        network: Engine
+        if exported:
+            network = OnnxEngine(
+                weights, feature=feature, device=device, tensorrt=engine == "tensorrt"
+            )
+            info = network.file.info
+        else:
+            backbone, info = load_backbone(
+                weights, checkpoint_key=checkpoint_key, arch=arch, patch_size=patch_size
+            )
+            network = TorchEngine(
+                backbone, feature=feature, device=device, precision=precision, compiled=compiled
+            )
+        if feature == "patches" and crop == "none":
+            raise ValueError("feature 'patches' needs images of one size: use crop 'center'")
+        preprocess = Preprocess(
+            size=size or info.input_size or info.image_size,
+            crop=crop,
+            patch_size=network.patch_size if crop == "none" else None,
+            mean=info.mean,
+            std=info.std,
+            exact_decode=exact_decode,
+        )
+        return cls(network, preprocess, **options)
+
+    def description(self) -> dict[str, Any]:
+        """How features were made: the part of a feature set's manifest that is the embedder's."""
+        return {
+            **self.engine.description(),
+            "preprocess": self.preprocess.as_metadata(),
+            "normalized": self.normalize,
+        }
+
+    @functools.cached_property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Of one image: (dim,), or (patches, dim)."""
+        size = self.preprocess.size
+        height, width = (size, size) if isinstance(size, int) else size
+        blank = torch.zeros(1, 3, height, width, device=self.device)
+        return tuple(self._features(blank).shape[1:])
+
+    def __call__(self, pictures: Picture | Iterable[Picture]) -> Float[np.ndarray, "..."]:
+        """Feature of one picture, or a row for each of many.
+
+        Args:
+            pictures: A path, the bytes of a file, a Pillow image, a uint8 array (height, width) or
+                (height, width, 1, 3 or 4), or a uint8 tensor (1, 3 or 4, height, width); or any
+                number of these, also mixed. Or a float tensor of normalised images, one
+                (3, height, width) or many (batch, 3, height, width).
+
+        Returns:
+            Of one picture ``feature_shape``, such as (dim,); of many (pictures, *feature_shape),
+            also where the list holds a single one, or none.
+
+        Raises:
+            ImageError: A file, bytes or a Pillow image cannot be read.
+            TypeError: Something is no picture.
+            ValueError: An array or tensor is of another shape or type.
+        """
+        if isinstance(pictures, Tensor) and pictures.is_floating_point():
+            return self._of_normalised(pictures)
+        if isinstance(pictures, ImageList):
+            raise TypeError("expected pictures, got an ImageList; call embed(images) for its files")
+        listed, one = picture_list(pictures)
+        if not listed:
+            return self._joined([], 0)
+        rows = []
+        for start in range(0, len(listed), self.batch_size):
+            part = listed[start : start + self.batch_size]
+            names = ["picture" if one else f"picture {start + i}" for i in range(len(part))]
+            pixels = [self._pixels(*pair) for pair in zip(part, names, strict=True)]
+            rows.append(self._placed(list(stacks(pixels)), len(pixels)))
+        features = np.concatenate(rows)
+        return features[0] if one else features
+
+    def decoded(self, data: bytes, *, name: str = "image") -> UInt8[Tensor, "3 height width"]:
+        """Pixels of one encoded image, as ``features`` takes them; safe to call in many threads.
+
+        Args:
+            data: The content of a file.
+            name: What errors call it.
+
+        Raises:
+            ImageError: It cannot be decoded, or is beyond a limit.
+        """
+        limits, least = self._decoding, self.preprocess.least_decoded
+        check_size(len(data), name=name, max_file_bytes=limits.max_file_bytes)
+        image = read_image(data, path=name, max_pixels=limits.max_pixels, min_scale_size=least)
+        return self.preprocess.pixels(image, path=name)
+
+    def features(self, pixels: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[np.ndarray, "rows ..."]:
+        """Feature of each image that ``decoded`` gave; they share batches where shapes are equal.
+
+        Raises:
+            CheckpointError: The network gives features that are not finite.
+        """
+        rows = self._placed(stacks(pixels), len(pixels))
+        if not np.isfinite(rows).all():
+            raise CheckpointError(f"features are not finite: {_WHY_NOT_FINITE}")
+        return rows
+
+    def embed(self, images: ImageList) -> Embedding:
+        """Feature of every image of a list that can be read; the others are reported.
+
+        Raises:
+            CheckpointError: The network gives features that are not finite.
+        """
+        ok = np.zeros(len(images), dtype=np.bool_)
+        features, files, failures = [], [], []
+        with Progress("embed", total=len(images)) as progress:
+            for batch in self.batches(images):
+                ok[batch.indices] = True
+                features.append(batch.features)
+                files += batch.files
+                failures += [batch.failures[place] for place in sorted(batch.failures)]
+                progress.advance(len(batch.places))
+        return Embedding(
+            features=np.concatenate(features),
+            ok=ok,
+            failures=tuple(failures),
+            files=tuple(files),
+        )
+
+    def batches(self, images: ImageList, *, start: int = 0) -> Iterator[EmbeddedBatch]:
+        """Features of a list from place ``start`` on, batch by batch, in order.
+
+        Which images share a batch depends on the list alone as long as ``start`` is a multiple of
+        ``batch_size``, so rows are the same bit for bit wherever a job was interrupted.
+        """
+        starts = range(start, len(images), self.batch_size)
+        places = [range(at, min(at + self.batch_size, len(images))) for at in starts]
+        embedded = self._on_gpu if self.device.type != "cpu" else self._on_cpu
+        for batch in embedded(images, places):
+            _check_finite(batch, images)
+            yield batch
+
+    def _on_cpu(self, images: ImageList, places: list[range]) -> Iterator[EmbeddedBatch]:
+        """Each thread decodes and embeds whole batches alone.
+
+        No thread waits for another inside a batch, which on a CPU is faster than to split every
+        product among them, and decoding fills the gaps.
+        """
+
+        def work(part: range) -> EmbeddedBatch:
+            return self._embedded(self._decoding.batch(images, part))
+
+        threads = cpu_threads(self.workers)
+        if threads == 1:
+            yield from map(work, places)
+            return
+        with one_thread_each(threads) as pool:
+            waiting: deque[Future[EmbeddedBatch]] = deque()
+            for part in places:
+                waiting.append(pool.submit(work, part))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _on_gpu(self, images: ImageList, places: list[range]) -> Iterator[EmbeddedBatch]:
+        """Processes decode, the GPU embeds one batch while the rows of the one before come back."""
+        decoded = decoded_in_processes(
+            self._decoding, images, places, workers=self.workers, pin_memory=True
+        )
+        before: tuple[DecodedBatch, list[_Coming]] | None = None
+        for batch in decoded:
+            coming = [_Coming(self._on_device(pixels)) for _, pixels in batch.stacks]
+            if before is not None:
+                yield self._arrived(*before)
+            before = batch, coming
+        if before is not None:
+            yield self._arrived(*before)
+
+    def _embedded(self, batch: DecodedBatch) -> EmbeddedBatch:
+        features = self._placed(batch.stacks, len(batch.indices))
+        return EmbeddedBatch(batch.places, batch.indices, features, batch.files, batch.failures)
+
+    def _arrived(self, batch: DecodedBatch, coming: list["_Coming"]) -> EmbeddedBatch:
+        stacks = zip(batch.stacks, coming, strict=True)
+        rows = [(positions, part.rows()) for (positions, _), part in stacks]
+        features = self._joined(rows, len(batch.indices))
+        return EmbeddedBatch(batch.places, batch.indices, features, batch.files, batch.failures)
+
+    def _placed(
+        self, stacks: Iterable[tuple[np.ndarray, Tensor]], count: int
+    ) -> Float[np.ndarray, "rows ..."]:
+        """Features of stacks of pixels, each row at its position."""
+        rows = [
+            (positions, _Coming(self._on_device(pixels)).rows()) for positions, pixels in stacks
+        ]
+        return self._joined(rows, count)
+
+    def _joined(
+        self, rows: list[tuple[np.ndarray, np.ndarray]], count: int
+    ) -> Float[np.ndarray, "rows ..."]:
+        """One array out of parts that know their positions."""
+        # Only a batch of failures has to ask the network what its rows would have been.
+        shape = rows[0][1].shape[1:] if rows else self.feature_shape
+        joined = np.empty((count, *shape), dtype=np.float32)
+        for positions, part in rows:
+            joined[positions] = part
+        return joined
+
+    def _of_normalised(self, images: Tensor) -> Float[np.ndarray, "..."]:
+        if images.ndim not in (3, 4) or images.shape[-3] != 3:
+            raise ValueError(
+                "a float tensor must hold normalised images of shape (3, height, width) or (batch, "
+                f"3, height, width), got {images.dtype} of shape {tuple(images.shape)}"
+            )
+        batch = images[None] if images.ndim == 3 else images
+        parts = torch.split(batch, self.batch_size)
+        features = np.concatenate([self._rows(part.to(self.device)) for part in parts])
+        return features[0] if images.ndim == 3 else features
+
+    def _pixels(self, picture: Picture, name: str) -> Tensor:
+        limits = self._decoding
+        image = rgb_picture(
+            picture,
+            name=name,
+            max_pixels=limits.max_pixels,
+            max_file_bytes=limits.max_file_bytes,
+        )
+        path = os.fspath(picture) if isinstance(picture, str | os.PathLike) else name
+        return self.preprocess.pixels(image, path=path)
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        return self._features(self.preprocess.normalized(pixels.to(self.device, non_blocking=True)))
+
+    def _rows(self, images: Tensor) -> Float[np.ndarray, "batch ..."]:
+        return _Coming(self._features(images)).rows()
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Features of a batch; halves it as often as the memory of the device asks for."""
+        parts = torch.split(images, self._largest)
+        try:
+            features = torch.cat([self.engine(part).float() for part in parts])
+        except torch.OutOfMemoryError:
+            size = min(len(images), self._largest)
+            if size == 1:
+                height, width = images.shape[-2:]
+                raise DinoError(
+                    f"one image of {height} x {width} pixels is too much for the memory of "
+                    f"{self.device}; use a smaller size, or the device cpu"
+                ) from None
+            torch.cuda.empty_cache()
+            self._largest = size // 2
+            return self._features(images)
+        if self.normalize:
+            features = torch.nn.functional.normalize(features, dim=-1)
+        return features
+
+
+class _Coming:
+    """Rows on their way from the device."""
+
+    def __init__(self, features: Tensor) -> None:
+        self._there = None
+        if features.device.type == "cuda":
+            self._rows = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+            self._rows.copy_(features, non_blocking=True)
+            self._there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._there.record()
+        else:
+            self._rows = features.cpu()
+
+    def rows(self) -> np.ndarray:
+        """Waits for them."""
+        if self._there is not None:
+            self._there.synchronize()
+        array: np.ndarray = self._rows.numpy()
+        return array
+
+
+def _check_finite(batch: EmbeddedBatch, images: ImageList) -> None:
+    rows = batch.features.reshape(len(batch.features), batch.features[:1].size)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise CheckpointError(
+            f"the features of {images.name(int(batch.indices[bad[0]]))!r} are not finite: "
+            + _WHY_NOT_FINITE
+        )

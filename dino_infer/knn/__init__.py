@@ -1,0 +1,5 @@
+"""k-nearest-neighbour classification, with one vote for library, demo and server."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

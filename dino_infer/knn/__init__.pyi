@@ -1,0 +1,6 @@
+from .classifier import (
+    KNNClassifier as KNNClassifier,
+    accuracies as accuracies,
+    nearest as nearest,
+    nearest_others as nearest_others,
+)

@@ -1,0 +1,5 @@
+"""Backbones: the protocol, ViTs and convnets, position embeddings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,305 @@
+"""Backbones from weights, and weights to a checkpoint file.
+
+One loader for our run folders, checkpoints and snapshots, the files of DINO, DINOv2 and DINOv3,
+Hugging Face's and timm's; one writer (safetensors with a JSON description). Loading is strict:
+every tensor must fit.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dino_infer.errors import CheckpointError
+from dino_infer.files import whole_file
+from dino_infer.networks.build import ARCHS, Backbone, ViTBackbone, build_backbone, imported_timm
+from dino_infer.networks.positions import PositionEmbedding
+from dino_infer.weights.architectures import inferred_info, named_info
+from dino_infer.weights.files import METADATA_KEY, WeightFile, read_weight_file, tensors_sha256
+from dino_infer.weights.info import CheckpointInfo
+
+__all__ = [
+    "CheckpointInfo",
+    "backbone_of_timm",
+    "inferred_info",
+    "load_backbone",
+    "load_weights",
+    "read_training_weights",
+    "save_checkpoint",
+    "weights_sha256",
+]
+
+logger = logging.getLogger(__name__)
+
+NAMES_SHOWN = 3  # tensor names in a mismatch message
+ROTARY_PERIODS = "rope.periods"
+
+
+def save_checkpoint(path: str | Path, backbone: Backbone, info: CheckpointInfo) -> None:
+    """Write a backbone as safetensors; the same weights and info give the same bytes.
+
+    Args:
+        path: File to create or replace; its folder must exist.
+        backbone: Its ``network``'s state dict is what is written.
+        info: Goes into the file's metadata.
+
+    Raises:
+        CheckpointError: It cannot be written; an older file at ``path`` stays.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {name: t.detach().cpu().contiguous() for name, t in _state(backbone).items()}
+    # safetensors orders tensors by itself, but several metadata keys it would write in any order.
+    described = info.as_metadata() | {"weights_sha256": weights_sha256(backbone)}
+    metadata = {METADATA_KEY: json.dumps(described, sort_keys=True)}
+    try:
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write checkpoint {str(path)!r}: {error}") from error
+
+
+def load_backbone(
+    weights: str | Path,
+    *,
+    checkpoint_key: str = "teacher",
+    arch: str | None = None,
+    patch_size: int | None = None,
+) -> tuple[Backbone, CheckpointInfo]:
+    """A backbone with weights, in evaluation mode on the CPU, and what is known about it.
+
+    Args:
+        weights: A run folder, ``.safetensors`` or snapshot of ours; a published DINO, DINOv2 or
+            DINOv3 ``.pth``, backbone alone or full training state; a Hugging Face folder; or
+            ``timm:NAME`` or ``hf:ORG/NAME[@REVISION]``, which may download.
+        checkpoint_key: Which network of a file that holds several: "teacher" (or whatever average
+            is there, or the only network), "student", or where it is in the file, such as
+            "state_dict_ema" or "momentum_backbone".
+        arch: What the weights are for, where the file does not tell; see ``build_backbone``.
+        patch_size: Side of a patch in pixels, if it should not be read from the weights.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged, or do not fit the architecture.
+        ValueError: ``arch`` is unknown.
+    """
+    if str(weights).startswith("timm:"):
+        return _load_timm(str(weights).removeprefix("timm:"))
+    file = read_weight_file(weights, checkpoint_key=checkpoint_key)
+    info = _described(file, arch=arch, patch_size=patch_size)
+    source = str(file.path)
+    try:
+        with torch.device("meta"):  # what does not fit is refused before it takes any memory
+            _check_fit(_untrained(info), file.backbone, source=source)
+    except (RuntimeError, ValueError) as error:
+        if arch is not None or patch_size is not None:
+            raise
+        raise CheckpointError(
+            f"{source!r} describes no network that can be built: {error}; pass arch and patch_size"
+        ) from error
+    backbone = _untrained(info)
+    load_weights(backbone, file.backbone, source=source, left_out=file.left_out)
+    return backbone.eval(), dataclasses.replace(info, patch_size=backbone.patch_size)
+
+
+def read_training_weights(
+    weights: str | Path, checkpoint_key: str = "teacher"
+) -> dict[str, dict[str, Tensor]]:
+    """State dicts to start a training run from.
+
+    Args:
+        weights: As for ``load_backbone``.
+        checkpoint_key: As for ``load_backbone``.
+
+    Returns:
+        ``backbone`` under timm's names, and where the file has them ``head`` (``mlp.*``,
+        ``last_layer.weight_g``, ``last_layer.weight_v``) and ``center`` (``center``).
+
+    Raises:
+        CheckpointError: The weights are missing or damaged.
+    """
+    if str(weights).startswith("timm:"):
+        return {"backbone": _state(_load_timm(str(weights).removeprefix("timm:"))[0])}
+    file = read_weight_file(weights, checkpoint_key=checkpoint_key)
+    if file.left_out:
+        logger.info("%s: %s", file.path, _counted("left out", file.left_out))
+    parts = {"backbone": file.backbone}
+    if file.head:
+        parts["head"] = file.head
+    if file.center is not None:
+        parts["center"] = {"center": file.center}
+    return parts
+
+
+def load_weights(
+    backbone: Backbone, state: Mapping[str, Tensor], *, source: str, left_out: Sequence[str] = ()
+) -> None:
+    """Copy weights into a backbone; all of them must fit.
+
+    Args:
+        backbone: Changed in place.
+        state: Tensors under timm's names.
+        source: Where they come from, for the message.
+        left_out: Names of tensors in the source that are not wanted, for the log.
+
+    Raises:
+        CheckpointError: Tensors are missing, unexpected or of another shape; the message counts
+            them, names the first, and says what the weights are for.
+    """
+    _check_fit(backbone, state, source=source)
+    backbone.network.load_state_dict(dict(state))
+    dropped = f", {_counted('left out', left_out)}" if left_out else ""
+    logger.info("%s: %d tensors matched%s", source, len(state), dropped)
+
+
+def _check_fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse tensors that are not those of the backbone, which takes rotary periods from them."""
+    if ROTARY_PERIODS in state and hasattr(backbone.network, "rope"):
+        # timm computes them; files of DINOv3 keep the rounded ones that the network learned with.
+        rope: Any = backbone.network.rope
+        rope.register_buffer("periods", rope.periods, persistent=True)
+    if mismatch := _mismatch(_state(backbone), state):
+        raise CheckpointError(
+            f"{source!r} does not fit {backbone.arch!r} with patch size {backbone.patch_size}:\n  "
+            + ",\n  ".join(mismatch)
+            + f";\n{_remedy(state, backbone)}"
+        )
+
+
+def weights_sha256(backbone: Backbone) -> str:
+    """Hex digest of all tensors with their names: the same in whatever file they were stored."""
+    return tensors_sha256(_state(backbone))
+
+
+def _state(backbone: Backbone) -> dict[str, Tensor]:
+    network: nn.Module = backbone.network
+    return dict(network.state_dict())
+
+
+def _mismatch(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """What fits and what does not, a line each; empty if everything fits."""
+    both = [name for name in wanted if name in state]
+    missing = [name for name in wanted if name not in state]
+    unexpected = [name for name in state if name not in wanted]
+    wrong = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in both
+        if state[name].shape != wanted[name].shape
+    ]
+    if not (missing or unexpected or wrong):
+        return []
+    return [
+        f"{len(both) - len(wrong)} tensors matched",
+        _counted("missing", missing),
+        _counted("unexpected", unexpected),
+        _counted("of another shape", wrong),
+    ]
+
+
+def _counted(what: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+    return f"{len(names)} {what}" + (f" ({shown})" if names else "")
+
+
+def _remedy(state: Mapping[str, Tensor], backbone: Backbone) -> str:
+    likely = inferred_info(state)
+    if likely is None:
+        return "give the arch that the weights were made for"
+    if likely.shape is not None and likely.arch != backbone.arch:
+        return "the weights tell what they are for: give neither arch nor patch_size"
+    vit, size = "pos_embed" in state, f" at {likely.image_size} px"
+    if (likely.arch, likely.patch_size) == (backbone.arch, backbone.patch_size):
+        if vit and likely.image_size != backbone.image_size:
+            return f"the weights have positions{size}, the network at {backbone.image_size} px"
+        return (
+            "the arch is right but for these tensors: pass the timm name of a variant that has "
+            "them as arch, or get another copy of the weights"
+        )
+    settings = f"arch {likely.arch}" + (
+        f" and patch_size {likely.patch_size}" if likely.arch in ARCHS else ""
+    )
+    looks = f"{likely.arch}/{likely.patch_size}{size if vit else ''}"
+    return f"the weights look like {looks}: give {settings}"
+
+
+def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) -> CheckpointInfo:
+    """What the file says about itself, or what its shapes tell; the caller's word goes first."""
+    hub_model = file.hub_model
+    if file.metadata is not None:
+        try:
+            info = CheckpointInfo.from_metadata(file.metadata)
+        except CheckpointError as error:
+            raise CheckpointError(f"{str(file.path)!r}: {error}") from error
+    elif likely := inferred_info(
+        file.backbone, num_heads=hub_model.num_heads if hub_model else None
+    ):
+        info = likely
+    elif arch is not None:
+        info = CheckpointInfo(arch=arch, patch_size=16)
+    elif named := named_info(file.arch):
+        info = named
+    else:
+        raise CheckpointError(
+            f"cannot tell the architecture of {str(file.path)!r} from its tensors; "
+            f"give arch: one of {', '.join(ARCHS)} or a timm model name"
+        )
+    if hub_model:
+        info = dataclasses.replace(
+            info,
+            mean=hub_model.mean,
+            std=hub_model.std,
+            input_size=hub_model.input_size or info.input_size,
+        )
+    if arch not in (None, info.arch):
+        info = dataclasses.replace(info, arch=arch, shape=None)
+    return dataclasses.replace(
+        info, patch_size=info.patch_size if patch_size is None else patch_size
+    )
+
+
+def _untrained(info: CheckpointInfo) -> Backbone:
+    backbone = build_backbone(
+        info.arch,
+        patch_size=info.patch_size,
+        image_size=info.image_size,
+        small_stem=info.small_stem,
+        shape=info.shape,
+    )
+    if isinstance(backbone, ViTBackbone) and info.position_embedding in get_args(PositionEmbedding):
+        backbone.position_embedding = info.position_embedding  # type: ignore[assignment]
+    return backbone
+
+
+def _load_timm(name: str) -> tuple[Backbone, CheckpointInfo]:
+    """Pretrained weights from timm's hub, through its cache."""
+    timm = imported_timm()
+    logger.info("getting timm:%s, from the cache or the network", name)
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # a download can fail in as many ways as there are networks
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"cannot get 'timm:{name}' ({reason}); offline, give a run folder, a "
+            ".safetensors or a .pth file"
+        ) from error
+    return backbone_of_timm(network, name)
+
+
+def backbone_of_timm(network: nn.Module, name: str) -> tuple[Backbone, CheckpointInfo]:
+    """A timm network as our backbone; DINO's as the arch that reads the original's files."""
+    config: Any = network.pretrained_cfg
+    state = network.state_dict()
+    arch, _, tag = name.partition(".")
+    info = inferred_info(state)
+    if info is None or (tag != "dino" and not ("_dinov" in arch and info.arch == arch)):
+        info = CheckpointInfo(arch=arch, patch_size=16, image_size=int(config["input_size"][-1]))
+    backbone = _untrained(info)
+    load_weights(backbone, state, source=f"timm:{name}")
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    info = dataclasses.replace(info, patch_size=backbone.patch_size, mean=mean, std=std)
+    return backbone.eval(), info

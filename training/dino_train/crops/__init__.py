@@ -1,0 +1,1 @@
+"""Crops of images: their parameters, and the executors that make them."""

@@ -1,0 +1,256 @@
+"""What multi-crop augmentation draws: the settings, and the parameters of every crop of an image.
+
+Drawing is apart from doing: ``draw_crops`` needs only the size of the picture, so the same crops
+come out whatever the worker, the rank, the device or the executor that makes them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64, Integer
+
+from dino_train.crops.boxes import BOX_DRAWS, random_resized_boxes
+
+_CROPS_STREAM = 1  # data order draws from stream 0 of the same seed
+_DRAWS = BOX_DRAWS + 14
+_PerCrop = float | tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropSpec:
+    """Two global and any number of local crops; the defaults are the published ones."""
+
+    global_crops_size: int = 224
+    """Side of the two global crops, in pixels."""
+    global_crops_scale: tuple[float, float] = (0.4, 1.0)
+    """Share of the picture's area that a global crop covers. (0.14, 1.0) without local crops."""
+    local_crops_number: int = 8
+    """Local crops of each image; 0 trains on the two global crops alone."""
+    local_crops_size: int = 96
+    """Side of a local crop, in pixels."""
+    local_crops_scale: tuple[float, float] = (0.05, 0.4)
+    """Share of the picture's area that a local crop covers."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width / height of the area that is cut out and made square."""
+    flip_probability: float = 0.5
+    """Crops that are mirrored. 0 where left and right matter: digits, letters."""
+    jitter_probability: float = 0.8
+    """Crops whose colours are jittered, in random order of the four operations."""
+    brightness: float = 0.4
+    """Brightness is multiplied by 1 plus or minus up to this."""
+    contrast: float = 0.4
+    """Contrast is multiplied by 1 plus or minus up to this."""
+    saturation: float = 0.2
+    """Saturation is multiplied by 1 plus or minus up to this."""
+    hue: float = 0.1
+    """Hue turns by up to this share of the colour circle, either way; at most 0.5."""
+    grayscale_probability: float = 0.2
+    """Crops that lose their colours."""
+    blur_probability_global1: float = 1.0
+    """First global crops that are blurred."""
+    blur_probability_global2: float = 0.1
+    """Second global crops that are blurred."""
+    blur_probability_local: float = 0.5
+    """Local crops that are blurred."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur in pixels of the crop. Lower it for small crops."""
+    solarize_probability: float = 0.2
+    """Second global crops that are solarised; no other crop is."""
+    solarize_threshold: int = 128
+    """Levels (0 to 255) from this one on are inverted."""
+
+    def __post_init__(self) -> None:
+        for name in ("global_crops_size", "local_crops_size"):
+            _require(name, getattr(self, name) >= 1, "at least 1 pixel", getattr(self, name))
+        number = self.local_crops_number
+        _require("local_crops_number", number >= 0, "0 or more", number)
+        for name in ("global_crops_scale", "local_crops_scale"):
+            _require_range(name, getattr(self, name), high=1.0)
+        for name in ("crop_ratio", "blur_sigma"):
+            _require_range(name, getattr(self, name), high=math.inf)
+        for name in (field.name for field in fields(self) if "probability" in field.name):
+            share = getattr(self, name)
+            _require(name, 0 <= share <= 1, "a probability from 0 to 1", share)
+        for name, high in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
+            strength = getattr(self, name)
+            _require(name, 0 <= strength <= high, f"between 0 and {high:g}", strength)
+        level = self.solarize_threshold
+        _require("solarize_threshold", 0 <= level <= 256, "a level from 0 to 256", level)
+
+    @property
+    def crops_number(self) -> int:
+        """Crops of one image: two global ones, then the local ones."""
+        return 2 + self.local_crops_number
+
+    def sizes(self) -> Int32[np.ndarray, " crops"]:
+        """Side of each crop, in pixels."""
+        local = [self.local_crops_size] * self.local_crops_number
+        return np.array([self.global_crops_size] * 2 + local, dtype=np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropParams:
+    """Parameters of crops, one row a crop, global crops first; the leading axes are free.
+
+    Order of the operations: cut and resize, flip, jitter, grayscale, blur, solarise.
+    """
+
+    top: Int32[np.ndarray, "*crops"]
+    left: Int32[np.ndarray, "*crops"]
+    height: Int32[np.ndarray, "*crops"]
+    width: Int32[np.ndarray, "*crops"]
+    flip: Bool[np.ndarray, "*crops"]
+    jitter: Bool[np.ndarray, "*crops"]
+    """Whether the four colour operations are done."""
+    jitter_order: Int8[np.ndarray, "*crops 4"]
+    """0 brightness, 1 contrast, 2 saturation, 3 hue, in the order in which they are done."""
+    jitter_factors: Float32[np.ndarray, "*crops 4"]
+    """Factors of brightness, contrast and saturation; turn of the hue, 1 being the full circle."""
+    grayscale: Bool[np.ndarray, "*crops"]
+    blur_sigma: Float32[np.ndarray, "*crops"]
+    """In pixels of the finished crop; 0 is no blur."""
+    solarize: Bool[np.ndarray, "*crops"]
+
+    def __getitem__(
+        self, index: int | slice | tuple[int | slice, ...] | Int64[np.ndarray, " chosen"]
+    ) -> "CropParams":
+        """Some of the crops, or one of them; the index works on the leading axes."""
+        rows = {field.name: getattr(self, field.name) for field in fields(self)}
+        return CropParams(**{name: np.asarray(value[index]) for name, value in rows.items()})
+
+    def crop_major(self) -> "CropParams":
+        """Parameters of (batch, crops) as one row of crops x batch: all first crops come first."""
+        rows = {field.name: getattr(self, field.name) for field in fields(self)}
+        return CropParams(
+            **{
+                name: np.ascontiguousarray(value.swapaxes(0, 1)).reshape(-1, *value.shape[2:])
+                for name, value in rows.items()
+            }
+        )
+
+    def replace_row(self, row: int, params: "CropParams") -> None:
+        """Put other parameters in the place of a row."""
+        for field in fields(self):
+            getattr(self, field.name)[row] = getattr(params, field.name)
+
+    def scaled(self, *, from_size: tuple[int, int], to_size: tuple[int, int]) -> "CropParams":
+        """The same crops on a copy of the picture that has another (height, width)."""
+        if from_size == to_size:
+            return self
+        top, height = _scaled_span(self.top, self.height, from_size[0], to_size[0])
+        left, width = _scaled_span(self.left, self.width, from_size[1], to_size[1])
+        return replace(self, top=top, left=left, height=height, width=width)
+
+
+def draw_crops(
+    spec: CropSpec, *, seed: int, epoch: int, index: int, height: int, width: int
+) -> CropParams:
+    """Draw the parameters of every crop of one image; see ``draw_batch``."""
+    return draw_batch(spec, seed=seed, keys=[(epoch, index)], sizes=np.array([[height, width]]))[0]
+
+
+def draw_batch(
+    spec: CropSpec,
+    *,
+    seed: int,
+    keys: Sequence[tuple[int, int]],
+    sizes: Integer[np.ndarray, "batch 2"],
+) -> CropParams:
+    """Draw the parameters of every crop of several images, as (batch, crops).
+
+    Those of an image depend on the seed, its key and its size alone. Every crop takes the same
+    number of random numbers whatever comes out, so the crops of an image do not change when more
+    local crops are asked for.
+
+    Args:
+        spec: What to draw.
+        seed: Seed of the run, 0 or more.
+        keys: Pass over the images, from 0, and number in the listing, of each image.
+        sizes: Height and width of each picture in pixels.
+
+    Source: https://arxiv.org/abs/2104.14294, appendix C; the distribution is that of the authors'
+        release, with the crop boxes of torchvision's RandomResizedCrop.
+    """
+    if sizes.min() < 1:
+        height, width = sizes[sizes.min(axis=1).argmin()]
+        raise ValueError(f"a picture has at least 1x1 pixels, got height {height}, width {width}")
+    uniform = _uniform(spec, seed, keys)
+    boxes, order, factors, switches = np.split(uniform, [_DRAWS - 14, _DRAWS - 10, _DRAWS - 6], 2)
+    top, left, box_height, box_width = random_resized_boxes(
+        boxes,
+        height=sizes[:, :1],
+        width=sizes[:, 1:],
+        scale=_per_crop(spec, [spec.global_crops_scale] * 2, spec.local_crops_scale),
+        ratio=spec.crop_ratio,
+    )
+    blur_probability = _per_crop(
+        spec,
+        [spec.blur_probability_global1, spec.blur_probability_global2],
+        spec.blur_probability_local,
+    )
+    solarize_probability = _per_crop(spec, [0.0, spec.solarize_probability], 0.0)
+    lowest_sigma, highest_sigma = spec.blur_sigma
+    flip, jitter, grayscale, blur, sigma, solarize = np.moveaxis(switches, 2, 0)
+    spread = np.array([spec.brightness, spec.contrast, spec.saturation, spec.hue])
+    return CropParams(
+        top=top,
+        left=left,
+        height=box_height,
+        width=box_width,
+        flip=flip < spec.flip_probability,
+        jitter=jitter < spec.jitter_probability,
+        jitter_order=order.argsort(axis=2).astype(np.int8),
+        jitter_factors=((1, 1, 1, 0) + spread * (2 * factors - 1)).astype(np.float32),
+        grayscale=grayscale < spec.grayscale_probability,
+        blur_sigma=np.where(
+            blur < blur_probability, lowest_sigma + sigma * (highest_sigma - lowest_sigma), 0
+        ).astype(np.float32),
+        solarize=solarize < solarize_probability,
+    )
+
+
+def stack_params(params: Sequence[CropParams]) -> CropParams:
+    """Parameters of several images as one, with a new first axis."""
+    names = [field.name for field in fields(CropParams)]
+    return CropParams(**{name: np.stack([getattr(one, name) for one in params]) for name in names})
+
+
+def _uniform(
+    spec: CropSpec, seed: int, keys: Sequence[tuple[int, int]]
+) -> Float64[np.ndarray, "batch crops 36"]:
+    """Random numbers from a counter, whose upper half is the key of the image."""
+    source = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(_CROPS_STREAM,)))
+    generator, state = np.random.Generator(source), source.state
+    uniform = np.empty((len(keys), spec.crops_number, _DRAWS))
+    for row, (epoch, index) in enumerate(keys):
+        state["state"]["counter"][:] = 0, 0, epoch, index
+        source.state = state
+        generator.random(out=uniform[row])
+    return uniform
+
+
+def _scaled_span(
+    start: Int32[np.ndarray, "*crops"], length: Int32[np.ndarray, "*crops"], old: int, new: int
+) -> tuple[Int32[np.ndarray, "*crops"], Int32[np.ndarray, "*crops"]]:
+    low = np.minimum(np.rint(start * (new / old)), new - 1)
+    high = np.clip(np.rint((start + length) * (new / old)), low + 1, new)
+    return low.astype(np.int32), (high - low).astype(np.int32)
+
+
+def _per_crop(
+    spec: CropSpec, of_globals: Sequence[_PerCrop], of_locals: _PerCrop
+) -> Float64[np.ndarray, "crops ..."]:
+    return np.array([*of_globals, *[of_locals] * spec.local_crops_number], dtype=np.float64)
+
+
+def _require_range(name: str, bounds: tuple[float, float], *, high: float) -> None:
+    fits = len(bounds) == 2 and 0 < bounds[0] <= bounds[1] <= high and bounds[1] < math.inf
+    above = "above 0" if high == math.inf else f"within (0, {high:g}]"
+    _require(name, fits, f"(lowest, highest) {above}", bounds)
+
+
+def _require(name: str, fits: bool, expected: str, value: object) -> None:
+    if not fits:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")

@@ -1,0 +1,1 @@
+"""Batches of training images: order, decoding, caches, failures."""

@@ -1,0 +1,226 @@
+"""Settings that ``auto`` derives from the images, the batch, the length and the weights given."""
+
+import math
+from dataclasses import replace
+
+from dino_train.config import HeadConfig, ModelConfig, OptimConfig, TeacherConfig, TrainConfig
+from dino_train.crops.parameters import CropSpec
+
+TINY_SIDE = 64  # up to this side in pixels, images are tiny; the small stem is for those below
+FEW_IMAGES = 100_000  # below, images are few
+SHORT_EPOCHS = 4  # shorter runs have no epoch to spare in which a part stands still
+
+
+def auto(
+    *,
+    num_images: int,
+    image_side: int = 256,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    arch: str = "vit_small",
+) -> TrainConfig:
+    """Settings derived from the images; ``explain_auto`` says why.
+
+    The rules for tiny images and for convnets on few images were measured on CPUs, with CIFAR-10
+    and Imagenette: benchmarks/reports/cifar10_cpu_2026-11.md and small_data_2026-11.md. Those for
+    ViTs on larger images are what users and authors of the original report.
+
+    Args:
+        num_images: Images in the training data.
+        image_side: Their usual shorter side in pixels.
+        batch_size: Images in one optimizer step; None derives it.
+        epochs: Passes over the images; None derives them.
+        arch: Backbone.
+
+    Raises:
+        ValueError: ``batch_size`` or ``epochs`` is below 1.
+    """
+    tiny = image_side <= TINY_SIDE
+    few = num_images < FEW_IMAGES
+    is_vit = arch.startswith("vit_")
+    lean = tiny or (few and not is_vit)
+    if batch_size is None:
+        few_batches = 2 ** int(math.log2(max(num_images // 4, 2)))
+        batch_size = min(64 if lean else 256, few_batches)
+    _check_at_least_1("batch_size", batch_size)
+    steps_per_epoch = max(num_images // batch_size, 1)
+    if epochs is None:
+        epochs = _clamp(round(100_000 / steps_per_epoch), 50 if few else 100, 800)
+    _check_at_least_1("epochs", epochs)
+    momentum = _momentum(
+        epochs * steps_per_epoch,
+        memories=80,
+        longest_memory=250 if few or batch_size > 256 else 2000,
+    )
+    patch_size = _clamp(image_side // 8, 1, 16)
+    lr = 1e-3 if few else 5e-4
+    if lean:  # 1e-3 for 64 images, and with the square root of more, as suits AdamW
+        lr = round(4e-3 * math.sqrt(64 / batch_size), 5)
+    return TrainConfig(
+        recipe="auto",
+        model=ModelConfig(
+            arch=arch,
+            patch_size=patch_size,
+            drop_path_rate=0.1 if is_vit and not tiny else 0.0,
+            small_stem=image_side < TINY_SIDE and arch.startswith("resnet"),
+        ),
+        head=HeadConfig(
+            out_dim=2 ** round(math.log2(_clamp(num_images // 10, 1024, 65536))),
+            hidden_dim=512 if lean else 2048,
+            bottleneck_dim=64 if lean else 256,
+            use_bn=few,
+        ),
+        crops=_auto_crops(image_side, patch_size, local_crops=not lean),
+        teacher=TeacherConfig(
+            momentum=momentum,
+            warmup_teacher_temp=0.02 if few and not lean else 0.04,
+            teacher_temp=0.04 if few or tiny else 0.07,
+            warmup_teacher_temp_epochs=0 if lean else _temp_warmup(epochs),
+        ),
+        optim=OptimConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            min_lr=1e-5,
+            warmup_epochs=min(10, epochs / 10),
+            weight_decay_end=0.04 if lean else 0.4,
+            freeze_last_layer_epochs=0 if lean or epochs < SHORT_EPOCHS else 1,
+        ),
+    )
+
+
+def _auto_crops(image_side: int, patch_size: int, *, local_crops: bool) -> CropSpec:
+    """Crops no larger than the images; blur, which is measured in pixels, shrinks with them."""
+    crops = CropSpec(global_crops_scale=(0.25, 1.0), local_crops_scale=(0.05, 0.25))
+    if not local_crops:
+        crops = replace(crops, local_crops_number=0)
+    if image_side <= TINY_SIDE:
+        return replace(
+            crops,
+            global_crops_size=image_side,
+            local_crops_size=image_side,
+            blur_probability_global1=0.0,
+            blur_probability_global2=0.0,
+            solarize_probability=0.0,
+        )
+    side = min(crops.global_crops_size, image_side // patch_size * patch_size)
+    by = side / crops.global_crops_size
+    lowest, highest = crops.blur_sigma
+    return replace(
+        crops,
+        global_crops_size=side,
+        local_crops_size=round(crops.local_crops_size * by / patch_size) * patch_size,
+        blur_sigma=(round(lowest * by, 3), round(highest * by, 3)),
+    )
+
+
+def continued(
+    config: TrainConfig,
+    *,
+    num_images: int,
+    arch: str,
+    patch_size: int,
+    image_size: int,
+    small_stem: bool = False,
+    epochs: int | None = None,
+) -> TrainConfig:
+    """Settings for going on from good weights rather than from nothing.
+
+    A peak learning rate made for random weights, or a fast teacher, destroys what the weights
+    know: a low rate, a slow teacher, and one epoch in which only the new head learns. As in
+    ``auto``, the teacher's memory is bounded by the length of the run.
+
+    Args:
+        config: Settings of ``auto`` for the same images and ``arch``.
+        num_images: Images in the training data.
+        arch: Backbone of the weights.
+        patch_size: Side of a patch of the weights in pixels.
+        image_size: Side in pixels for which the weights have position embeddings.
+        small_stem: The weights are of a ResNet with the stem for small images.
+        epochs: Passes over the images; None takes a quarter of those of ``config``.
+    """
+    if epochs is None:
+        epochs = max(SHORT_EPOCHS, config.optim.epochs // 4)
+    steps = epochs * max(num_images // config.optim.batch_size, 1)
+    teacher, optim = config.teacher, config.optim
+    return replace(
+        config,
+        model=replace(
+            config.model,
+            arch=arch,
+            patch_size=patch_size,
+            image_size=image_size,
+            small_stem=small_stem,
+        ),
+        teacher=replace(
+            teacher,
+            momentum=_momentum(steps, memories=20, longest_memory=2000),
+            warmup_teacher_temp_epochs=min(
+                teacher.warmup_teacher_temp_epochs, _temp_warmup(epochs)
+            ),
+        ),
+        optim=replace(
+            optim,
+            lr=1e-4,
+            epochs=epochs,
+            warmup_epochs=min(max(1, epochs // 10), epochs / SHORT_EPOCHS),
+            freeze_last_layer_epochs=min(optim.freeze_last_layer_epochs, epochs // SHORT_EPOCHS),
+            freeze_backbone_epochs=min(1, epochs // SHORT_EPOCHS),
+        ),
+    )
+
+
+def _momentum(steps: int, *, memories: int, longest_memory: int) -> float:
+    """Momentum whose memory, 1 / (1 - momentum) steps, fits ``memories`` times into the run.
+
+    It is never shorter than 33 steps: a faster teacher is no more stable than the student.
+    """
+    return round(1 - max(1 / longest_memory, min(memories / steps, 0.03)), 4)
+
+
+def _temp_warmup(epochs: int) -> int:
+    """Epochs until the teacher's temperature is reached, which must be early in the run."""
+    return min(30, max(epochs // 5, min(1, epochs // 2)))
+
+
+def _check_at_least_1(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:
+    """What ``auto`` chose and why, one line a setting."""
+    c, t, o = config.crops, config.teacher, config.optim
+    steps = num_images // o.batch_size * o.epochs
+    temperature = f"{t.teacher_temp}, from the start: a cool start learnt less"
+    if t.warmup_teacher_temp != t.teacher_temp and not t.warmup_teacher_temp_epochs:
+        temperature = f"{t.teacher_temp}, from the start: the run is too short for a cool one"
+    elif t.warmup_teacher_temp != t.teacher_temp:
+        temperature = (
+            f"{t.warmup_teacher_temp} -> {t.teacher_temp} over {t.warmup_teacher_temp_epochs} "
+            "epochs: a cool start keeps ViTs from the uniform collapse"
+        )
+    return [
+        f"crops 2 x {c.global_crops_size} px + {c.local_crops_number} local: from the usual size "
+        "of the images; without local crops where they cost more time than they bring",
+        f"epochs {o.epochs}: {steps:,} steps of {o.batch_size} images",
+        f"out_dim {config.head.out_dim}: about one prototype for ten of {num_images:,} images; "
+        "many more stay unused on small data and the loss sticks at ln(out_dim)",
+        f"batch norm in the head {config.head.use_bn}: on small data it starts learning sooner",
+        f"momentum {t.momentum}: {_memory_in_words(t.momentum, steps)}",
+        f"teacher temperature {temperature}",
+        f"lr {o.lr:g} for a batch of 256, after {o.warmup_epochs:g} epochs of warm-up",
+    ]
+
+
+def _memory_in_words(momentum: float, steps: int) -> str:
+    if momentum == 1:
+        return "the teacher never moves"
+    said = f"the teacher averages about {1 / (1 - momentum):,.0f} steps"
+    if 1 / (1 - momentum) <= steps / 4:
+        return f"{said}, which is short beside the {steps:,} of the run"
+    return f"{said}, which is long beside the {steps:,} of the run; more epochs would help"
+
+
+def _clamp(value: int, low: int, high: int) -> int:
+    return max(low, min(high, value))

@@ -1,0 +1,198 @@
+"""The run folder: config.json first, and the same settings ever after."""
+
+import json
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dino_infer.errors import RunError
+from dino_infer.files import hold_output, remove_leftovers, write_json
+from dino_infer.weights.run_folders import CHECKPOINT, SNAPSHOTS
+from dino_train.config import as_dict, differences, from_dict
+from dino_train.records.metrics import METRICS
+from dino_train.records.snapshots import State, sweep_snapshots
+
+FORMAT_VERSION = 1
+CONFIG = "config.json"
+WRITTEN = (CHECKPOINT, SNAPSHOTS, METRICS, "failures.jsonl", "report", "tensorboard")
+"""All else that training writes into a run folder, after ``config.json``."""
+
+
+def code_version() -> str:
+    """Version of this toolkit, or "unknown" in a checkout that is not installed."""
+    try:
+        return version("dino-toolkit")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def config_record(
+    run: Path,
+    config: dict[str, Any],
+    *,
+    data: dict[str, Any],
+    init_from: str | None,
+    extend: bool,
+) -> dict[str, Any] | None:
+    """What ``config.json`` must become, or None when it is there and right; writes nothing.
+
+    Args:
+        run: The run folder, which need not exist.
+        config: The resolved settings.
+        data: ``sources``, ``images`` and ``fingerprint`` of the training data.
+        init_from: The weights that the run starts from.
+        extend: Let ``optim.epochs`` grow.
+
+    Raises:
+        RunError: The folder cannot be a run folder, or holds another run; the message gives the
+            difference.
+    """
+    _check_is_folder(run)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "config": config,
+        "data": data,
+        "init_from": init_from,
+        "versions": _versions(),
+    }
+    path = run / CONFIG
+    if not path.exists():
+        if there := [name for name in WRITTEN if (run / name).exists()]:
+            raise RunError(f"{str(run)!r} has {there[0]} but no config.json; choose another --out")
+        return record
+    before = _read(path)
+    if before["data"]["fingerprint"] != data["fingerprint"]:
+        raise RunError(
+            f"the training data of {str(run)!r} changed: {before['data']['images']:,} images when "
+            f"the run began, {data['images']:,} now; restore it, or start a new run with "
+            f"--init-from {run} --out ANOTHER"
+        )
+    changed = differences(_completed(before["config"]), config)
+    if before["init_from"] != init_from:
+        changed["--init-from"] = f"{before['init_from']!r} -> {init_from!r}"
+    if extend and set(changed) == {"optim.epochs"} and _is_longer(config, before["config"]):
+        return record
+    if changed:
+        listed = ", ".join(f"{name}: {change}" for name, change in changed.items())
+        raise RunError(
+            f"{str(run)!r} was begun with other settings ({listed}); repeat the old ones to go "
+            "on, choose another --out to start anew, or give --extend to train for more epochs "
+            "and change nothing else"
+        )
+    return None
+
+
+def saved_settings(run: Path) -> dict[str, Any] | None:
+    """The settings that a run was begun with, or None where there is no run yet.
+
+    Raises:
+        RunError: Its ``config.json`` cannot be read.
+    """
+    path = run / CONFIG
+    return _read(path)["config"] if path.is_file() else None
+
+
+@contextmanager
+def hold_run_folder(run: Path) -> Iterator[None]:
+    """Be the only process that writes to the folder; without a run in it, it is gone afterwards.
+
+    Raises:
+        OutputInUseError: Another process trains into it.
+        RunError: The folder cannot be made or written.
+    """
+    _check_is_folder(run)
+    missing = [folder for folder in (run, *run.parents) if not folder.exists()]
+    with ExitStack() as opened:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            opened.callback(_remove_empty, missing)
+            opened.enter_context(hold_output(run))
+        except OSError as error:
+            raise RunError(f"cannot use run folder {str(run)!r}: {error.strerror}") from error
+        yield
+
+
+def enter_run_folder(run: Path, record: dict[str, Any] | None) -> None:
+    """Make the folder, sweep what a killed process left half-written, write ``config.json``.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(*(run / name for name in (CONFIG, CHECKPOINT, METRICS)))
+        sweep_snapshots(run)
+        if record:
+            write_json(run / CONFIG, record)
+    except OSError as error:
+        raise RunError(f"cannot use run folder {str(run)!r}: {error.strerror}") from error
+
+
+def check_state(state: State, config: dict[str, Any], *, data_fingerprint: str) -> None:
+    """Check that a snapshot is one of this run.
+
+    Raises:
+        ValueError: It is of other settings or data.
+        KeyError: A part is missing.
+    """
+    saved = _completed(state["config"])
+    changed = differences(saved, config)
+    if _is_longer(config, saved):
+        del changed["optim.epochs"]  # the run has been extended since
+    if changed:
+        listed = ", ".join(f"{name}: {change}" for name, change in changed.items())
+        raise ValueError(f"it has other settings: {listed}")
+    if state["checkpoint_info"]["data_fingerprint"] != data_fingerprint:
+        raise ValueError("it was trained on other images")
+
+
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the defaults of those that did not exist when the run began."""
+    with suppress(ValueError, TypeError, AttributeError):  # the difference is said
+        return as_dict(from_dict(settings))
+    return settings
+
+
+def _is_longer(config: dict[str, Any], before: dict[str, Any]) -> bool:
+    epochs = before["optim"]["epochs"]
+    return isinstance(epochs, int) and bool(config["optim"]["epochs"] > epochs)
+
+
+def _check_is_folder(run: Path) -> None:
+    if run.exists() and not run.is_dir():
+        raise RunError(f"--out must be a folder, but {str(run)!r} is a file; choose another")
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with suppress(OSError):  # a run was begun in it
+        for folder in folders:
+            folder.rmdir()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config, data, init_from = record["config"], record["data"], record["init_from"]
+        if not (isinstance(config, dict) and isinstance(config["optim"], dict)):
+            raise TypeError("config must hold the settings")
+        if not (isinstance(data["fingerprint"], str) and isinstance(data["images"], int)):
+            raise TypeError("data must tell fingerprint and images")
+        if not isinstance(init_from, str | None):
+            raise TypeError("init_from must be a text or null")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"{str(path)!r} is not a config.json of dino-train ({error!r}); choose another --out"
+        ) from error
+    return record
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "timm", "numpy", "pillow")
+    return {
+        "dino-toolkit": code_version(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
