@@ -33,10 +33,7 @@ PRINTED_BY = {
     "server": {"dino-serve"},
     "demo": {"dino-demo"},
     "evaluate": {"dino-eval"},
-    "output": {"dino-embed"},
-    "job": {"dino-embed"},
-    "writer": {"dino-embed"},
-    "update": {"dino-embed"},
+    "features": {"dino-embed"},
     "attention": {"dino-attention"},
 }
 # Flags of pip, and of modules that are programs of their own.

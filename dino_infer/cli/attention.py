@@ -248,4 +248,4 @@ def _targets(out: Path, names: Iterable[str]) -> Iterator[Path]:
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-attention and return its exit code."""
     prog = "dino-attention"
-    return exit_code(lambda: tyro.cli(attention, prog=prog, args=args), prog=prog)
+    return exit_code(lambda args: tyro.cli(attention, prog=prog, args=args), prog=prog, args=args)

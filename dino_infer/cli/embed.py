@@ -214,4 +214,6 @@ def _is_folder(out: str) -> bool:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-embed and return its exit code."""
-    return exit_code(lambda: tyro.cli(embed, prog="dino-embed", args=args), prog="dino-embed")
+    return exit_code(
+        lambda args: tyro.cli(embed, prog="dino-embed", args=args), prog="dino-embed", args=args
+    )

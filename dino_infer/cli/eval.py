@@ -152,6 +152,9 @@ def _print_few_shot(shots: "Sequence[FewShot]", tries: int) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-eval and return its exit code."""
     return exit_code(
-        lambda: tyro.extras.subcommand_cli_from_dict({"knn": knn}, prog="dino-eval", args=args),
+        lambda args: tyro.extras.subcommand_cli_from_dict(
+            {"knn": knn}, prog="dino-eval", args=args
+        ),
         prog="dino-eval",
+        args=args,
     )

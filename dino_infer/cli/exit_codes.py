@@ -1,18 +1,26 @@
 """The one place where a command's errors become a line on stderr and an exit code.
 
     def main(args: Sequence[str] | None = None) -> int:
-        return exit_code(lambda: tyro.cli(embed, prog="dino-embed", args=args), prog="dino-embed")
+        return exit_code(
+            lambda args: tyro.cli(embed, prog="dino-embed", args=args), prog="dino-embed", args=args
+        )
 
-Exit codes: 0 good, 1 a DinoError or a system error, 2 wrong usage, 3 finished but some inputs
+The library's messages and log records name parameters in backticks (`batch_size`,
+`overwrite=True`); here they become flags of the command (--batch-size, --overwrite) where it has
+them. Exit codes: 0 good, 1 a DinoError or a system error, 2 wrong usage, 3 finished but some inputs
 failed, 4 all inputs failed, 130 interrupted. The command returns 0, 3 or 4 (or None for 0). While
 it runs, log records of the toolkit go to stderr, so stdout carries results only.
 """
 
+import functools
+import io
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from importlib.metadata import version
 
 from dino_infer.cores import container_cores
 from dino_infer.errors import DinoError
@@ -25,31 +33,81 @@ class UsageError(Exception):
     """Arguments that parse but make no sense; exit code 2."""
 
 
-def exit_code(command: Callable[[], int | None], *, prog: str) -> int:
+def exit_code(
+    command: Callable[[list[str]], int | None],
+    *,
+    prog: str,
+    args: Sequence[str] | None,
+    renamed: Mapping[str, str] | None = None,
+) -> int:
     """Run a command and return its exit code.
 
     Args:
         command: Parses arguments and does the work.
         prog: Name of the command, in front of error lines.
+        args: The arguments; None takes those of this process.
+        renamed: Flags of parameters that the library calls otherwise, say ``crops: --crops-on``.
     """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments == ["--version"]:
+        print(f"{prog} {version('dino-toolkit')}")
+        return GOOD
+
+    flags = functools.cache(lambda: _flags_of(command, arguments))
+
+    def named(message: str) -> str:
+        return in_flags(message, flags(), renamed=renamed) if "`" in message else message
+
+    def failed(message: str, code: int) -> int:
+        print(f"{prog}: error: {named(' '.join(message.split()))}", file=sys.stderr)
+        return code
+
     _limit_threads()
-    with _records_to_stderr():
+    with _records_to_stderr(named):
         try:
-            return command() or GOOD
+            return command(arguments) or GOOD
         except SystemExit as stop:  # how the argument parser ends --help and usage errors
             return stop.code if isinstance(stop.code, int) else GOOD
         except UsageError as error:
-            return _failed(prog, str(error), USAGE)
+            return failed(str(error), USAGE)
         except DinoError as error:
-            return _failed(prog, str(error), FAILED)
+            return failed(str(error), FAILED)
         except BrokenPipeError:  # the reader of stdout has gone, say `| head`: no news to it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except OSError as error:
-            named = f": {error.filename!r}" if error.filename else ""
-            return _failed(prog, f"{error.strerror or error}{named}", FAILED)
+            which = f": {error.filename!r}" if error.filename else ""
+            return failed(f"{error.strerror or error}{which}", FAILED)
         except KeyboardInterrupt:
-            return _failed(prog, "interrupted", INTERRUPTED)
+            return failed("interrupted", INTERRUPTED)
+
+
+def in_flags(
+    message: str, flags: Collection[str], *, renamed: Mapping[str, str] | None = None
+) -> str:
+    """Name the flags of a command in place of the parameters that a message names.
+
+    Args:
+        message: Names parameters in backticks, with a value or without: `crop='none'`.
+        flags: All flags of the command; parameters without one stay as they are.
+        renamed: Flags of parameters that have another name in the command.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        flag = (renamed or {}).get(name, "--" + name.replace("_", "-"))
+        if flag not in flags:
+            return found[0]
+        return flag if value in (None, "True") else f"{flag} {value.strip(chr(39))}"
+
+    return re.sub(r"`([a-z][a-z0-9_.]*)(?:=([^`]*))?`", flag, message)
+
+
+def _flags_of(command: Callable[[list[str]], int | None], arguments: list[str]) -> set[str]:
+    """All flags that the command, or its subcommand, names in its own --help."""
+    with redirect_stdout(io.StringIO()) as text, suppress(SystemExit):
+        command([*arguments[:1], "--help"])
+    return set(re.findall(r"--[a-z][a-z0-9.-]*", text.getvalue()))
 
 
 def inputs_code(*, total: int, failed: int) -> int:
@@ -70,27 +128,26 @@ def _limit_threads() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(limit))
 
 
-def _failed(prog: str, message: str, code: int) -> int:
-    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
-    return code
-
-
 class _StderrHandler(logging.Handler):
     """Lines that do not tear a progress bar apart."""
+
+    def __init__(self, named: Callable[[str], str]) -> None:
+        super().__init__()
+        self._named = named
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(level + self.format(record), file=sys.stderr)
+        tqdm.write(level + self._named(self.format(record)), file=sys.stderr)
 
 
 @contextmanager
-def _records_to_stderr() -> Iterator[None]:
+def _records_to_stderr(named: Callable[[str], str]) -> Iterator[None]:
     """Show log records from INFO of our packages and from WARNING of all others."""
     # It would warn of every retry, twice; the error that follows is one line.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    handler = _StderrHandler()
+    handler = _StderrHandler(named)
     loggers = [logging.getLogger(name) for name in PACKAGES]
     levels = [logger.level for logger in loggers]
     logging.getLogger().addHandler(handler)

@@ -7,7 +7,6 @@ dino-export info model.onnx
 
 import json
 import logging
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,14 +127,13 @@ def info(path: Annotated[Path, tyro.conf.Positional]) -> int:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-export and return its exit code."""
-    arguments = list(sys.argv[1:] if args is None else args)
+    return exit_code(_main, prog="dino-export", args=args)
+
+
+def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["info"]:
-        return exit_code(
-            lambda: tyro.cli(info, prog="dino-export info", args=arguments[1:]), prog="dino-export"
-        )
-    return exit_code(
-        lambda: tyro.cli(export, prog="dino-export", args=arguments), prog="dino-export"
-    )
+        return tyro.cli(info, prog="dino-export info", args=arguments[1:])
+    return tyro.cli(export, prog="dino-export", args=arguments)
 
 
 def _export(

@@ -81,6 +81,10 @@ class RunOptions:
             raise UsageError(f"--workers must be 0 or more, got {self.workers}")
 
 
+RENAMED = {"crops": "--crops-on", "wandb_project": "--wandb"}
+"""Flags of parameters of ``train`` that have another name there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GivenOptim:
     """Length and batch, where they are given."""
@@ -110,7 +114,7 @@ class GivenSettings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dino-train; returns the exit code."""
     arguments = _without_local_rank(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: _main(arguments), prog="dino-train")
+    return exit_code(_main, prog="dino-train", args=arguments, renamed=RENAMED)
 
 
 def _main(arguments: list[str]) -> int:

@@ -143,4 +143,4 @@ def _server(app: "FastAPI") -> "Server":
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-demo and return its exit code."""
     prog = "dino-demo"
-    return exit_code(lambda: demo(tyro.cli(Demo, prog=prog, args=args)), prog=prog)
+    return exit_code(lambda args: demo(tyro.cli(Demo, prog=prog, args=args)), prog=prog, args=args)

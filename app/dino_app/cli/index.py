@@ -32,6 +32,7 @@ VERBS: dict[str, Callable[..., Any]] = {
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-index and return its exit code."""
     return exit_code(
-        lambda: tyro.extras.subcommand_cli_from_dict(VERBS, prog="dino-index", args=args),
+        lambda args: tyro.extras.subcommand_cli_from_dict(VERBS, prog="dino-index", args=args),
         prog="dino-index",
+        args=args,
     )

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -151,9 +150,8 @@ def _address(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port} (the endpoints: /docs)"
 
 
-def _main(args: Sequence[str] | None) -> int:
-    given = sys.argv[1:] if args is None else args
-    flags = tyro.cli(Serve, prog="dino-serve", args=with_environment(given, os.environ))
+def _main(args: list[str]) -> int:
+    flags = tyro.cli(Serve, prog="dino-serve", args=with_environment(args, os.environ))
     if flags.index is None:
         flags = replace(flags, index=os.environ.get("DINO_INDEX") or None)
     return serve(flags)
@@ -161,4 +159,4 @@ def _main(args: Sequence[str] | None) -> int:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-serve and return its exit code."""
-    return exit_code(lambda: _main(args), prog="dino-serve")
+    return exit_code(_main, prog="dino-serve", args=args)

@@ -1,10 +1,12 @@
 """The commands in-process: results on stdout, one error line on stderr, exact exit codes."""
 
+import importlib
 import logging
 import re
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +183,7 @@ def test_features_made_differently_are_not_compared(capsys, tmp_path, photos, we
 
 
 def raising(error):
-    def command():
+    def command(args):
         raise error
 
     return command
@@ -202,13 +204,39 @@ def raising(error):
     ],
 )
 def test_every_way_to_fail_has_its_exit_code(capsys, error, code, line):
-    assert exit_codes.exit_code(raising(error), prog="x") == code
+    assert exit_codes.exit_code(raising(error), prog="x", args=[]) == code
     assert capsys.readouterr().err == line
+
+
+def test_parameters_in_messages_become_the_flags_of_the_command(capsys):
+    def command(args):
+        if "--help" in args:
+            print(
+                "usage: x [--batch-size INT] [--crop {center,none}] [--optim.lr LR] [--shard I/N]"
+            )
+            raise SystemExit(0)
+        logging.getLogger("dino_infer.test").warning("lower `optim.lr`")
+        raise DataError(
+            "lower `batch_size`, pass `crop='none'`, `batch_size=True`, `share` or `min_score`"
+        )
+
+    assert exit_codes.exit_code(command, prog="x", args=[], renamed={"share": "--shard"}) == 1
+    assert capsys.readouterr().err == (
+        "warning: lower --optim.lr\n"
+        "x: error: lower --batch-size, pass --crop none, --batch-size, --shard or `min_score`\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["embed", "attention", "eval"])
+def test_every_command_tells_its_version(name, capsys):
+    main = importlib.import_module(f"dino_infer.cli.{name}").main
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dino-{name} {version('dino-toolkit')}\n"
 
 
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        exit_codes.exit_code(lambda: 1 // 0, prog="x")
+        exit_codes.exit_code(lambda args: 1 // 0, prog="x", args=[])
 
 
 @pytest.mark.parametrize(("total", "failed", "code"), [(5, 0, 0), (5, 1, 3), (5, 5, 4), (0, 0, 0)])
@@ -219,11 +247,11 @@ def test_failed_inputs_decide_the_exit_code(total, failed, code):
 def test_records_go_to_stderr_only_while_a_command_runs(capsys):
     logger = logging.getLogger("dino_infer.test")
 
-    def command():
+    def command(args):
         logger.info("seen %d", 1)
         logging.getLogger("elsewhere").info("unseen")
 
-    assert exit_codes.exit_code(command, prog="x") == 0
+    assert exit_codes.exit_code(command, prog="x", args=[]) == 0
     logger.info("unseen")
     assert capsys.readouterr().err == "seen 1\n"
 
