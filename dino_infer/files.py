@@ -121,23 +121,24 @@ def remove_leftovers(*targets: Path) -> None:
 
 
 @contextmanager
-def hold_output(output: str | Path, *, lock: Path | None = None) -> Iterator[None]:
+def hold_output(output: str | Path, *, beside: bool = False) -> Iterator[None]:
     """Be the only process that writes to ``output`` until the block ends.
 
-    The lock goes when the process does, however it ends; processes that it forks do not inherit
-    it. Where the file system cannot lock, a warning says so and the block runs all the same.
+    The lock, a hidden file that is deleted at the end, goes when the process does, however it
+    ends; processes that it forks do not inherit it. Where the file system cannot lock, a warning
+    says so and the block runs all the same.
 
     Args:
         output: A folder that exists, or a file, which need not.
-        lock: File to lock; by default a hidden one in the folder, or beside the file.
+        beside: Keep the lock of a folder beside it, because it will be made or replaced.
 
     Raises:
         OutputInUseError: Another process, or this one, holds it.
         OSError: Nothing can be written there.
     """
     output = Path(output).absolute()
-    if lock is None:
-        lock = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
+    inside = output.is_dir() and not beside
+    lock = output / ".dino-lock" if inside else output.with_name(f".{output.name}.dino-lock")
     if lock in _held:
         raise OutputInUseError(f"this process already writes to {str(output)!r}")
     descriptor = _locked(lock, output)

@@ -139,6 +139,20 @@ def test_a_process_cannot_hold_an_output_twice(tmp_path: Path):
         pass
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_lock_files_of_others_stay_as_they_are(tmp_path: Path, beside: bool):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    theirs = [folder / ".lock", tmp_path / ".out.lock", tmp_path / ".f.npy.lock"]
+    for file in theirs:
+        file.write_text("theirs")
+    with hold_output(folder, beside=beside), hold_output(tmp_path / "f.npy"):
+        pass
+    assert [file.read_text() for file in theirs] == ["theirs"] * 3
+    assert sorted(os.listdir(tmp_path)) == [".f.npy.lock", ".out.lock", "out"]
+    assert os.listdir(folder) == [".lock"]
+
+
 class holder:  # noqa: N801
     """A process that holds an output, with a child that it forked meanwhile."""
 

@@ -178,7 +178,7 @@ def test_a_second_process_on_a_run_folder_ends_with_one_line(command, run: Path,
     assert main(command(run)) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and f"process {holder.pid} writes to it" in errors[0]
-    assert content(run) == before | {".lock": before[".lock"]}
+    assert content(run) == before | {".dino-lock": before[".dino-lock"]}
     holder.kill()
     holder.wait()
     assert main(command(run)) == 0  # the lock went with its process

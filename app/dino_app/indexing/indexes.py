@@ -199,8 +199,7 @@ def _hold_place(location: str) -> Iterator[None]:
     with ExitStack() as held:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = folder.with_name(f".{folder.name}.lock")
-            held.enter_context(hold_output(folder, lock=lock))
+            held.enter_context(hold_output(folder, beside=True))
             remove_leftovers(folder)
         except OSError as error:
             raise StoreError(f"cannot make an index at {str(folder)!r}: {error}") from error
