@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dino_infer.choices import Precision
 from dino_infer.cores import cores
 from dino_infer.errors import DinoError
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Types of matrix products by precision; the others stay as they are."""
 
@@ -78,7 +78,7 @@ class LateNumbers:
         values: The numbers; they may change on the device afterwards.
     """
 
-    def __init__(self, values: Float[Tensor, " numbers"]) -> None:
+    def __init__(self, values: Float[Tensor, "*shape"]) -> None:
         self._arrived: torch.cuda.Event | None = None
         if values.is_cuda:
             self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -86,10 +86,16 @@ class LateNumbers:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
         else:
-            self._host = values.clone()
+            self._host = values.to("cpu", copy=True)
 
-    def values(self) -> list[float]:
+    def array(self) -> Float[np.ndarray, "*shape"]:
         """The numbers; waits for the work that was queued before them, not for later work."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return self._host.tolist()
+        array: np.ndarray = self._host.numpy()
+        return array
+
+    def values(self) -> list[float]:
+        """The numbers of ``array``, where they are one after the other."""
+        values: list[float] = self.array().tolist()
+        return values

@@ -11,7 +11,7 @@ from torch import Tensor
 from dino_infer.attention.views import view_of
 from dino_infer.errors import CheckpointError
 from dino_infer.images.pictures import one_or_many
-from dino_infer.images.preprocess import Preprocess
+from dino_infer.images.preprocess import Preprocess, denormalized
 from dino_infer.networks.build import Backbone
 
 MASS = 0.6  # the share of the attention that the paper's masks keep
@@ -230,10 +230,7 @@ def shown(
     pixels: Float[Tensor, "3 height width"], preprocess: Preprocess
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Normalised pixels back as a picture."""
-    mean, std = (
-        torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std)
-    )
-    levels = (pixels.cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+    levels = denormalized(pixels.cpu(), mean=preprocess.mean, std=preprocess.std)
     return levels.permute(1, 2, 0).contiguous().numpy()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from dino_infer.choices import Feature
 from dino_infer.cli.exit_codes import UsageError, exit_code, inputs_code, printable
 from dino_infer.cli.options import (
     ComputeOptions,
@@ -32,7 +33,7 @@ Flag = tyro.conf.FlagCreatePairsOff[bool]
 class FeatureOptions:
     """Which vector stands for an image."""
 
-    feature: Literal["cls", "mean", "cls+mean", "gem", "last4", "patches"] = "cls"
+    feature: Feature = "cls"
     """The [CLS] token (of a convnet its pooled features), the mean of the patch tokens, both, their
     generalised mean (power 4), the [CLS] tokens of the last 4 blocks, or every patch token."""
     normalize: Flag = False

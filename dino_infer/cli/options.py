@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
+from dino_infer.choices import Crop, EngineName, Precision
 from dino_infer.cli.exit_codes import UsageError
 
 DEFAULT_WEIGHTS = "timm:vit_small_patch16_224.dino"
@@ -66,10 +67,10 @@ class ComputeOptions:
     workers: int | None = None
     """Threads that decode and embed on a CPU, processes that decode for a GPU; by default as many
     as there are cores."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """Of matrix products; auto is bf16 where the device multiplies it natively, else fp32.
     Features are float32 in any case."""
-    engine: Literal["auto", "torch", "onnx", "tensorrt"] = "auto"
+    engine: EngineName = "auto"
     """What runs the network; auto runs an .onnx file in onnxruntime and all else in PyTorch.
     tensorrt has onnxruntime compile the file for a GPU: minutes, once for each file."""
     compile: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -88,7 +89,7 @@ class ViewOptions:
     size: int | None = None
     """Side of the crop in pixels, or with --crop none the shorter side; by default the size of the
     training crops."""
-    crop: Literal["center", "none"] | None = None
+    crop: Crop | None = None
     """The central square, which is the default, or all of the image in its own aspect ratio."""
     exact_decode: tyro.conf.FlagCreatePairsOff[bool] = False
     """Decode every pixel of large JPEGs, several times slower; by default those of more than twice

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dino_infer.cores import cores
 from dino_infer.errors import ImageError
+from dino_infer.images.jpegs import is_jpeg
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.images.read import (
     DEFAULT_MAX_PIXELS,
@@ -95,7 +96,7 @@ class Decoding:
         least = self.preprocess.least_decoded
         image = read_image(data, path=name, max_pixels=self.max_pixels, min_scale_size=least)
         height, width = image.shape[:2]
-        if least is not None and data.startswith(b"\xff\xd8"):
+        if least is not None and is_jpeg(data):
             height, width = image_size(
                 data, name, max_pixels=self.max_pixels
             )  # it may have been decoded smaller

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from dino_infer.devices import Precision, cpu_threads, one_thread_each, resolved_device
+from dino_infer.choices import Crop, EngineName, Feature, Precision
+from dino_infer.devices import LateNumbers, cpu_threads, one_thread_each, resolved_device
 from dino_infer.embedding.decoding import (
     DecodedBatch,
     Decoding,
@@ -23,10 +24,9 @@ from dino_infer.embedding.decoding import (
     stacks,
 )
 from dino_infer.embedding.engines import Engine, OnnxEngine, TorchEngine
-from dino_infer.embedding.pooling import Feature
 from dino_infer.errors import CheckpointError, DinoError
 from dino_infer.images.pictures import Picture, picture_list, rgb_picture
-from dino_infer.images.preprocess import Crop, Preprocess
+from dino_infer.images.preprocess import Preprocess
 from dino_infer.images.read import (
     DEFAULT_MAX_PIXELS,
     MAX_FILE_BYTES,
@@ -41,7 +41,6 @@ from dino_infer.weights.checkpoints import load_backbone
 
 CPU_BATCH, GPU_BATCH = 16, 256
 _WHY_NOT_FINITE = "the weights are damaged, or the precision is too low: try precision fp32"
-EngineName = Literal["auto", "torch", "onnx", "tensorrt"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,9 +353,9 @@ class Embedder:
         decoded = decoded_in_processes(
             self._decoding, images, places, workers=self.workers, pin_memory=True
         )
-        before: tuple[DecodedBatch, list[_Coming]] | None = None
+        before: tuple[DecodedBatch, list[LateNumbers]] | None = None
         for batch in decoded:
-            coming = [_Coming(self._on_device(pixels)) for _, pixels in batch.stacks]
+            coming = [self._started(pixels) for _, pixels in batch.stacks]
             if before is not None:
                 yield self._arrived(*before)
             before = batch, coming
@@ -367,9 +366,9 @@ class Embedder:
         features = self._placed(batch.stacks, len(batch.indices))
         return EmbeddedBatch(batch.places, batch.indices, features, batch.files, batch.failures)
 
-    def _arrived(self, batch: DecodedBatch, coming: list["_Coming"]) -> EmbeddedBatch:
+    def _arrived(self, batch: DecodedBatch, coming: list[LateNumbers]) -> EmbeddedBatch:
         stacks = zip(batch.stacks, coming, strict=True)
-        rows = [(positions, part.rows()) for (positions, _), part in stacks]
+        rows = [(positions, part.array()) for (positions, _), part in stacks]
         features = self._joined(rows, len(batch.indices))
         return EmbeddedBatch(batch.places, batch.indices, features, batch.files, batch.failures)
 
@@ -377,9 +376,7 @@ class Embedder:
         self, stacks: Iterable[tuple[np.ndarray, Tensor]], count: int
     ) -> Float[np.ndarray, "rows ..."]:
         """Features of stacks of pixels, each row at its position."""
-        rows = [
-            (positions, _Coming(self._on_device(pixels)).rows()) for positions, pixels in stacks
-        ]
+        rows = [(positions, self._started(pixels).array()) for positions, pixels in stacks]
         return self._joined(rows, count)
 
     def _joined(
@@ -401,7 +398,8 @@ class Embedder:
             )
         batch = images[None] if images.ndim == 3 else images
         parts = torch.split(batch, self.batch_size)
-        features = np.concatenate([self._rows(part.to(self.device)) for part in parts])
+        rows = [LateNumbers(self._features(part.to(self.device))).array() for part in parts]
+        features = np.concatenate(rows)
         return features[0] if images.ndim == 3 else features
 
     def _pixels(self, picture: Picture, name: str) -> Tensor:
@@ -415,11 +413,9 @@ class Embedder:
         path = os.fspath(picture) if isinstance(picture, str | os.PathLike) else name
         return self.preprocess.pixels(image, path=path)
 
-    def _on_device(self, pixels: Tensor) -> Tensor:
-        return self._features(self.preprocess.normalized(pixels.to(self.device, non_blocking=True)))
-
-    def _rows(self, images: Tensor) -> Float[np.ndarray, "batch ..."]:
-        return _Coming(self._features(images)).rows()
+    def _started(self, pixels: Tensor) -> LateNumbers:
+        pixels = pixels.to(self.device, non_blocking=True)
+        return LateNumbers(self._features(self.preprocess.normalized(pixels)))
 
     def _features(self, images: Tensor) -> Tensor:
         """Features of a batch; halves it as often as the memory of the device asks for."""
@@ -440,27 +436,6 @@ class Embedder:
         if self.normalize:
             features = torch.nn.functional.normalize(features, dim=-1)
         return features
-
-
-class _Coming:
-    """Rows on their way from the device."""
-
-    def __init__(self, features: Tensor) -> None:
-        self._there = None
-        if features.device.type == "cuda":
-            self._rows = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-            self._rows.copy_(features, non_blocking=True)
-            self._there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._there.record()
-        else:
-            self._rows = features.cpu()
-
-    def rows(self) -> np.ndarray:
-        """Waits for them."""
-        if self._there is not None:
-            self._there.synchronize()
-        array: np.ndarray = self._rows.numpy()
-        return array
 
 
 def _check_finite(batch: EmbeddedBatch, images: ImageList) -> None:

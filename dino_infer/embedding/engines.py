@@ -19,10 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dino_infer.devices import AUTOCAST, Precision, resolved_precision
+from dino_infer.choices import Feature, Precision
+from dino_infer.devices import AUTOCAST, resolved_precision
 from dino_infer.embedding.onnx_sessions import CPU_PROVIDER, onnx_session
-from dino_infer.embedding.pooling import Feature, check_feature, feature_of, pooled
+from dino_infer.embedding.pooling import check_feature, feature_of, pooled
 from dino_infer.errors import CheckpointError
+from dino_infer.images.preprocess import denormalized
 from dino_infer.networks.build import Backbone
 from dino_infer.weights.checkpoints import CheckpointInfo, weights_sha256
 
@@ -205,7 +207,8 @@ class OnnxEngine:
             CheckpointError: The file was exported for another size only.
         """
         if self.file.normalizes:
-            images = self._levels(images)
+            levels = denormalized(images, mean=self.file.info.mean, std=self.file.info.std)
+            images = levels.permute(0, 2, 3, 1).contiguous()
         for given, wanted in zip(images.shape, self._shape, strict=True):
             if isinstance(wanted, int) and given != wanted:
                 raise CheckpointError(
@@ -229,14 +232,6 @@ class OnnxEngine:
             if threads not in self._sessions:
                 self._sessions[threads] = onnx_session(self.file.path, torch.device("cpu"))
             return self._sessions[threads]
-
-    def _levels(self, images: Tensor) -> Tensor:
-        """Normalised images as the levels in [0, 255] that they were, for files that normalise."""
-        mean, std = (
-            torch.tensor(v).view(3, 1, 1) for v in (self.file.info.mean, self.file.info.std)
-        )
-        levels = (255 * (images * std + mean)).round().clamp(0, 255).to(torch.uint8)
-        return levels.permute(0, 2, 3, 1).contiguous()
 
 
 def _described(path: Path, session: Any) -> OnnxFile:

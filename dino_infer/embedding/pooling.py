@@ -1,18 +1,12 @@
 """Which of a backbone's outputs becomes the feature of an image."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dino_infer.choices import FEATURES, Feature
 from dino_infer.networks.backbone import Backbone
 
-Feature = Literal["cls", "mean", "cls+mean", "gem", "last4", "patches"]
-"""The [CLS] token; the mean of the patch tokens; both one after the other; their generalised mean;
-the [CLS] tokens of the last four blocks, as linear evaluation uses them; every patch token."""
-
-FEATURES: tuple[Feature, ...] = ("cls", "mean", "cls+mean", "gem", "last4", "patches")
 GEM_POWER = 4.0
 GEM_FLOOR = 1e-6
 

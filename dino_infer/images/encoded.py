@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dino_infer.errors import ImageError, ImageErrorKind
-from dino_infer.images import limits, to_rgb, turbo
+from dino_infer.images import jpegs, limits, to_rgb, turbo
 
 DEFAULT_MAX_PIXELS = 120_000_000
 """Photos of 100-megapixel cameras and 108-megapixel phones pass: 360 MB of RGB."""
@@ -20,7 +20,6 @@ DEFAULT_MAX_PIXELS = 120_000_000
 # Only plain pictures: Pillow would also run Ghostscript on a PostScript file named photo.jpg.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "PPM")
 
-_JPEG = b"\xff\xd8"
 _PILLOW_MODULES = re.compile(r"PIL\.")
 
 
@@ -67,7 +66,7 @@ class EncodedImage:
     def decoded_size(self, min_scale_size: tuple[int, int] | None) -> tuple[int, int]:
         """Upright (height, width) of what ``pixels`` returns."""
         height, width = self.size
-        is_jpeg = self._image is None or self._image.format in ("JPEG", "MPO")
+        is_jpeg = self._image is None or self._image.format in jpegs.FORMATS
         by = 1
         if is_jpeg and min_scale_size is not None:
             by = turbo.divisor((height, width), min_scale_size)
@@ -91,7 +90,7 @@ class EncodedImage:
         if min_scale_size is not None and min(min_scale_size) < 1:
             raise ValueError(f"min_scale_size must be at least (1, 1), got {min_scale_size!r}")
         with self._typed_errors():
-            if self.data.startswith(_JPEG) and _has_zeroed_end(self.data):
+            if jpegs.is_jpeg(self.data) and jpegs.has_zeroed_end(self.data):
                 reason = "the end of the file is overwritten with zeros"
                 raise ImageError(self._path, "corrupt", reason)
             made = self._by_turbo(min_scale_size, out)
@@ -111,7 +110,7 @@ class EncodedImage:
             assert self._plain_size is not None
             return turbo.pixels(self.data, self._plain_size, min_scale_size=least, out=out)
         image = self._image
-        if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        if image.format not in jpegs.FORMATS or image.mode not in ("RGB", "L"):
             return None
         orientation, size = _orientation(image), (image.height, image.width)
         if orientation == 1:
@@ -124,7 +123,7 @@ class EncodedImage:
     def _by_pillow(self, least: tuple[int, int] | None) -> UInt8[np.ndarray, "height width 3"]:
         if self._image is None:
             self._image = _opened(self.data, path=self._path, max_pixels=self._max_pixels)
-        if self._image.format in ("JPEG", "MPO") and least is not None:
+        if self._image.format in jpegs.FORMATS and least is not None:
             _draft(self._image, least)
         self._image.load()
         return to_rgb.rgb(self._image, orientation=_orientation(self._image))
@@ -193,14 +192,6 @@ def _why_unidentified(data: bytes) -> tuple[ImageErrorKind, str]:
             return "corrupt", f"a damaged {name} header, or a layout that Pillow does not read"
     known = ", ".join(sorted(_known_formats()))
     return "unsupported", f"expected an image ({known}), got a file that begins with {head!r}"
-
-
-def _has_zeroed_end(jpeg: bytes) -> bool:
-    """Whether zeros follow the scan where its end marker should be.
-
-    Interrupted copies leave such files at full length, and libjpeg decodes zeros as flat grey.
-    """
-    return jpeg.endswith(bytes(16)) and jpeg.rfind(b"\xff\xd9") < jpeg.rfind(b"\xff\xda")
 
 
 def _draft(image: Image.Image, min_scale_size: tuple[int, int]) -> None:

@@ -1,12 +1,10 @@
 """What decoding a file may cost: bombs are refused by their headers, before they go off."""
 
-import re
-from collections.abc import Iterator
-
 import numpy as np
 from PIL import Image
 
 from dino_infer.errors import ImageError
+from dino_infer.images import jpegs
 
 UNQUESTIONED_BYTES = 64 << 20
 """An image that needs no more memory than this is decoded, however small its file is."""
@@ -35,8 +33,6 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 
 _UNIT = np.zeros(1 << 16, dtype=np.int64)  # bytes of one value, by the type of a TIFF tag
 _UNIT[1:19] = [1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8]
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # no stuffed byte, restart or padding
-_SOS, _EOI = 0xDA, 0xD9
 
 
 def check_metadata(data: bytes, path: str) -> None:
@@ -47,8 +43,8 @@ def check_metadata(data: bytes, path: str) -> None:
     """
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         _check_tags(data, path)
-    elif data[:2] == b"\xff\xd8":
-        segments = (data[start:end] for _, start, end in _segments(data))
+    elif jpegs.is_jpeg(data):
+        segments = (data[start:end] for _, start, end in jpegs.segments(data))
         blocks = [segment[6:] for segment in segments if segment.startswith(b"Exif\0\0")]
         _check_tags(b"".join(blocks), path)
 
@@ -67,7 +63,7 @@ def check_cost(image: Image.Image, data: bytes, *, path: str, max_pixels: int) -
     if is_large and width * height * _sample_bytes(image, data) > MAX_EXPANSION * len(data):
         reason = f"{len(data)} bytes would become {width} x {height} pixels: a decompression bomb?"
         raise ImageError(path, "too_large", f"{reason} Save it smaller or as JPEG to use it")
-    if image.format in ("JPEG", "MPO"):
+    if image.format in jpegs.FORMATS:
         _check_scans(data, path)
     elif image.format == "TIFF":
         _check_tiles(image, path, max_pixels)
@@ -84,22 +80,11 @@ def _sample_bytes(image: Image.Image, data: bytes) -> float:
 
 
 def _check_scans(jpeg: bytes, path: str) -> None:
-    if jpeg.count(b"\xff\xda") <= MAX_SCANS:  # fast; a film behind the picture may raise it
+    if jpeg.count(jpegs.SCAN) <= MAX_SCANS:  # fast; a film behind the picture may raise it
         return
-    scans = sum(marker == _SOS for marker, _, _ in _segments(jpeg, past_scans=True))
+    scans = sum(marker == jpegs.SCAN for marker, _, _ in jpegs.segments(jpeg, past_scans=True))
     if scans > MAX_SCANS:
         raise ImageError(path, "too_large", f"expected at most {MAX_SCANS} scans, got {scans}")
-
-
-def _segments(jpeg: bytes, *, past_scans: bool = False) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of the segments of a JPEG, up to its first scan or to its end."""
-    place = 2
-    while found := _MARKER.search(jpeg, place):
-        marker, start = jpeg[found.end() - 1], found.end() + 2
-        if marker == _EOI or start > len(jpeg) or (marker == _SOS and not past_scans):
-            return
-        place = found.end() + max(2, int.from_bytes(jpeg[found.end() : start], "big"))
-        yield marker, start, place
 
 
 def _check_tiles(image: Image.Image, path: str, max_pixels: int) -> None:

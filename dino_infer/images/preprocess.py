@@ -1,9 +1,9 @@
 """A decoded image becomes the normalised tensor that a backbone was trained on."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from dino_infer.choices import Crop
 from dino_infer.errors import ImageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -21,8 +22,6 @@ SPARE_DECODING = 2  # JPEGs are decoded smaller only with this many times the pi
 
 MAX_RESIZED_PIXELS = 1 << 28
 """What ``crop="none"`` may make of one image: a 1 x 30,000 strip would become 13 GB of floats."""
-
-Crop = Literal["center", "none"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +160,14 @@ class Preprocess:
         if least_height * width >= least_width * height:
             return least_height, max(least_width, int(least_height * width / height))
         return max(least_height, int(least_width * height / width)), least_width
+
+
+def denormalized(
+    images: Float[Tensor, "*batch 3 height width"], *, mean: Sequence[float], std: Sequence[float]
+) -> UInt8[Tensor, "*batch 3 height width"]:
+    """Levels in [0, 255] that were normalised by this mean and standard deviation."""
+    shift, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    return (255 * (images * scale + shift)).round().clamp(0, 255).to(torch.uint8)
 
 
 def _resized_window(

@@ -10,14 +10,12 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import UInt8
 
+from dino_infer.images import jpegs
 from dino_infer.images.limits import UNQUESTIONED_PIXELS
 
 SCALES = (8, 4, 2)
 """Divisors of the size at which a JPEG can be decoded at once."""
 
-_SOI, _SOS = b"\xff\xd8\xff", 0xDA
-_SEQUENTIAL = (0xC0, 0xC1)  # one scan, Huffman
-_HARMLESS = (0xDB, 0xC4, 0xDD, 0xFE, 0xE0)  # tables, restart interval, comment, JFIF
 _LEAST_SCALED = 64  # in pixels; smaller sides come out equal at several scales
 
 
@@ -27,20 +25,20 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     It holds 8-bit colours or greys in one scan, no metadata but JFIF's, so it lies upright, and is
     so small that no limit on its memory applies.
     """
-    if not data.startswith(_SOI) or _simplejpeg() is None:
+    if not jpegs.is_jpeg(data) or _simplejpeg() is None:
         return None
     size, components, place = None, 0, 2
     try:
         while data[place] == 0xFF:
             marker, start = data[place + 1], place + 4
-            if marker == _SOS:
+            if marker == jpegs.SCAN[1]:
                 return size if components == data[start] else None
-            if marker in _SEQUENTIAL and data[start] == 8:
+            if marker in jpegs.SEQUENTIAL and data[start] == 8:
                 size = _number(data, start + 1), _number(data, start + 3)
                 components = data[start + 5]
                 if components not in (1, 3) or not 0 < size[0] * size[1] <= UNQUESTIONED_PIXELS:
                     return None
-            elif marker not in _HARMLESS:
+            elif marker not in jpegs.HARMLESS:
                 return None
             place += 2 + max(2, _number(data, place + 2))
     except IndexError:

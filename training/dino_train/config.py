@@ -9,10 +9,9 @@ import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from dino_infer.choices import Precision
 from dino_train.crops.parameters import CropSpec
 from dino_train.data.sampler import Order
-
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 def _require(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
@@ -21,6 +21,7 @@ from dino_app.cli.index_options import (
     parsed_condition,
 )
 from dino_app.errors import StoreError
+from dino_infer.choices import VectorFeature
 from dino_infer.cli.exit_codes import UsageError, inputs_code, printable
 from dino_infer.cli.options import ComputeOptions, TableOptions, ViewOptions, column_flag
 
@@ -37,7 +38,7 @@ def build(
     *,
     out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
     weights: tyro.conf.OmitArgPrefixes[IndexWeights] = IndexWeights(),  # noqa: B008
-    feature: Literal["cls", "mean", "cls+mean", "gem", "last4"] | None = None,
+    feature: VectorFeature | None = None,
     view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
     tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008

@@ -3,11 +3,12 @@
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from dino_app.server.settings import Settings
+from dino_infer.choices import Crop, Precision, VectorFeature
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import check_positive
 
@@ -59,15 +60,15 @@ class Network:
     """Architecture of the weights, where the file does not tell."""
     patch_size: int | None = None
     """Side of a patch in pixels, where the file does not tell."""
-    feature: Literal["cls", "mean", "cls+mean", "gem", "last4"] | None = None
+    feature: VectorFeature | None = None
     """Which vector stands for an image; by default that of the index, or cls."""
     size: int | None = None
     """Side of the crop in pixels; by default that of the index, or of the training crops."""
-    crop: Literal["center", "none"] | None = None
+    crop: Crop | None = None
     """The central square, or all of an image; by default as in the index, or the centre."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """Of matrix products; auto is bf16 where the device multiplies it natively, else fp32."""
     compile: Flag = False
     """Fuse the network with torch.compile: a wait at the start, then faster."""

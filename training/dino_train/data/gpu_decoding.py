@@ -10,7 +10,7 @@ from jaxtyping import Int32, UInt8
 from torch import Tensor
 
 from dino_infer.errors import ImageError
-from dino_infer.images import turbo
+from dino_infer.images import jpegs, turbo
 from dino_infer.images.read import ImageFailure, read_image
 from dino_train.crops.memory import PackedImages, pack_images, room_for
 from dino_train.crops.on_device import DeviceBatch
@@ -96,7 +96,7 @@ def is_for_gpu(data: bytes) -> bool:
 
     A file whose end marker is missing is left to the CPU, which knows how to judge it.
     """
-    return turbo.plain_size(data) is not None and data.endswith(b"\xff\xd9")
+    return turbo.plain_size(data) is not None and data.endswith(jpegs.END)
 
 
 def _decoded(

@@ -20,7 +20,7 @@ from torch import Tensor
 from dino_infer.drawing.sheets import heat_panel, panel_row
 from dino_infer.errors import ImageError
 from dino_infer.files import remove_leftovers, whole_file, write_bytes
-from dino_infer.images.preprocess import Preprocess
+from dino_infer.images.preprocess import Preprocess, denormalized
 from dino_infer.images.read import read_image
 from dino_infer.networks.build import Backbone
 from dino_infer.sources.image_list import ImageList
@@ -228,8 +228,7 @@ def _followed_images(
     if not shown:
         return None
     batch = torch.stack(shown[:: max(1, len(shown) // IMAGES)][:IMAGES])
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    levels = ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    levels = denormalized(batch, mean=preprocess.mean, std=preprocess.std)
     return batch, list(levels.permute(0, 2, 3, 1).numpy())
 
 

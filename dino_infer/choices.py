@@ -1,0 +1,21 @@
+"""Names that users choose from, for the library and the commands; imports nothing heavy."""
+
+from typing import Literal, get_args
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""Precision of matrix products; "auto" is bf16 where the device multiplies it natively."""
+
+VectorFeature = Literal["cls", "mean", "cls+mean", "gem", "last4"]
+"""The [CLS] token; the mean of the patch tokens; both one after the other; their generalised mean;
+the [CLS] tokens of the last four blocks, as linear evaluation uses them."""
+
+Feature = Literal[VectorFeature, "patches"]
+"""One vector an image, or the matrix of all patch tokens."""
+
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+
+Crop = Literal["center", "none"]
+"""Keep the central square of an image, or all of it."""
+
+EngineName = Literal["auto", "torch", "onnx", "tensorrt"]
+"""Program that runs a network; "auto" is onnxruntime for .onnx files and PyTorch for all else."""
