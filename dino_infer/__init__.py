@@ -9,4 +9,6 @@ Importing the package is light; each name below loads its module when it is firs
 
 import lazy_loader
 
+__version__ = "0.1.0"
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

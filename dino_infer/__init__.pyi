@@ -61,3 +61,5 @@ from .weights import (
     read_training_weights as read_training_weights,
     save_checkpoint as save_checkpoint,
 )
+
+__version__: str

@@ -20,8 +20,8 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from importlib.metadata import version
 
+from dino_infer import __version__
 from dino_infer.cores import container_cores
 from dino_infer.errors import DinoError
 
@@ -50,7 +50,7 @@ def exit_code(
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments == ["--version"]:
-        print(f"{prog} {version('dino-toolkit')}")
+        print(f"{prog} {__version__}")
         return GOOD
 
     flags = functools.cache(lambda: _flags_of(command, arguments))

@@ -1,6 +1,5 @@
 """Embedding a list into files: one set, a share of it, or a folder of partitions."""
 
-import importlib.metadata
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import PIL
 import torch
 
+from dino_infer import __version__
 from dino_infer.embedding.embedder import Embedder, Embedding
 from dino_infer.errors import DataError
 from dino_infer.features.embed_set import EmbedWork
@@ -124,8 +124,7 @@ def _embed_partitions(
 
 def job_of(embedder: Embedder, images: ImageList, output: Output) -> dict[str, Any]:
     """What the rows of a set depend on."""
-    toolkit = importlib.metadata.version("dino-toolkit")
-    versions = {"dino-toolkit": toolkit, "torch": torch.__version__, "pillow": PIL.__version__}
+    versions = {"dino-toolkit": __version__, "torch": torch.__version__, "pillow": PIL.__version__}
     return {
         **_listed(images),
         "dtype": output.dtype,

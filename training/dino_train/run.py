@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from dino_infer import __version__
 from dino_infer.devices import resolved_precision
 from dino_infer.errors import CheckpointError, DataError
 from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -27,7 +28,7 @@ from dino_train.head import DINOHead
 from dino_train.learner import Learner, Rates
 from dino_train.loss import Center
 from dino_train.records import snapshots
-from dino_train.records.run_folder import check_state, code_version
+from dino_train.records.run_folder import check_state
 from dino_train.student_teacher import MultiCropNetwork, teacher_of
 
 logger = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class Run:
             step=self.step,
             epoch=self.epoch,
             data_fingerprint=self._data_fingerprint,
-            code_version=code_version(),
+            code_version=__version__,
         )
 
 

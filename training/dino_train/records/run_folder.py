@@ -4,10 +4,11 @@ import json
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dino_infer import __version__
 from dino_infer.errors import RunError
 from dino_infer.files import hold_output, remove_leftovers, write_json
 from dino_infer.weights.run_folders import CHECKPOINT, SNAPSHOTS
@@ -19,14 +20,6 @@ FORMAT_VERSION = 1
 CONFIG = "config.json"
 WRITTEN = (CHECKPOINT, SNAPSHOTS, METRICS, "failures.jsonl", "report", "tensorboard")
 """All else that training writes into a run folder, after ``config.json``."""
-
-
-def code_version() -> str:
-    """Version of this toolkit, or "unknown" in a checkout that is not installed."""
-    try:
-        return version("dino-toolkit")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def config_record(
@@ -192,7 +185,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     names = ("torch", "torchvision", "timm", "numpy", "pillow")
     return {
-        "dino-toolkit": code_version(),
+        "dino-toolkit": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in names},
     }

@@ -1,6 +1,5 @@
 """Whether the server works, what it counts, what it serves."""
 
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -8,6 +7,7 @@ from fastapi import APIRouter, Response
 from dino_app.errors import StoreError
 from dino_app.server.responses import Info, Status
 from dino_app.server.service import Service, Serving
+from dino_infer import __version__
 
 router = APIRouter(tags=["status"])
 
@@ -51,7 +51,7 @@ async def metrics(serving: Serving) -> Response:
 async def info(serving: Serving) -> Info:
     """The model, the limits and the index."""
     return Info(
-        version=version("dino-toolkit"),
+        version=__version__,
         model=serving.model["arch"],
         dim=serving.dim,
         description=serving.model,
