@@ -28,7 +28,7 @@ def test_a_public_name_is_the_thing_it_names(package, name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="dino_infer.* has no attribute .*Embeder"):
+    with pytest.raises(AttributeError, match="dino_infer.*Embeder"):
         dino_infer.Embeder  # noqa: B018
 
 
