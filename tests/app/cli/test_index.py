@@ -376,7 +376,6 @@ def test_a_table_with_an_unusual_column_is_indexed_by_its_name(
         (["build", "{photos}", "-o", "x.index", "--images", "y"], 2, "--images is for features"),
         (["build", "{photos}", "-o", "text.npy"], 1, "text.npy"),
         (["build", "{photos}", "-o", "x.index", "--index", "IVF"], 1, "--index IVF"),
-        (["build", "{photos}", "{photos}", "-o", "x.index"], 1, "2 images are named 'cat/0.png'"),
         (["delete", "{index}"], 2, "pass either ids or --filter"),
         (["duplicates", "{index}", "--threshold", "2"], 2, "--threshold must be above 0"),
         (["info", "milvus:x/y"], 1, "expected milvus:FILE.db/COLLECTION or"),
