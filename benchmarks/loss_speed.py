@@ -24,8 +24,7 @@ from original_step import original_loss
 from torch import Tensor
 
 from dino_train.head import WeightNormLinear
-from dino_train.loss import Center, dino_loss
-from dino_train.sliced_loss import sliced_dino_loss
+from dino_train.loss import Center, DINOLoss, dino_loss
 
 STUDENT_TEMP, TEACHER_TEMP = 0.1, 0.04
 TOLERANCE = 1e-5  # nats, and relative to the largest entry of a gradient, in fp32
@@ -72,17 +71,9 @@ class Case:
         return loss.detach()
 
     def sliced(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """``sliced_dino_loss``."""
-        terms = sliced_dino_loss(
-            self.student,
-            self.teacher,
-            student_layer=self.layer,
-            teacher_layer=self.teacher_layer,
-            center=self.center.center,
-            student_temp=STUDENT_TEMP,
-            teacher_temp=TEACHER_TEMP,
-            dtype=dtype,
-        )
+        """``DINOLoss``, as training runs it."""
+        loss = DINOLoss(self.layer, self.teacher_layer, student_temp=STUDENT_TEMP, dtype=dtype)
+        terms = loss(self.student, self.teacher, self.center, teacher_temp=TEACHER_TEMP)
         terms.loss.backward()
         self.center.update(terms.mean_logits)
         return terms.loss.detach()

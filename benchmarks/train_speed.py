@@ -36,8 +36,7 @@ from dino_train import optim
 from dino_train.distributed import Process
 from dino_train.head import DINOHead
 from dino_train.learner import Learner, Rates
-from dino_train.loss import Center
-from dino_train.sliced_loss import sliced_dino_loss
+from dino_train.loss import Center, DINOLoss
 from dino_train.student_teacher import MultiCropNetwork, teacher_of, update_teacher
 
 RATES = Rates(lr=1e-4, weight_decay=0.04, momentum=0.996, teacher_temp=0.04)
@@ -197,16 +196,8 @@ def stages(ours: Learner, crops: list[Tensor], precision: str, rounds: int) -> d
             kept["student"] = ours.student(*crops)[0]
 
     def compute_loss() -> None:
-        terms = sliced_dino_loss(
-            kept["student"],
-            kept["teacher"],
-            student_layer=ours.student.head.last_layer,
-            teacher_layer=ours.teacher.head.last_layer,
-            center=ours.center.center,
-            student_temp=0.1,
-            teacher_temp=RATES.teacher_temp,
-            dtype=dtype,
-        )
+        loss = DINOLoss(ours.student.head.last_layer, ours.teacher.head.last_layer, dtype=dtype)
+        terms = loss(kept["student"], kept["teacher"], ours.center, teacher_temp=RATES.teacher_temp)
         kept["loss"], kept["mean"] = terms.loss, terms.mean_logits
 
     def optimize() -> None:

@@ -10,8 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dino_train import sliced_loss
 from dino_train.head import WeightNormLinear
-from dino_train.loss import Center, dino_loss
-from dino_train.sliced_loss import SlicedLoss, sliced_dino_loss
+from dino_train.loss import Center, DINOLoss, LossTerms, dino_loss
 
 TOLERANCE = 1e-5  # float32 sums in another order
 HALF_TOLERANCE = 0.03  # bfloat16 keeps three digits of a logit, of the largest gradient here
@@ -32,25 +31,17 @@ class Case:
         self.center = Center(out_dim)
         self.center.center.normal_(std=0.1)
 
-    def sliced(self, **options) -> SlicedLoss:
-        return sliced_dino_loss(
-            self.student,
-            self.teacher,
-            student_layer=self.layer,
-            teacher_layer=self.teacher_layer,
-            center=self.center.center,
-            student_temp=STUDENT_TEMP,
-            teacher_temp=TEACHER_TEMP,
-            **options,
-        )
+    def sliced(self, **options) -> LossTerms:
+        loss = DINOLoss(self.layer, self.teacher_layer, student_temp=STUDENT_TEMP, **options)
+        return loss(self.student, self.teacher, self.center, teacher_temp=TEACHER_TEMP)
 
-    def plain(self) -> SlicedLoss:
+    def plain(self) -> LossTerms:
         with torch.no_grad():
             logits = self.teacher_layer(self.teacher)
             targets = self.center.targets(logits, teacher_temp=TEACHER_TEMP)
             entropy = -(targets * targets.clamp_min(1e-30).log()).sum(dim=-1).mean()
         loss = dino_loss(self.layer(self.student), targets, student_temp=STUDENT_TEMP)
-        return SlicedLoss(loss, entropy, logits.mean(dim=(0, 1)))
+        return LossTerms(loss, entropy, logits.mean(dim=(0, 1)))
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         inputs = [self.student, self.layer.weight_v, self.layer.weight_g]

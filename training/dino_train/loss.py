@@ -1,12 +1,18 @@
-"""The DINO loss, pure, and the centre, which only changes when told to.
+"""The DINO loss, as the paper writes it and as training runs it, and the centre.
 
-Training computes the same loss without holding the logits, see ``sliced_loss``.
+``dino_loss`` is equation 3 on logits, the reference. ``DINOLoss`` is what a step calls: the same
+number from bottlenecks, without holding the logits of all crops, see ``sliced_loss``.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from dino_train.head import WeightNormLinear
+from dino_train.sliced_loss import LossPlan, SlicedLoss
 
 
 def dino_loss(
@@ -31,14 +37,8 @@ def dino_loss(
 
     Source: https://arxiv.org/abs/2104.14294, equation 3 and algorithm 1.
     """
-    student_crops, batch = student_logits.shape[:2]
-    teacher_crops = len(teacher_probs)
-    pairs = student_crops * teacher_crops - min(student_crops, teacher_crops)
-    if pairs == 0:
-        raise ValueError(
-            "the loss needs a pair of different crops, got "
-            f"{student_crops} student and {teacher_crops} teacher crops"
-        )
+    batch, teacher_crops = student_logits.shape[1], len(teacher_probs)
+    pairs = _pairs(len(student_logits), teacher_crops)
     all_targets = teacher_probs.sum(dim=0)
     loss = student_logits.new_zeros((), dtype=torch.float32)
     for crop, logits in enumerate(student_logits):
@@ -83,3 +83,84 @@ class Center(nn.Module):
         """
         moved = self.center.lerp(mean_logits.float(), 1 - self.momentum)
         self.center.copy_(moved if applies is None else torch.where(applies, moved, self.center))
+
+
+class LossTerms(NamedTuple):
+    """Loss of a batch and what a step needs beside it, still on the device."""
+
+    loss: Float[Tensor, ""]
+    """As ``dino_loss``, in nats, with gradients."""
+    teacher_entropy: Float[Tensor, ""]
+    """Mean entropy of the targets, in nats."""
+    mean_logits: Float[Tensor, " out_dim"]
+    """Logits of the teacher, averaged over crops and images in float32, for the centre."""
+
+
+class DINOLoss:
+    """``dino_loss`` of two networks' last layers, whose targets are ``Center.targets``.
+
+    Args:
+        student_layer: Turns the student's bottlenecks into logits; gets gradients.
+        teacher_layer: The same of the teacher; gets none.
+        student_temp: Softmax temperature of the student.
+        dtype: Arithmetic of the matrix products; sums and exponentials are float32.
+        memory_mib: Bound on the exponentials held at once; None: by device.
+    """
+
+    def __init__(
+        self,
+        student_layer: WeightNormLinear,
+        teacher_layer: WeightNormLinear,
+        *,
+        student_temp: float = 0.1,
+        dtype: torch.dtype = torch.float32,
+        memory_mib: int | None = None,
+    ) -> None:
+        self._layers = student_layer, teacher_layer
+        self._student_temp = student_temp
+        self._dtype = dtype
+        self._memory_mib = memory_mib
+
+    def __call__(
+        self,
+        student: Float[Tensor, "student_crops batch bottleneck"],
+        teacher: Float[Tensor, "teacher_crops batch bottleneck"],
+        center: Center,
+        *,
+        teacher_temp: float,
+    ) -> LossTerms:
+        """Loss of L2-normalised bottlenecks, global crops first.
+
+        Raises:
+            ValueError: There is no pair of different crops.
+        """
+        plan = LossPlan(
+            student_temp=self._student_temp,
+            teacher_temp=teacher_temp,
+            pairs=_pairs(len(student), len(teacher)),
+            dtype=self._dtype,
+            memory_mib=self._memory_mib,
+        )
+        own, others = self._layers
+        found = SlicedLoss.apply(
+            student,
+            own.weight_v,
+            own.weight_g,
+            teacher.detach(),
+            others.weight_v.detach(),
+            others.weight_g.detach(),
+            center.center,
+            plan,
+        )
+        return LossTerms(*found)
+
+
+def _pairs(student_crops: int, teacher_crops: int) -> int:
+    """Number of pairs of different crops."""
+    pairs = student_crops * teacher_crops - min(student_crops, teacher_crops)
+    if pairs == 0:
+        raise ValueError(
+            "the loss needs a pair of different crops, got "
+            f"{student_crops} student and {teacher_crops} teacher crops"
+        )
+    return pairs

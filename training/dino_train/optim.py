@@ -1,11 +1,14 @@
-"""Optimizer mechanics: parameter groups, per-tensor clipping, frozen parts, LARS."""
+"""Optimizer mechanics: parameter groups, clipping, frozen parts, guarded updates, LARS."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from dino_train.health import SkippedSteps
 
 OptimizerName = Literal["adamw", "sgd", "lars"]
 
@@ -82,7 +85,7 @@ def clip_each_gradient(
 
     Args:
         parameters: Parameters; those without a gradient are left out.
-        max_norm: The bound; 0 clips nothing.
+        max_norm: The bound; 0 disables clipping.
 
     Returns:
         The norm of each gradient before clipping, on the device.
@@ -99,6 +102,91 @@ def drop_gradients(module: nn.Module) -> None:
     """Forget the gradients of a part, so that the optimizer leaves it alone in this step."""
     for parameter in module.parameters():
         parameter.grad = None
+
+
+class GuardedUpdate:
+    """Updates of the student that may not count: where a number is not finite, nothing changes.
+
+    Args:
+        optimizer: Over the student's parameters, from ``build_optimizer``.
+        student: The student as it runs, wrapped where gradients are averaged over processes.
+        buffers: Statistics that forward passes change; a skipped step puts them back.
+        scaled: Scale the loss, for float16.
+        clip_grad: Bound on the norm of each gradient tensor; 0 disables clipping.
+        device: Where the student is.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        student: nn.Module,
+        *,
+        buffers: Sequence[Tensor],
+        scaled: bool,
+        clip_grad: float,
+        device: torch.device,
+    ) -> None:
+        self.skipped = SkippedSteps(device)
+        self._optimizer = optimizer
+        self._student = student
+        self._buffers = buffers
+        self._before: list[Tensor] = []
+        self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self._clip_grad = clip_grad
+
+    def begin(self) -> None:
+        """Forget the gradients of the last step, and remember the statistics."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    def synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[object]:
+        """Average gradients over processes, in the last part of a batch only."""
+        if last or not isinstance(self._student, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._student.no_sync()
+
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        """Add the gradients of one part of the batch."""
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def apply(
+        self, *, lr: float, weight_decay: float, frozen: Iterable[nn.Module], numbers: Tensor
+    ) -> tuple[Bool[Tensor, ""], Float[Tensor, ""]]:
+        """Clip, freeze and step, unless a gradient or one of ``numbers`` is not finite.
+
+        Args:
+            lr: Learning rate of all parameters.
+            weight_decay: Weight decay of those that are decayed.
+            frozen: Parts of the student that stay as they are.
+            numbers: Numbers of the step, the same in all processes.
+
+        Returns:
+            The flag of a step that counted, the same in all processes, and the L2 norm of the
+            whole gradient before clipping; both stay on the device.
+        """
+        self._scaler.unscale_(self._optimizer)
+        norms = clip_each_gradient(self._student.parameters(), self._clip_grad)
+        applied = norms.isfinite().all() & numbers.isfinite().all()
+        for part in frozen:
+            drop_gradients(part)
+        set_rates(self._optimizer, lr=lr, weight_decay=weight_decay)
+        step_if(self._optimizer, applied)
+        for buffer, old in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(torch.where(applied, buffer, old))
+        self.skipped.count(applied)
+        if self._scaler.is_enabled():
+            self._scaler.update()
+        return applied, norms.norm()
+
+    def state(self) -> dict[str, Any]:
+        """Optimizer and scaler, as tensors and plain types."""
+        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` returned."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
 
 
 class LARS(torch.optim.Optimizer):

@@ -15,14 +15,11 @@ same thing said plainly; tests compare the two.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from dino_train.head import WeightNormLinear
 
 MEMORY_MIB = {"cpu": 128, "cuda": 256}
 """Exponentials held at once: those of one slice of images."""
@@ -33,98 +30,28 @@ _READ_AT_ONCE = ("cpu",)  # devices whose numbers the host sees without waiting
 _LARGEST_LOGIT = 40.0  # its exponential, and one over it, leave room for sums in float32 and bf16
 
 
-class SlicedLoss(NamedTuple):
-    """What the loss says about a batch, still on the device."""
-
-    loss: Float[Tensor, ""]
-    """As ``loss.dino_loss``, with gradients."""
-    teacher_entropy: Float[Tensor, ""]
-    """Mean entropy of the targets, in nats."""
-    mean_logits: Float[Tensor, " out_dim"]
-    """Of the teacher over crops and images, in float32, for the centre."""
-
-
-def sliced_dino_loss(
-    student: Float[Tensor, "student_crops batch bottleneck"],
-    teacher: Float[Tensor, "teacher_crops batch bottleneck"],
-    *,
-    student_layer: WeightNormLinear,
-    teacher_layer: WeightNormLinear,
-    center: Float[Tensor, " out_dim"],
-    student_temp: float,
-    teacher_temp: float,
-    dtype: torch.dtype = torch.float32,
-    memory_mib: int | None = None,
-) -> SlicedLoss:
-    """``dino_loss`` of two last layers' outputs, where targets are ``Center.targets``.
-
-    Args:
-        student: L2-normalised bottlenecks of all crops, global crops first.
-        teacher: Those of the teacher's crops; they get no gradient.
-        student_layer: Turns bottlenecks into logits; gets gradients.
-        teacher_layer: The same of the teacher; gets none.
-        center: Subtracted from the teacher's logits.
-        student_temp: Softmax temperature of the student.
-        teacher_temp: Softmax temperature of the teacher.
-        dtype: Arithmetic of the matrix products; sums and exponentials are float32.
-        memory_mib: Bound on the exponentials held at once; None: by device.
-
-    Raises:
-        ValueError: There is no pair of different crops.
-    """
-    pairs = len(student) * len(teacher) - min(len(student), len(teacher))
-    if pairs == 0:
-        raise ValueError(
-            "the loss needs a pair of different crops, got "
-            f"{len(student)} student and {len(teacher)} teacher crops"
-        )
-    device = student.device.type
-    plan = _Plan(
-        student_temp=student_temp,
-        teacher_temp=teacher_temp,
-        pairs=pairs,
-        dtype=dtype,
-        block=BLOCK.get(device, BLOCK["cuda"]),
-        memory_mib=memory_mib or MEMORY_MIB.get(device, MEMORY_MIB["cuda"]),
-    )
-    found = _SlicedLoss.apply(
-        student,
-        student_layer.weight_v,
-        student_layer.weight_g,
-        teacher.detach(),
-        teacher_layer.weight_v.detach(),
-        teacher_layer.weight_g.detach(),
-        center,
-        plan,
-    )
-    return SlicedLoss(*found)
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """The constants of one loss."""
+class LossPlan:
+    """Constants of one loss."""
 
     student_temp: float
     teacher_temp: float
     pairs: int
     dtype: torch.dtype
-    block: int
-    memory_mib: int
+    memory_mib: int | None = None
+    """Bound on the exponentials held at once; None: by device."""
 
-    def slices(self, crops: int, batch: int, out_dim: int) -> Iterator[slice]:
+    def slices(self, crops: int, batch: int, out_dim: int, device: str) -> Iterator[slice]:
         """Images whose exponentials fit into memory together."""
+        memory_mib = self.memory_mib or MEMORY_MIB.get(device, MEMORY_MIB["cuda"])
         per_image = crops * out_dim * self.dtype.itemsize
-        images = max(1, (self.memory_mib << 20) // per_image)
+        images = max(1, (memory_mib << 20) // per_image)
         images = -(-batch // -(-batch // images))  # equal slices
         return (slice(start, min(start + images, batch)) for start in range(0, batch, images))
 
-    def blocks(self, out_dim: int) -> list[slice]:
-        """Prototypes that are worked on together."""
-        return [slice(start, start + self.block) for start in range(0, out_dim, self.block)]
 
-
-class _SlicedLoss(torch.autograd.Function):
-    """Computes the gradients with the loss: both need the same exponentials."""
+class SlicedLoss(torch.autograd.Function):
+    """``loss.DINOLoss`` with its gradients, which need the same exponentials."""
 
     @staticmethod
     def forward(
@@ -136,11 +63,13 @@ class _SlicedLoss(torch.autograd.Function):
         teacher_v: Tensor,
         teacher_g: Tensor,
         center: Tensor,
-        plan: _Plan,
+        plan: LossPlan,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, mean entropy of the targets, and mean logits of the teacher."""
         crops, batch = student.shape[:2]
         teachers = len(teacher)
-        layer, teacher_layer = _Layer(weight_v, weight_g, plan), _Layer(teacher_v, teacher_g, plan)
+        layer = _Layer(weight_v, weight_g, plan.dtype)
+        teacher_layer = _Layer(teacher_v, teacher_g, plan.dtype)
         partners = torch.full((crops, 1, 1), float(teachers), device=student.device)
         partners[:teachers] -= 1
         loss, entropy = (torch.zeros((), device=student.device) for _ in range(2))
@@ -149,7 +78,7 @@ class _SlicedLoss(torch.autograd.Function):
         d_student = torch.empty_like(student, dtype=torch.float32)
         d_weight = torch.empty_like(weight_v) if learns else None
         per_logit = 1 / (plan.pairs * batch * plan.student_temp)
-        for part in plan.slices(crops + teachers, batch, len(weight_v)):
+        for part in plan.slices(crops + teachers, batch, len(weight_v), student.device.type):
             x, y = student[:, part].float(), teacher[:, part].float()
             rows = [x.shape[0] * x.shape[1], y.shape[0] * y.shape[1]]
             room = layer.room(sum(rows))
@@ -178,6 +107,7 @@ class _SlicedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the student's bottlenecks and last layer, which ``forward`` computed."""
         (d_student, d_v), ctx.gradients = ctx.gradients, None  # as large as the layer
         d_g = ctx.layer.through_weight_norm(d_v, scale=d_loss)
         found = (d_student * d_loss, d_v, d_g)
@@ -219,13 +149,14 @@ class _Softmax:
 class _Layer:
     """A weight-normalised layer, a block of prototypes at a time."""
 
-    def __init__(self, weight_v: Tensor, weight_g: Tensor, plan: _Plan) -> None:
+    def __init__(self, weight_v: Tensor, weight_g: Tensor, dtype: torch.dtype) -> None:
         self._v = weight_v
         self._g = weight_g
         self._norms = torch.linalg.vector_norm(weight_v, dim=1, keepdim=True)
         self._scales: Tensor = weight_g / self._norms
-        self._dtype = plan.dtype
-        self._blocks = plan.blocks(len(weight_v))
+        self._dtype = dtype
+        block = BLOCK.get(weight_v.device.type, BLOCK["cuda"])
+        self._blocks = [slice(at, at + block) for at in range(0, len(weight_v), block)]
 
     def rows(self, block: slice) -> Tensor:
         """Rows of the effective weight, in float32."""
