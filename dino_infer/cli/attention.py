@@ -1,4 +1,4 @@
-"""dino-attention: what a Vision Transformer attends to, as pictures, arrays, boxes and videos."""
+"""dino-attention: the attention of a Vision Transformer as pictures, arrays, boxes and videos."""
 
 import functools
 import logging
@@ -10,7 +10,14 @@ import tyro
 
 from dino_infer.cli.attention_options import LookOptions, VideoOptions, WriteOptions
 from dino_infer.cli.exit_codes import UsageError, exit_code, inputs_code, printable
-from dino_infer.cli.options import TableOptions, WeightOptions, check_images, column_flag
+from dino_infer.cli.options import (
+    DEFAULT_WEIGHTS,
+    TableOptions,
+    WeightOptions,
+    check_images,
+    column_flag,
+)
+from dino_infer.cli.parsing import parsed
 
 if TYPE_CHECKING:
     from dino_infer.attention.patches import PatchPCA
@@ -37,7 +44,7 @@ def attention(
     frames: tyro.conf.OmitArgPrefixes[VideoOptions] = VideoOptions(),  # noqa: B008
     device: str = "auto",
 ) -> int:
-    """Draw what each attention head of a Vision Transformer looks at.
+    """Draw the attention of each head of a Vision Transformer.
 
     Writes for each image NAME.attention.png (heat maps of the mean and of every head, and below
     them the patches that hold most of the attention) and NAME.attention.npz (arrays `attention`
@@ -47,13 +54,13 @@ def attention(
     Args:
         images: Folders of images and videos, images, videos (.mp4, .mov, .avi, .mkv, .webm, .m4v),
             .txt files that list images, or WebDataset .tar files.
-        out: Folder to write to; made if need be. Files of the same names are replaced.
-        weights: Which weights to use; they must be of a Vision Transformer.
-        look: What to look at.
-        files: What to write.
-        tables: How tables of images are read.
-        frames: Which frames of videos to use.
-        device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.
+        out: Folder to write to, created if it does not exist; files of the same names are replaced.
+        weights: Weights of a Vision Transformer; by default timm:vit_small_patch16_224.dino.
+        look: Attention to draw.
+        files: Files to write.
+        tables: Reading of image tables.
+        frames: Frames of videos to use.
+        device: Device to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one.
     """
     check_images(images)
     from dino_infer.drawing.videos import imported_av, split_videos
@@ -112,12 +119,7 @@ def _looking(weights: WeightOptions, look: LookOptions, *, device: str) -> "Look
 
     place = resolved_device(device)
     try:
-        backbone, info = load_backbone(
-            weights.weights,
-            checkpoint_key=weights.checkpoint_key,
-            arch=weights.arch,
-            patch_size=weights.patch_size,
-        )
+        backbone, info = load_backbone(weights.weights or DEFAULT_WEIGHTS, **weights.keywords())
     except ValueError as error:  # no such arch, or sizes that do not fit
         raise UsageError(str(error)) from error
     check_has_attention(backbone)
@@ -248,4 +250,4 @@ def _targets(out: Path, names: Iterable[str]) -> Iterator[Path]:
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-attention and return its exit code."""
     prog = "dino-attention"
-    return exit_code(lambda args: tyro.cli(attention, prog=prog, args=args), prog=prog, args=args)
+    return exit_code(lambda args: parsed(attention, prog=prog, args=args), prog=prog, args=args)

@@ -13,14 +13,14 @@ Kind = Literal["sheet", "npz", "overlay", "mask", "heads", "colors"]
 
 @dataclass(frozen=True, kw_only=True)
 class LookOptions:
-    """What to look at."""
+    """Attention to draw."""
 
     size: int = 480
-    """Pixels of the shorter side that the network sees; more shows finer detail."""
+    """Shorter side in pixels at which the network sees an image; more shows finer detail."""
     layer: int | None = None
-    """Block to look at, from 0; negative counts from the last, which is the default."""
+    """Block to look at, from 0, or from the last one if negative; by default the last."""
     query: Annotated[str | None, tyro.conf.arg(metavar="X,Y")] = None
-    """A pixel of each image: the patch that shows it asks instead of [CLS]."""
+    """Pixel of each image whose patch takes the place of [CLS] as the query."""
     rollout: tyro.conf.FlagCreatePairsOff[bool] = False
     """Follow the attention through all blocks (Abnar and Zuidema 2020); several times slower."""
     mass: float = 0.6
@@ -48,11 +48,11 @@ class LookOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteOptions:
-    """What to write."""
+    """Files to write."""
 
     write: tuple[Kind, ...] = ("sheet", "npz")
-    """Files for each image: a sheet of all heads, the arrays, the overlay and the mask of the map
-    that --head chooses, one heat map a head, all heads in colours over the darkened photo."""
+    """Files for each image: sheet of all heads, arrays, overlay or mask of the map that --head
+    chooses, a heat map for each head, or all heads as colours over the darkened photo."""
     boxes: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write NAME.boxes.json: boxes around the connected parts of the mask, in pixels of the
     image."""
@@ -60,11 +60,12 @@ class WriteOptions:
     """Write NAME.pca.png: three principal components of the patches as colours that mean the same
     in all the images given."""
     head: int | Literal["mean", "max", "all"] = "mean"
-    """The map of overlays, masks, boxes and videos: over heads, all side by side, or one."""
+    """Map in overlays, masks, boxes and videos: mean or maximum of the heads, all heads side by
+    side, or one head by its number."""
     min_patches: int = 1
-    """Connected parts of fewer patches get no box."""
+    """Fewest patches of a connected part that gets a box."""
     opacity: float = 0.6
-    """Of the heat map in overlays and videos, from 0 to 1."""
+    """Opacity of the heat map in overlays and videos, from 0 to 1."""
     colormap: str = "inferno"
     """Name of a colour map of matplotlib."""
 
@@ -78,12 +79,12 @@ class WriteOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOptions:
-    """Which frames of videos to use."""
+    """Frames of videos to use."""
 
     frame_step: int = 1
-    """Use every so many frames; the video keeps its length in time."""
+    """Use every Nth frame; the video keeps its duration."""
     max_frames: int | None = None
-    """Stop after so many used frames."""
+    """Most frames to use of a video; by default all of them."""
 
     def __post_init__(self) -> None:
         check_positive("--frame-step", self.frame_step)

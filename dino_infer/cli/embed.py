@@ -20,6 +20,7 @@ from dino_infer.cli.options import (
     column_flag,
     load_embedder,
 )
+from dino_infer.cli.parsing import parsed
 
 if TYPE_CHECKING:
     from dino_infer.features.shards import Share
@@ -31,38 +32,38 @@ Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
-    """Which vector stands for an image."""
+    """Vector that stands for an image."""
 
     feature: Feature = "cls"
-    """The [CLS] token (of a convnet its pooled features), the mean of the patch tokens, both, their
-    generalised mean (power 4), the [CLS] tokens of the last 4 blocks, or every patch token."""
+    """[CLS] token (of a convnet the pooled features), mean of the patch tokens, both, generalised
+    mean of the patch tokens (power 4), [CLS] tokens of the last 4 blocks, or every patch token."""
     normalize: Flag = False
     """Scale each vector to length 1."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of the stored numbers."""
+    """Data type of the stored numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """How the work is cut up and gone on with."""
+    """Parts of the work, and work that was done before."""
 
     resume: Flag = False
-    """Go on with what an interrupted run left; the files end as the same bytes."""
+    """Continue an interrupted run; the finished files are the same, byte for byte."""
     overwrite: Flag = False
-    """Replace what is there."""
+    """Replace existing files."""
     update: Flag = False
-    """Bring an existing file up to date: embed what is new or changed, drop what is gone."""
+    """Update an existing file: embed new and changed images, drop those that are gone."""
     shard: str | None = None
-    """Do part INDEX/COUNT of the work, from 0, or auto for what torchrun or SLURM set. The files
-    are named FEATS.shard-0-of-8.npy."""
+    """Part of the work to do, INDEX/COUNT from 0, or auto for the part that torchrun or SLURM set.
+    Writes FEATS.shard-0-of-8.npy and the like, for --merge."""
     merge: Flag = False
     """Join the finished shards of FEATS into FEATS; takes no images."""
     partition_size: int = 1_000_000
     """Images in each partition of a folder."""
     on_error: Literal["skip", "fail", "nan"] = "skip"
-    """An image that cannot be read gets no row, ends the run, or gets a row of NaN."""
+    """Treatment of an image that cannot be read: no row, an end of the run, or a row of NaN."""
     dry_run: Flag = False
-    """Say what would be done, and stop."""
+    """Print the plan of the work, and stop."""
 
     def __post_init__(self) -> None:
         check_positive("--partition-size", self.partition_size)
@@ -92,13 +93,13 @@ def embed(
     Args:
         images: Folders, images, .txt files that list images, WebDataset .tar files, .parquet tables
             with images or paths, or quoted patterns such as "photos/**/*.jpg".
-        out: What to write: .npy, .safetensors, .parquet, or a folder.
-        weights: Which weights to use.
-        features: Which vector stands for an image.
-        tables: How tables of images are read.
-        view: What the network sees of an image.
-        compute: How to run the network.
-        job: How the work is cut up and gone on with.
+        out: File to write, .npy, .safetensors or .parquet, or a folder.
+        weights: Weights of the network; by default timm:vit_small_patch16_224.dino.
+        features: Vector that stands for an image.
+        tables: Reading of image tables.
+        view: Part and size of an image that the network sees.
+        compute: Execution of the network.
+        job: Parts of the work, and work that was done before.
     """
     if job.merge:
         return _merged(images, out, job)
@@ -216,5 +217,5 @@ def _is_folder(out: str) -> bool:
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-embed and return its exit code."""
     return exit_code(
-        lambda args: tyro.cli(embed, prog="dino-embed", args=args), prog="dino-embed", args=args
+        lambda args: parsed(embed, prog="dino-embed", args=args), prog="dino-embed", args=args
     )

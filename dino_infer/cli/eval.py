@@ -1,11 +1,11 @@
-"""dino-eval: how good features are, by the published protocols."""
+"""dino-eval: the quality of features, by the published protocols."""
 
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -19,6 +19,7 @@ from dino_infer.cli.options import (
     column_flag,
     load_embedder,
 )
+from dino_infer.cli.parsing import parsed_verbs
 
 if TYPE_CHECKING:
     from dino_infer.evaluate.knn import FewShot
@@ -29,22 +30,32 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotOptions:
-    """Whether to train on few images as well."""
+    """Accuracy with few training images."""
 
     n_per_class: tuple[int, ...] = ()
-    """Also classify with only this many training images a class; one or several numbers."""
-    tries: int = 5
-    """Times that those images are drawn."""
-    seed: int = 0
-    """Of the draws."""
+    """Numbers of training images a class to classify with as well; by default none."""
+    tries: int | None = None
+    """Number of random draws of those images; by default 5."""
+    seed: int | None = None
+    """Seed of the random draws; by default 0."""
 
     def __post_init__(self) -> None:
         for count in self.n_per_class:
             check_positive("--n-per-class", count)
-        if self.tries < 2:
+        if not self.n_per_class and (self.tries, self.seed) != (None, None):
+            raise UsageError("--tries and --seed are for the draws of --n-per-class; pass it too")
+        if self.tries is not None and self.tries < 2:
             raise UsageError(f"--tries must be at least 2 to tell a spread, got {self.tries}")
-        if self.seed < 0:
+        if self.seed is not None and self.seed < 0:
             raise UsageError(f"--seed must not be negative, got {self.seed}")
+
+    def keywords(self) -> dict[str, Any]:
+        """The arguments of ``few_shot_accuracies``."""
+        return {
+            "n_per_class": self.n_per_class,
+            "tries": 5 if self.tries is None else self.tries,
+            "seed": self.seed or 0,
+        }
 
 
 def knn(
@@ -71,22 +82,23 @@ def knn(
     confusion.png.
 
     Args:
-        train: The neighbours: a feature file of dino-embed, or images, with a class folder or a
-            label for each.
-        val: The images to classify, likewise.
+        train: Labelled neighbours: a feature file of dino-embed, or images in class folders or with
+            --train-labels.
+        val: Labelled images to classify, in the same forms as --train.
         k: Numbers of neighbours that vote.
-        temperature: Of the vote; lower listens more to the very nearest.
+        temperature: Temperature of the vote; lower gives the nearest more weight.
         leave_one_out: Classify each training image by all the others, instead of --val.
         train_labels: CSV file with the header path,label that names the class of each training
             image.
-        val_labels: Likewise of each image to classify.
-        few_shot: Whether to train on few images as well.
-        out: Folder for the report; made if need be.
+        val_labels: CSV file with the header path,label that names the class of each image to
+            classify.
+        few_shot: Accuracy with few training images.
+        out: Folder for the report, created if it does not exist.
         overwrite: Replace an existing report.
-        weights: Which weights embed the images, where folders are given.
-        compute: How to run the network, and where to search.
-        tables: How tables of images are read.
-        view: What the network sees of an image.
+        weights: Weights that embed folders of images; by default timm:vit_small_patch16_224.dino.
+        compute: Execution of the network, and device of the search.
+        tables: Reading of image tables.
+        view: Part and size of an image that the network sees.
     """
     if leave_one_out == (val is not None):
         raise UsageError("pass either --val or --leave-one-out")
@@ -116,11 +128,11 @@ def knn(
     shots: list[FewShot] = []
     if queries is not None and few_shot.n_per_class:
         shots = few_shot_accuracies(
-            bank, queries, **asdict(few_shot), ks=k, temperature=temperature, device=device
+            bank, queries, **few_shot.keywords(), ks=k, temperature=temperature, device=device
         )
-        _print_few_shot(shots, few_shot.tries)
+        _print_few_shot(shots, few_shot.keywords()["tries"])
     if out is not None:
-        settings = {"temperature": temperature, **asdict(few_shot)}
+        settings = {"temperature": temperature, **few_shot.keywords()}
         write_knn_report(
             out, train=bank, val=queries, rankings=rankings, few_shot=shots, settings=settings
         )
@@ -152,9 +164,7 @@ def _print_few_shot(shots: "Sequence[FewShot]", tries: int) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-eval and return its exit code."""
     return exit_code(
-        lambda args: tyro.extras.subcommand_cli_from_dict(
-            {"knn": knn}, prog="dino-eval", args=args
-        ),
+        lambda args: parsed_verbs({"knn": knn}, prog="dino-eval", args=args),
         prog="dino-eval",
         args=args,
     )

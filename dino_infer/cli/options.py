@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import tyro
@@ -21,28 +21,43 @@ Images = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightOptions:
-    """Which weights to use."""
+class SourceOptions:
+    """Network that a file of weights holds, where the file does not tell."""
 
-    weights: str = DEFAULT_WEIGHTS
-    """A run folder, .safetensors or .pt of ours, a published DINO, DINOv2 or DINOv3 .pth, a Hugging
-    Face folder, hf:ORG/NAME or timm:NAME (download), or an exported .onnx (embedding only)."""
-    checkpoint_key: str = "teacher"
-    """Network of a file that holds several: teacher (or another average, or the only one), student,
-    or its prefix in the file."""
+    checkpoint_key: str | None = None
+    """Network of a file that holds several: student, teacher or its prefix in the file; by default
+    teacher, or another average, or the only one."""
     arch: str | None = None
-    """Architecture of the weights, where the file does not tell: vit_small, resnet50 ..."""
+    """Architecture of the weights, such as vit_small or resnet50; by default what the file says."""
     patch_size: int | None = None
-    """Side of a patch in pixels, where the file does not tell."""
+    """Side of a patch in pixels; by default what the file says."""
+
+    def keywords(self) -> dict[str, Any]:
+        """The arguments of ``load_backbone`` and ``Embedder.load`` beside the weights."""
+        values = {field.name: getattr(self, field.name) for field in fields(SourceOptions)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    weights: str | None = None
+    """Run folder, .safetensors or .pt of ours, published DINO, DINOv2 or DINOv3 .pth, Hugging Face
+    folder, exported .onnx (embedding only), or hf:ORG/NAME or timm:NAME to download."""
+
+
+# The order of the bases is the reverse of that of the flags.
+@dataclass(frozen=True, kw_only=True)
+class WeightOptions(SourceOptions, _Weights):
+    """Weights of the network; by default timm:vit_small_patch16_224.dino."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """How tables of images are read."""
+    """Reading of image tables."""
 
     image_column: str | None = None
-    """Column of a .parquet table that holds the images or their paths; by default the first usual
-    one, such as image, img or path."""
+    """Column of a .parquet table that holds the images or their paths; by default the first with a
+    usual name, such as image, img or path."""
 
 
 @contextmanager
@@ -58,21 +73,21 @@ def column_flag() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions:
-    """How to run the network."""
+    """Execution of the network."""
 
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+    """Device to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     batch_size: int | None = None
-    """Images embedded at once; by default 16 on a CPU, 256 on a GPU. Halved if memory runs out."""
+    """Images embedded at once, halved if memory runs out; by default 16 on a CPU, 256 on a GPU."""
     workers: int | None = None
     """Threads that decode and embed on a CPU, processes that decode for a GPU; by default as many
     as there are cores."""
     precision: Precision = "auto"
-    """Of matrix products; auto is bf16 where the device multiplies it natively, else fp32.
-    Features are float32 in any case."""
+    """Precision of matrix products; auto is bf16 where the device multiplies it natively, else
+    fp32. Features are float32 in any case."""
     engine: EngineName = "auto"
-    """What runs the network; auto runs an .onnx file in onnxruntime and all else in PyTorch.
-    tensorrt has onnxruntime compile the file for a GPU: minutes, once for each file."""
+    """Runtime of the network; auto is onnx (onnxruntime) for an .onnx file, else torch. tensorrt
+    compiles the file for a GPU, which takes minutes, once for each file."""
     compile: tyro.conf.FlagCreatePairsOff[bool] = False
     """Fuse the network with torch.compile: a wait at the start, then faster."""
 
@@ -84,20 +99,22 @@ class ComputeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """What the network sees of an image."""
+    """Part and size of an image that the network sees."""
 
     size: int | None = None
-    """Side of the crop in pixels, or with --crop none the shorter side; by default the size of the
-    training crops."""
+    """Side of the crop in pixels, or with --crop none the shorter side of the image; by default the
+    size of the training crops."""
     crop: Crop | None = None
-    """The central square, which is the default, or all of the image in its own aspect ratio."""
+    """Part of the image to use: the central square, which is the default, or with none all of it in
+    its own aspect ratio."""
     exact_decode: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Decode every pixel of large JPEGs, several times slower; by default those of more than twice
-    the size needed are decoded at 1/2, 1/4 or 1/8."""
+    """Decode every pixel of large JPEGs, several times slower; by default they are decoded at 1/2,
+    1/4 or 1/8 of their size where that is still twice the size needed."""
     max_megapixels: float | None = None
-    """Larger images count as unreadable; by default 120."""
+    """Limit of an image in millions of pixels, beyond which it counts as unreadable; by default
+    120."""
     max_file_mb: float | None = None
-    """Larger files count as unreadable; by default 2,147."""
+    """Limit of a file in megabytes, beyond which it counts as unreadable; by default 2,147."""
 
     def __post_init__(self) -> None:
         for flag, value in (("--size", self.size), ("--max-megapixels", self.max_megapixels)):
@@ -125,10 +142,8 @@ def load_embedder(
     pixels, file_mb = view.max_megapixels, view.max_file_mb
     try:
         embedder = Embedder.load(
-            weights.weights,
-            checkpoint_key=weights.checkpoint_key,
-            arch=weights.arch,
-            patch_size=weights.patch_size,
+            weights.weights or DEFAULT_WEIGHTS,
+            **weights.keywords(),
             engine=compute.engine,
             feature=feature,
             precision=compute.precision,

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError, exit_code, printable
+from dino_infer.cli.options import SourceOptions
+from dino_infer.cli.parsing import parsed
 
 if TYPE_CHECKING:
     from dino_export.convert import Target
@@ -28,36 +30,27 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """What the weights are, where they do not tell."""
-
-    checkpoint_key: str = "teacher"
-    """Network of a file that holds several: teacher (or another average, or the only one), student,
-    or its prefix in the file."""
-    arch: str | None = None
-    """Architecture of the weights: vit_small, resnet50 ..."""
-    patch_size: int | None = None
-    """Side of a patch in pixels."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class FileOptions:
-    """What the exported file is to be."""
+    """Content of the exported file."""
 
     format: Literal["onnx", "torchscript", "pt2", "aoti"] | None = None
-    """By default what the file name's ending says. pt2 is torch.export, aoti its compiled form."""
+    """Format of the file; pt2 is torch.export, aoti its compiled form. By default that of the file
+    name's ending."""
     outputs: str | None = None
-    """Some of cls,patches,attention; by default all that the network has."""
+    """Outputs, some of cls,patches,attention; by default all that the network has."""
     with_head: tyro.conf.FlagCreatePairsOff[bool] = False
     """Add the projection head, whose output is "logits"."""
     dynamic: Annotated[str | None, tyro.conf.arg(metavar="batch,size|batch|size|none")] = None
-    """What the file leaves open; both by default, and batch for TorchScript."""
+    """Sides of the input that may vary; by default both, and batch for TorchScript."""
     size: tuple[int, ...] = ()
-    """Height and width in pixels, or one number for both, of a file whose size is not open."""
+    """Height and width in pixels, or one number for both, of a file whose size may not vary; by
+    default the size of the weights."""
     preprocess: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Take uint8 images (batch, height, width, 3) and normalise them inside; resize them before."""
+    """Take uint8 images (batch, height, width, 3), resized by the caller, and normalise them inside
+    the file."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """int8 is for ONNX: 8-bit weights, a scale for each channel; calibrated with --images."""
+    """Precision of the weights; int8 is for ONNX: a scale for each channel, calibrated with
+    --images."""
     opset: int = 20
     """Version of ONNX's operators, 18 to 23."""
 
@@ -76,11 +69,11 @@ class FileOptions:
 
 
 def export(
-    weights: Annotated[str, tyro.conf.Positional],
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")],
     *,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     to: Literal["hf", "timm", "dino-pth", "safetensors"] | None = None,
-    source: tyro.conf.OmitArgPrefixes[SourceOptions] = SourceOptions(),
+    source: tyro.conf.OmitArgPrefixes[SourceOptions] = SourceOptions(),  # noqa: B008
     file: tyro.conf.OmitArgPrefixes[FileOptions] = FileOptions(),
     images: Path | None = None,
     device: str = "auto",
@@ -91,15 +84,16 @@ def export(
     "dino-export info FILE" prints what an exported file says about itself.
 
     Args:
-        weights: A run folder, .safetensors or .pt of ours, a published DINO .pth, timm:NAME or
+        weights: Run folder, .safetensors or .pt of ours, published DINO .pth, timm:NAME or
             hf:ORG/NAME.
         out: File to write; with --to hf or timm, a folder.
         to: Convert the weights instead: to files of transformers, timm or the original.
-        source: What the weights are, where they do not tell.
-        file: What the exported file is to be.
+        source: Network that a file of weights holds, where the file does not tell.
+        file: Content of the exported file.
         images: Folder of your images, to compare on beside a photograph of ours; with int8,
             every other one calibrates.
-        device: auto, cpu, cuda or cuda:N, to compare on and to compile for.
+        device: Device to compare on and to compile for: cpu, cuda or cuda:N; auto takes a GPU if
+            there is one.
     """
     from dino_infer.files import hold_output, remove_leftovers
 
@@ -111,11 +105,11 @@ def export(
         return _export(weights, out, source, file, images, device)
 
 
-def info(path: Annotated[Path, tyro.conf.Positional]) -> int:
-    """Print what an exported file says about itself, as JSON.
+def info(path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]) -> int:
+    """Print the description inside an exported file, as JSON.
 
     Args:
-        path: An export of this toolkit.
+        path: File that dino-export wrote.
     """
     import torch
 
@@ -132,8 +126,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["info"]:
-        return tyro.cli(info, prog="dino-export info", args=arguments[1:])
-    return tyro.cli(export, prog="dino-export", args=arguments)
+        return int(parsed(info, prog="dino-export info", args=arguments[1:]))
+    return int(parsed(export, prog="dino-export", args=arguments))
 
 
 def _export(
@@ -207,15 +201,10 @@ def _loaded(weights: str, source: SourceOptions, *, with_head: bool = False) -> 
     from dino_export.errors import ExportError
     from dino_infer.weights.checkpoints import load_backbone, read_training_weights
 
-    backbone, about = load_backbone(
-        weights,
-        checkpoint_key=source.checkpoint_key,
-        arch=source.arch,
-        patch_size=source.patch_size,
-    )
+    backbone, about = load_backbone(weights, **source.keywords())
     if not with_head:
         return backbone, about, None
-    head = read_training_weights(weights, source.checkpoint_key).get("head")
+    head = read_training_weights(weights, source.checkpoint_key or "teacher").get("head")
     if head is None:
         raise ExportError(
             f"--with-head: {weights!r} holds no head; pass a snapshot (RUN/snapshots/step-*.pt) or "

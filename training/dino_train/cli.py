@@ -18,6 +18,7 @@ import tyro
 
 from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_infer.cli.options import column_flag
+from dino_infer.cli.parsing import parsed
 from dino_infer.cores import default_workers
 from dino_train import recipes
 from dino_train.config import SettingsError, TrainConfig, from_dict
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 HELP = f"""\
 usage: dino-train [RECIPE] --data PATH [PATH ...] --out RUN [options]
 
-RECIPE is one of: auto (the default, derives settings from your data), {", ".join(recipes.RECIPES)}
+RECIPE is auto (the default, which derives settings from your data) or one of:
+  {", ".join(recipes.RECIPES)}
 "dino-train RECIPE --help" lists every option with the recipe's values.
 """
 SHOWN_BY_HELP = recipes.auto(num_images=10_000)
@@ -42,31 +44,33 @@ PLACEHOLDER = replace(
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where a run reads, writes and computes."""
+    """Input, output and machine of a run."""
 
     data: tuple[str, ...]
     """Folders (searched recursively), text files of paths, or tars of images."""
     image_column: str | None = None
-    """Column of .parquet tables that holds the images; by default the first usual one."""
+    """Column of .parquet tables that holds the images; by default the first with a usual name."""
     out: Path
-    """Run folder. An existing run goes on where it stopped."""
+    """Run folder to write to; an existing run goes on where it stopped."""
     eval_data: Path | None = None
-    """Class folders, or a folder with train/ and val/ of such, for online k-NN."""
+    """Class folders, or a folder with train/ and val/ of such, for online k-NN; by default
+    none is measured."""
     init_from: str | None = None
-    """Start from weights: a run folder, .safetensors, or a .pth with or without its head."""
+    """Weights to start from: a run folder, .safetensors, or a .pth with or without its head; by
+    default random ones."""
     checkpoint_key: str = "teacher"
     """Network of an --init-from that holds several: teacher (or another average, or the only one),
     student, or its prefix in the file."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+    """Device to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     workers: int = field(default_factory=default_workers)
     """Processes that read and decode images, for each training process; by default one a core."""
     crops_on: Literal["auto", "worker", "device"] = "auto"
-    """Where crops are made: in the workers, or in one batched pass on the device."""
+    """Place where crops are made: in the workers, or in one batched pass on the device."""
     cache: Literal["auto", "none", "ram", "gpu"] = "auto"
-    """Where decoded images are kept: auto where they fit and crops stay exactly the same."""
+    """Place of decoded images: auto keeps them where they fit and crops stay exactly the same."""
     decode: Literal["cpu", "gpu"] = "cpu"
-    """What decodes plain JPEGs; gpu keeps no cache in memory."""
+    """Decoder of plain JPEGs; gpu keeps no cache in memory."""
     compile: bool = False
     """Compile the networks: the first step takes minutes, the others less on a GPU."""
     extend: bool = False
@@ -74,7 +78,7 @@ class RunOptions:
     tensorboard: bool = True
     """Write RUN/tensorboard."""
     wandb: str | None = None
-    """Also log to this Weights & Biases project."""
+    """Weights & Biases project to log to as well; by default none."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -158,7 +162,7 @@ def _parsed(
         return options, config
 
     try:
-        options, config = tyro.cli(
+        options, config = parsed(
             command, args=arguments, prog=f"dino-train {name}", description=__doc__
         )
     except ValueError as error:  # the settings check each other when they meet

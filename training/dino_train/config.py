@@ -32,16 +32,16 @@ class ModelConfig:
     """The backbone."""
 
     arch: str = "vit_small"
-    """vit_micro, vit_tiny, vit_small, vit_base, vit_large, or any timm model name."""
+    """Architecture: vit_micro, vit_tiny, vit_small, vit_base, vit_large, or any timm model name."""
     patch_size: int = 16
     """Side of a patch in pixels (ViTs). Smaller sees more and costs the square."""
     image_size: int | None = None
-    """Side in pixels for which a ViT learns position embeddings; None: that of the global crops.
-    Other sizes are resampled. Set it to that of the weights when training goes on from weights."""
+    """Side in pixels for which a ViT learns position embeddings; other sizes are resampled. By
+    default that of the global crops; set it to that of weights that training starts from."""
     drop_path_rate: float = 0.1
     """Stochastic depth of the student; the teacher has none."""
     small_stem: bool = False
-    """ResNets: 3x3 stem of stride 1, no max-pool. For images below 64 px."""
+    """Stem of ResNets for images below 64 px: 3x3 of stride 1, no max-pool."""
 
     def __post_init__(self) -> None:
         _require("model.patch_size", self.patch_size, 1, _INF)
@@ -109,7 +109,7 @@ class OptimConfig:
     accumulation_steps: int = 1
     """Parts in which a batch is computed, to save memory. Centre and teacher move once a batch."""
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
-    """AdamW for ViTs; SGD or LARS for convnets."""
+    """Optimizer: AdamW for ViTs; SGD or LARS for convnets."""
     lr: float = 5e-4
     """Peak learning rate for a batch of 256; scaled linearly with the batch."""
     min_lr: float = 1e-6
@@ -121,7 +121,7 @@ class OptimConfig:
     weight_decay_end: float = 0.4
     """Weight decay approached at the end, by a cosine."""
     clip_grad: float = 3.0
-    """Bound on the L2 norm of each gradient tensor; 0 clips nothing."""
+    """Bound on the L2 norm of each gradient tensor; 0 disables clipping."""
     freeze_last_layer_epochs: int = 1
     """Epochs at the start during which the head's last layer stands still."""
     freeze_backbone_epochs: int = 0
@@ -153,16 +153,16 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What is written and when; what stops a run."""
+    """Records of a run, and limits that stop it."""
 
     log_every: int = 10
     """Steps between rows of metrics.jsonl."""
     snapshot_epochs: float = 1.0
     """Epochs between snapshots; fractions snapshot within an epoch."""
     keep_snapshots: int = 2
-    """Newest snapshots kept."""
+    """Number of newest snapshots to keep."""
     keep_every_epochs: int = 0
-    """Also keep the snapshot of every Nth epoch for good; 0 keeps none."""
+    """Epochs between snapshots that are kept for good; 0 keeps none."""
     eval_epochs: int = 1
     """Epochs between measurements of RankMe and online k-NN; the last epoch is always measured."""
     max_bad_share: float = 0.05
@@ -187,8 +187,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of weights, data order and augmentation."""
     data_order: Order = "random"
-    """quasi-random reads tars in stretches of 32 images: for data larger than memory on disks or
-    networks that are slow at single images. The images of a step still come from all over."""
+    """Order of the images; quasi-random reads tars in runs of 32 images, for data larger than
+    memory on disks or networks that are slow at single images."""
     model: ModelConfig = field(default_factory=ModelConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     crops: CropSpec = field(default_factory=CropSpec)

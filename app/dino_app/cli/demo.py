@@ -13,6 +13,7 @@ import tyro
 
 from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.options import DEFAULT_WEIGHTS, check_positive
+from dino_infer.cli.parsing import parsed
 from dino_infer.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -37,27 +38,27 @@ class Demo:
     """
 
     weights: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A run folder, checkpoint, timm:NAME or hf:ORG/NAME, as for dino-embed; give it several times
-    to choose among networks on the page. By default timm:vit_small_patch16_224.dino, which is
-    downloaded once."""
+    """Run folder, checkpoint, timm:NAME or hf:ORG/NAME, as for dino-embed; several can be chosen
+    from on the page. By default timm:vit_small_patch16_224.dino (download)."""
     index: str | None = None
-    """A folder that dino-index built, or milvus:LOCATION, to search; without it people search
-    photos that they upload."""
+    """Folder that dino-index built, or milvus:LOCATION, to search; by default the photos that are
+    uploaded are searched."""
     features: Path | None = None
-    """Labelled features that dino-embed wrote, to classify by."""
+    """Labelled features that dino-embed wrote, to classify by; by default photos that are uploaded
+    for each class."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs keys."""
     port: int = 7860
-    """0 takes a free one."""
+    """Port to listen on; 0 takes a free one."""
     api_key_file: str | None = None
-    """A file with one key a line; a browser asks for one as the password. DINO_API_KEYS may hold
-    more, separated by commas or spaces."""
+    """File with one key a line, asked for as the password; DINO_API_KEYS may hold more, separated
+    by commas or spaces."""
     insecure: tyro.conf.FlagCreatePairsOff[bool] = False
     """Listen to other machines without keys."""
     max_file_mb: float = 20
-    """Larger uploads are refused."""
+    """Limit of an uploaded file in megabytes."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+    """Device to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one."""
 
     def __post_init__(self) -> None:
         check_positive("--max-file-mb", self.max_file_mb)
@@ -143,4 +144,4 @@ def _server(app: "FastAPI") -> "Server":
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-demo and return its exit code."""
     prog = "dino-demo"
-    return exit_code(lambda args: demo(tyro.cli(Demo, prog=prog, args=args)), prog=prog, args=args)
+    return exit_code(lambda args: demo(parsed(Demo, prog=prog, args=args)), prog=prog, args=args)

@@ -7,12 +7,11 @@ dino-index search photos.index/ --image query.jpg
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tyro
-
 from dino_app.cli.index_build import add, build, delete
 from dino_app.cli.index_search import search
 from dino_app.cli.index_upkeep import copy, duplicates, info, restore, snapshot, snapshots, verify
 from dino_infer.cli.exit_codes import exit_code
+from dino_infer.cli.parsing import parsed_verbs
 
 VERBS: dict[str, Callable[..., Any]] = {
     "build": build,
@@ -32,7 +31,7 @@ VERBS: dict[str, Callable[..., Any]] = {
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-index and return its exit code."""
     return exit_code(
-        lambda args: tyro.extras.subcommand_cli_from_dict(VERBS, prog="dino-index", args=args),
+        lambda args: parsed_verbs(VERBS, prog="dino-index", args=args),
         prog="dino-index",
         args=args,
     )

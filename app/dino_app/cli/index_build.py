@@ -1,4 +1,4 @@
-"""dino-index build, add and delete: what changes the items of an index."""
+"""dino-index build, add and delete: the verbs that change the items of an index."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,6 @@ import tyro
 from dino_app.cli.index_options import (
     Flag,
     Index,
-    IndexWeights,
     PictureOptions,
     Sources,
     check_given,
@@ -23,7 +22,13 @@ from dino_app.cli.index_options import (
 from dino_app.errors import StoreError
 from dino_infer.choices import VectorFeature
 from dino_infer.cli.exit_codes import UsageError, inputs_code, printable
-from dino_infer.cli.options import ComputeOptions, TableOptions, ViewOptions, column_flag
+from dino_infer.cli.options import (
+    ComputeOptions,
+    TableOptions,
+    ViewOptions,
+    WeightOptions,
+    column_flag,
+)
 
 if TYPE_CHECKING:
     from dino_app.indexing.building import Built, Incoming
@@ -37,7 +42,7 @@ def build(
     sources: Sources,
     *,
     out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
-    weights: tyro.conf.OmitArgPrefixes[IndexWeights] = IndexWeights(),  # noqa: B008
+    weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     feature: VectorFeature | None = None,
     view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
@@ -55,17 +60,18 @@ def build(
     Args:
         sources: Folders, images, lists, .tar files, .parquet tables or patterns, as for dino-embed;
             or one features file or folder of dino-embed.
-        out: The index: a folder, or milvus:FILE.db/COLLECTION.
-        weights: Which weights make the vectors.
-        feature: Which vector stands for an image, see dino-embed; by default cls, or as an index
-            that exists was made.
-        view: What the network sees of an image; for an index that exists, as it was made.
-        compute: How to run the network.
-        tables: How tables of images are read.
-        pictures: Small pictures to show beside results.
-        index: How vectors are searched: auto (exact while that is fast), flat (always exact), or a
-            string for FAISS's index_factory; in Milvus auto, flat or hnsw.
-        prune: Take out of the index what is gone from the sources.
+        out: Index to write: a folder, or milvus:FILE.db/COLLECTION.
+        weights: Weights of the network; by default those that made the index, for a new one
+            timm:vit_small_patch16_224.dino.
+        feature: Vector that stands for an image, see dino-embed; by default that of the index, for
+            a new one cls.
+        view: Part and size of an image that the network sees; by default as the index was made.
+        compute: Execution of the network.
+        tables: Reading of image tables.
+        pictures: Thumbnails to show beside results.
+        index: Kind of search: auto (exact while that is fast), flat (always exact), or a string for
+            FAISS's index_factory; in Milvus auto, flat or hnsw.
+        prune: Take items out of the index whose images are gone from the sources.
     """
     _check_sources(sources)
     from dino_app.indexing.indexes import IndexTarget
@@ -88,7 +94,7 @@ def add(
     index: Index,
     sources: Sources,
     *,
-    weights: tyro.conf.OmitArgPrefixes[IndexWeights] = IndexWeights(),  # noqa: B008
+    weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
     tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008
@@ -97,13 +103,13 @@ def add(
     """Add images, or features from dino-embed, to an index; replaces items of the same path.
 
     Args:
-        index: A folder, or milvus:FILE.db/COLLECTION.
-        sources: As for build.
-        weights: Which weights make the vectors; they must be those of the index.
-        view: What the network sees of an image; by default as the index was made.
-        compute: How to run the network.
-        tables: How tables of images are read.
-        pictures: Small pictures to show beside results.
+        index: Folder, or milvus:FILE.db/COLLECTION.
+        sources: Images or one features file, as for dino-index build.
+        weights: Weights of the network, which must be those that made the index, the default.
+        view: Part and size of an image that the network sees; by default as the index was made.
+        compute: Execution of the network.
+        tables: Reading of image tables.
+        pictures: Thumbnails to show beside results.
     """
     _check_sources(sources)
     from dino_app.indexing.indexes import IndexTarget, exists
@@ -135,9 +141,9 @@ def delete(
     """Take items out of an index.
 
     Args:
-        index: A folder, or milvus:FILE.db/COLLECTION.
+        index: Folder, or milvus:FILE.db/COLLECTION.
         ids: Items to delete, by their paths as they were listed.
-        filter: Delete all that match, as JSON: {"label": "cat"}.
+        filter: Condition on metadata, whose items are all deleted, as JSON: {"label": "cat"}.
     """
     if bool(ids) == (filter is not None):
         raise UsageError("pass either ids or --filter")
@@ -167,7 +173,7 @@ def _filled(
     sources: tuple[str, ...],
     embedder: Callable[[], "Embedder"],
     agree: Callable[[Mapping[str, Any]], None],
-    weights: IndexWeights,
+    weights: WeightOptions,
     tables: TableOptions,
     pictures: PictureOptions,
     *,
@@ -204,7 +210,7 @@ def _feature_job(
     target: "IndexTarget",
     sources: tuple[str, ...],
     agree: Callable[[Mapping[str, Any]], None],
-    weights: IndexWeights,
+    weights: WeightOptions,
     tables: TableOptions,
     pictures: PictureOptions,
 ) -> _Job:
@@ -237,7 +243,7 @@ def _image_job(
     target: "IndexTarget",
     sources: tuple[str, ...],
     embedder: Callable[[], "Embedder"],
-    weights: IndexWeights,
+    weights: WeightOptions,
     tables: TableOptions,
     pictures: PictureOptions,
 ) -> _Job:

@@ -1,4 +1,4 @@
-"""What several verbs of dino-index take, and the embedder and filter that the flags ask for."""
+"""Options that several verbs of dino-index share, and the embedder and filter they ask for."""
 
 import json
 import os
@@ -32,29 +32,13 @@ Sources = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexWeights:
-    """Which weights make the vectors."""
-
-    weights: str | None = None
-    """As for dino-embed; by default those that the index was made with, and for a new one
-    timm:vit_small_patch16_224.dino."""
-    checkpoint_key: str = "teacher"
-    """Network of a file that holds several: teacher (or another average, or the only one), student,
-    or its prefix in the file."""
-    arch: str | None = None
-    """Architecture of the weights, where the file does not tell: vit_small, resnet50 ..."""
-    patch_size: int | None = None
-    """Side of a patch in pixels, where the file does not tell."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class PictureOptions:
-    """Small pictures to show beside results."""
+    """Thumbnails to show beside results."""
 
     thumbnails: int = 256
-    """Longest side in pixels; 0 for none."""
+    """Longest side of a thumbnail in pixels; 0 makes none."""
     images: str | None = None
-    """Where the images of a features file are, for their thumbnails."""
+    """Images of a features file, to make their thumbnails from; by default none are made."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.thumbnails <= 1024:
@@ -62,18 +46,16 @@ class PictureOptions:
 
 
 def new_embedder(
-    weights: IndexWeights, compute: ComputeOptions, view: ViewOptions, *, feature: str | None
+    weights: WeightOptions, compute: ComputeOptions, view: ViewOptions, *, feature: str | None
 ) -> "Embedder":
     """The embedder for a new index."""
-    embedder: Embedder = load_embedder(
-        _given(weights, weights.weights or DEFAULT_WEIGHTS), compute, view, feature=feature or "cls"
-    )
+    embedder: Embedder = load_embedder(weights, compute, view, feature=feature or "cls")
     return embedder
 
 
 def index_embedder(
     model: Mapping[str, Any],
-    weights: IndexWeights,
+    weights: WeightOptions,
     compute: ComputeOptions,
     view: ViewOptions | None = None,
     *,
@@ -92,7 +74,7 @@ def index_embedder(
         raise UsageError("the index does not say with which weights it was made; pass --weights")
     stored = str(model.get("feature", "cls")).replace("pooled", "cls")  # of a convnet
     embedder: Embedder = load_embedder(
-        _given(weights, str(name)),
+        replace(weights, weights=str(name)),
         compute,
         _same_view(view or ViewOptions(), model.get("preprocess") or {}),
         feature=feature or stored,
@@ -103,7 +85,7 @@ def index_embedder(
 
 def check_given(
     model: Mapping[str, Any],
-    weights: IndexWeights,
+    weights: WeightOptions,
     compute: ComputeOptions,
     view: ViewOptions,
     *,
@@ -130,7 +112,7 @@ def check_given(
         index_embedder(model, weights, compute, view, feature=feature)
 
 
-def model_of(embedder: "Embedder", weights: IndexWeights) -> dict[str, Any]:
+def model_of(embedder: "Embedder", weights: WeightOptions) -> dict[str, Any]:
     """What an index remembers of its embedder, with the weights as a hint where to find them."""
     return {**embedder.description(), "weights": located(weights.weights or DEFAULT_WEIGHTS)}
 
@@ -154,15 +136,6 @@ def parsed_condition(written: str | None) -> "Filter | None":
         return parsed_filter(json.loads(written))
     except (FilterError, ValueError, RecursionError) as error:
         raise UsageError(f'--filter: {error}; write JSON such as \'{{"label": "cat"}}\'') from error
-
-
-def _given(weights: IndexWeights, name: str) -> WeightOptions:
-    return WeightOptions(
-        weights=name,
-        checkpoint_key=weights.checkpoint_key,
-        arch=weights.arch,
-        patch_size=weights.patch_size,
-    )
 
 
 def _same_view(view: ViewOptions, stored: Mapping[str, Any]) -> ViewOptions:

@@ -1,4 +1,4 @@
-"""dino-index search: what is near a picture, an item or a vector."""
+"""dino-index search: the pictures nearest to a picture, an item or a vector."""
 
 import json
 from contextlib import closing
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dino_app.cli.index_options import Flag, Index, IndexWeights, index_embedder, parsed_condition
+from dino_app.cli.index_options import Flag, Index, index_embedder, parsed_condition
 from dino_app.errors import StoreError
 from dino_infer.cli.exit_codes import UsageError, printable
-from dino_infer.cli.options import ComputeOptions, ViewOptions, check_positive
+from dino_infer.cli.options import ComputeOptions, ViewOptions, WeightOptions, check_positive
 from dino_infer.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,29 +29,29 @@ def search(
     filter: str | None = None,
     exact: Flag = False,
     json: Flag = False,
-    weights: tyro.conf.OmitArgPrefixes[IndexWeights] = IndexWeights(),  # noqa: B008
+    weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     view: tyro.conf.OmitArgPrefixes[ViewOptions] = ViewOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
 ) -> int:
     """Find the pictures nearest to one; prints cosine similarity (1 is the same), id and label.
 
     Args:
-        index: A folder, or milvus:FILE.db/COLLECTION.
-        image: An image file to search with.
-        id: An item of the index to search with; it is left out of the results itself.
-        vector: A .npy file of one vector.
-        k: Results wanted, at most 1,000.
-        filter: Only items that match, as JSON: {"label": {"$in": ["cat", "dog"]}}.
+        index: Folder, or milvus:FILE.db/COLLECTION.
+        image: Image file to search with.
+        id: Item of the index to search with; the results leave it out.
+        vector: .npy file of one vector to search with.
+        k: Number of results, at most 1,000.
+        filter: Condition on the metadata of results, as JSON: {"label": {"$in": ["cat", "dog"]}}.
         exact: Compare with every vector, even where an approximate index exists.
         json: Print JSON, with all metadata.
-        weights: Which weights embed the image; they must be those of the index.
-        view: What the network sees of the image; by default as the index was made.
-        compute: How to run the network.
+        weights: Weights that embed the image, which must be those that made the index, the default.
+        view: Part and size of the image that the network sees; by default as the index was made.
+        compute: Execution of the network.
     """
     if sum(given is not None for given in (image, id, vector)) != 1:
         raise UsageError("pass one of --image, --id and --vector")
     check_positive("--k", k)
-    if image is None and (weights, view) != (IndexWeights(), ViewOptions()):
+    if image is None and (weights, view) != (WeightOptions(), ViewOptions()):
         raise UsageError("flags about weights and views are for --image; nothing is embedded here")
     condition = parsed_condition(filter)
     from dino_app.indexing.indexes import near_item

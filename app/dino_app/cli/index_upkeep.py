@@ -22,10 +22,10 @@ COLUMNS = ("group", "kind", "keep", "id", "similarity", "width", "height", "byte
 
 
 def info(index: Index, *, json: Flag = False) -> int:
-    """Say what is in an index, how it searches and what made its vectors.
+    """Print the size of an index, its kind of search and the network of its vectors.
 
     Args:
-        index: A folder, or milvus:FILE.db/COLLECTION.
+        index: Folder, or milvus:FILE.db/COLLECTION.
         json: Print JSON.
     """
     from dino_app.store.opening import open_store
@@ -49,7 +49,7 @@ def verify(index: Index) -> int:
     """Check every file, item and thumbnail of an index.
 
     Args:
-        index: A folder, or milvus:FILE.db/COLLECTION.
+        index: Folder, or milvus:FILE.db/COLLECTION.
     """
     from dino_app.indexing.verifying import verify_store
     from dino_app.store.opening import open_store
@@ -69,9 +69,9 @@ def copy(
     """Copy an index into another kind of store, or to another place.
 
     Args:
-        source: A folder, or milvus:FILE.db/COLLECTION.
-        target: Likewise, where nothing is yet.
-        index: How vectors are searched there; see build.
+        source: Folder, or milvus:FILE.db/COLLECTION.
+        target: Folder, or milvus:FILE.db/COLLECTION, where there is no index yet.
+        index: Kind of search in the copy, as for dino-index build.
     """
     from dino_app.indexing.indexes import copy_index
     from dino_app.store.opening import open_store
@@ -88,8 +88,8 @@ def snapshot(index: Index, name: Name) -> int:
     In a folder this takes hardly any room; in Milvus it copies every row.
 
     Args:
-        index: A folder, or milvus:FILE.db/COLLECTION.
-        name: Up to 64 letters, digits, dots, dashes and underscores.
+        index: Folder, or milvus:FILE.db/COLLECTION.
+        name: Name of the snapshot: up to 64 letters, digits, dots, dashes and underscores.
     """
     from dino_app.store.opening import open_store
 
@@ -106,7 +106,7 @@ def snapshots(index: Index) -> int:
     """List the snapshots of an index.
 
     Args:
-        index: A folder, or milvus:FILE.db/COLLECTION.
+        index: Folder, or milvus:FILE.db/COLLECTION.
     """
     from dino_app.store.opening import open_store
 
@@ -120,8 +120,8 @@ def restore(index: Index, name: Name) -> int:
     """Bring an index back into the state of a snapshot, also one that is damaged since.
 
     Args:
-        index: A folder, or milvus:FILE.db/COLLECTION.
-        name: Of the snapshot; it stays.
+        index: Folder, or milvus:FILE.db/COLLECTION.
+        name: Name of the snapshot, which is kept.
     """
     from dino_app.indexing.indexes import restored
 
@@ -145,11 +145,11 @@ def duplicates(
     largest picture.
 
     Args:
-        index: A folder, or milvus:FILE.db/COLLECTION.
-        threshold: Cosine similarity from which on two pictures count as nearly the same.
+        index: Folder, or milvus:FILE.db/COLLECTION.
+        threshold: Cosine similarity from which two pictures count as nearly the same.
         exact: Compare with every vector, even where an approximate index exists.
         json: Write JSON, with all metadata.
-        out: A file to write instead of stdout.
+        out: File to write; by default stdout.
     """
     if not 0 < threshold <= 1:
         raise UsageError(f"--threshold must be above 0 and at most 1, got {threshold}")

@@ -7,17 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from dino_app.cli.serve_options import Network, Serve, check_place, with_environment
 from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
     ComputeOptions,
     ViewOptions,
-    WeightOptions,
     load_embedder,
 )
+from dino_infer.cli.parsing import parsed
 from dino_infer.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -98,12 +96,7 @@ def _embedder(flags: Serve, made_by: Mapping[str, Any]) -> "Embedder":
     seen = made_by.get("preprocess", {})
     feature = network.feature or made_by.get("feature", "cls")
     embedder: Embedder = load_embedder(
-        WeightOptions(
-            weights=_weights(network, made_by),
-            checkpoint_key=network.checkpoint_key,
-            arch=network.arch,
-            patch_size=network.patch_size,
-        ),
+        replace(network, weights=_weights(network, made_by)),
         ComputeOptions(
             device=network.device,
             batch_size=limits.max_batch,
@@ -151,7 +144,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _main(args: list[str]) -> int:
-    flags = tyro.cli(Serve, prog="dino-serve", args=with_environment(args, os.environ))
+    flags = parsed(Serve, prog="dino-serve", args=with_environment(args, os.environ))
     if flags.index is None:
         flags = replace(flags, index=os.environ.get("DINO_INDEX") or None)
     return serve(flags)

@@ -10,7 +10,7 @@ import tyro
 from dino_app.server.settings import Settings
 from dino_infer.choices import Crop, Precision, VectorFeature
 from dino_infer.cli.exit_codes import UsageError
-from dino_infer.cli.options import check_positive
+from dino_infer.cli.options import WeightOptions, check_positive
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
@@ -18,26 +18,26 @@ TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where to listen, and to whom."""
+    """Address, and who may use it."""
 
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs keys."""
     port: int = 8000
-    """0 takes a free one."""
+    """Port to listen on; 0 takes a free one."""
     api_key_file: str | None = None
-    """A file with one key a line; DINO_API_KEYS may hold more, separated by commas or spaces."""
+    """File with one key a line; DINO_API_KEYS may hold more, separated by commas or spaces."""
     insecure: Flag = False
     """Listen to other machines without keys."""
     trusted_proxies: str | None = None
     """Addresses, separated by commas, whose X-Forwarded-For is believed."""
     drain_notice_s: float = 0
-    """After SIGTERM: how long requests are still taken while /readyz says 503."""
+    """Seconds after SIGTERM in which requests are still taken while /readyz says 503."""
     drain_s: float = 30
-    """After that: time for requests in work to finish."""
+    """Seconds after that for requests in work to finish."""
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
+        """True if only this machine can reach it."""
         if self.host == "localhost":
             return True
         try:
@@ -47,29 +47,22 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """What makes vectors; by default what made those of the index."""
+class Network(WeightOptions):
+    """Network that makes the vectors; by default that of the index."""
 
-    weights: str | None = None
-    """A run folder, checkpoint, .onnx, timm:NAME or hf:ORG/NAME, as for dino-embed; by default the
-    weights that the index names, or without an index timm:vit_small_patch16_224.dino."""
-    checkpoint_key: str = "teacher"
-    """Network of a file that holds several: teacher (or another average, or the only one), student,
-    or its prefix in the file."""
-    arch: str | None = None
-    """Architecture of the weights, where the file does not tell."""
-    patch_size: int | None = None
-    """Side of a patch in pixels, where the file does not tell."""
     feature: VectorFeature | None = None
-    """Which vector stands for an image; by default that of the index, or cls."""
+    """Vector that stands for an image; by default that of the index, without an index cls."""
     size: int | None = None
-    """Side of the crop in pixels; by default that of the index, or of the training crops."""
+    """Side of the crop in pixels; by default that of the index, without an index that of the
+    training crops."""
     crop: Crop | None = None
-    """The central square, or all of an image; by default as in the index, or the centre."""
+    """Part of an image to use: the central square, or with none all of it; by default as in the
+    index, without an index the central square."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+    """Device to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     precision: Precision = "auto"
-    """Of matrix products; auto is bf16 where the device multiplies it natively, else fp32."""
+    """Precision of matrix products; auto is bf16 where the device multiplies it natively, else
+    fp32."""
     compile: Flag = False
     """Fuse the network with torch.compile: a wait at the start, then faster."""
 
@@ -86,21 +79,22 @@ class Serve:
     """
 
     index: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")] = None
-    """A folder that dino-index built, or milvus:LOCATION."""
+    """Folder that dino-index built, or milvus:LOCATION; by default no index is served."""
     read_only: Flag = False
-    """Refuse what would change the index, and leave the place of its writer to another process."""
+    """Refuse changes of the index, so that another process may write to it."""
     demo: Flag = False
     """Show the demo at /."""
     place: tyro.conf.OmitArgPrefixes[Place] = field(default_factory=Place)
-    """Where to listen, and to whom."""
+    """Address, and who may use it."""
     network: tyro.conf.OmitArgPrefixes[Network] = field(default_factory=Network)
-    """What makes vectors."""
+    """Network that makes the vectors; by default that of the index, and without an index
+    timm:vit_small_patch16_224.dino."""
     limits: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
-    """What requests may cost."""
+    """Limits of requests."""
 
 
 def with_environment(args: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Arguments with those in front that ``DINO_*`` variables stand for.
+    """Put the arguments that ``DINO_*`` variables stand for in front of the others.
 
     Raises:
         UsageError: The variable of a flag without a value is neither true nor false.

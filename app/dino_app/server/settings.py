@@ -13,7 +13,7 @@ Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What requests may cost; each flag has an environment variable, say DINO_MAX_K."""
+    """Limits of requests; each flag has an environment variable, say DINO_MAX_K."""
 
     max_body_mb: float = 32
     """Megabytes of one request's body, counted as they arrive."""
@@ -22,7 +22,7 @@ class Settings:
     max_image_mb: float = 20
     """Megabytes of one encoded image."""
     max_megapixels: float = 50
-    """Pixels of one image, judged by its header."""
+    """Millions of pixels of one image, judged by its header."""
     max_images: int = 32
     """Images of one embedding request."""
     max_items: int = 256
@@ -32,7 +32,7 @@ class Settings:
     max_batch: int = 16
     """Images that the network sees at once."""
     batch_wait_ms: float = 5
-    """How long an image waits for others to share its batch."""
+    """Milliseconds that an image waits for others to share its batch."""
     max_queue: int = 64
     """Images waiting to be decoded, and as many for the network; the next is refused with 429."""
     max_searches: int = 256
@@ -49,19 +49,19 @@ class Settings:
     search_threads: int = 0
     """Searches at once, each on one core; 0 takes one a core."""
     request_timeout_s: float = 30
-    """Time for a request once its body is there; then 504."""
+    """Seconds for a request once its body is there; then 504."""
     body_timeout_s: float = 30
-    """Time for a body to arrive; then 408."""
+    """Seconds for a body to arrive; then 408."""
     header_timeout_s: float = 10
-    """Time for the header of a request to arrive; then the connection is closed."""
+    """Seconds for the header of a request to arrive; then the connection is closed."""
     keep_alive_s: int = 15
-    """How long an idle connection stays open."""
+    """Seconds that an idle connection stays open."""
     requests_per_minute: int = 0
-    """Of one key, or of one address without keys; 0 is no limit."""
+    """Requests a minute of one key, or without keys of one address; 0 is no limit."""
     url_input: Flag = False
     """Fetch images from http and https addresses in the public internet."""
     url_timeout_s: float = 10
-    """Time to fetch one image."""
+    """Seconds to fetch one image."""
     open_metrics: Flag = False
     """Answer /metrics without a key."""
     open_docs: Flag = False

@@ -35,31 +35,31 @@ class CropSpec:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width / height of the area that is cut out and made square."""
     flip_probability: float = 0.5
-    """Crops that are mirrored. 0 where left and right matter: digits, letters."""
+    """Share of crops that are mirrored. 0 where left and right matter: digits, letters."""
     jitter_probability: float = 0.8
-    """Crops whose colours are jittered, in random order of the four operations."""
+    """Share of crops whose colours are jittered, the four operations in random order."""
     brightness: float = 0.4
-    """Brightness is multiplied by 1 plus or minus up to this."""
+    """Strength of the brightness jitter: factors from 1 minus this to 1 plus this."""
     contrast: float = 0.4
-    """Contrast is multiplied by 1 plus or minus up to this."""
+    """Strength of the contrast jitter: factors from 1 minus this to 1 plus this."""
     saturation: float = 0.2
-    """Saturation is multiplied by 1 plus or minus up to this."""
+    """Strength of the saturation jitter: factors from 1 minus this to 1 plus this."""
     hue: float = 0.1
-    """Hue turns by up to this share of the colour circle, either way; at most 0.5."""
+    """Largest turn of the hue either way, as a share of the colour circle; at most 0.5."""
     grayscale_probability: float = 0.2
-    """Crops that lose their colours."""
+    """Share of crops that lose their colours."""
     blur_probability_global1: float = 1.0
-    """First global crops that are blurred."""
+    """Share of first global crops that are blurred."""
     blur_probability_global2: float = 0.1
-    """Second global crops that are blurred."""
+    """Share of second global crops that are blurred."""
     blur_probability_local: float = 0.5
-    """Local crops that are blurred."""
+    """Share of local crops that are blurred."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Standard deviation of the blur in pixels of the crop. Lower it for small crops."""
     solarize_probability: float = 0.2
-    """Second global crops that are solarised; no other crop is."""
+    """Share of second global crops that are solarised; no other crop is."""
     solarize_threshold: int = 128
-    """Levels (0 to 255) from this one on are inverted."""
+    """Level (0 to 255) from which on values are inverted."""
 
     def __post_init__(self) -> None:
         for name in ("global_crops_size", "local_crops_size"):

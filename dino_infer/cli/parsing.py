@@ -1,0 +1,100 @@
+"""How every command reads its arguments, and its --help, whose texts flow.
+
+tyro keeps the line breaks of docstrings and says {None} and (default: None) of flags that may be
+left out; here neither is shown, and no flag takes the word None.
+"""
+
+import io
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import tyro
+
+CONFIG = (tyro.conf.DisallowNone,)
+EDGES = len("│ ") + len(" │")
+NOT_GIVEN = re.compile(r"\s*\(default:\s+(None|False|)\)$")  # a flag that does nothing unless given
+
+
+def parsed(
+    command: Callable[..., Any], *, prog: str, args: Sequence[str], description: str | None = None
+) -> Any:
+    """Call a function, or build a dataclass, with the arguments of a command line."""
+    with _help_in_paragraphs(args):
+        return tyro.cli(command, prog=prog, args=args, description=description, config=CONFIG)
+
+
+def parsed_verbs(verbs: Mapping[str, Callable[..., Any]], *, prog: str, args: Sequence[str]) -> Any:
+    """Call the function of the verb that a command line begins with."""
+    with _help_in_paragraphs(args):
+        return tyro.extras.subcommand_cli_from_dict(
+            dict(verbs), prog=prog, args=args, config=CONFIG
+        )
+
+
+@contextmanager
+def _help_in_paragraphs(args: Sequence[str]) -> Iterator[None]:
+    if {"-h", "--help"}.isdisjoint(args):
+        yield
+        return
+    # tyro draws boxes where the encoding has them.
+    page = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8")
+    try:
+        with redirect_stdout(page):
+            yield
+    finally:
+        page.seek(0)
+        print(flowing(page.read()), end="")
+
+
+def flowing(page: str) -> str:
+    """Lay each help text out as one paragraph, and wrap what is wider than the boxes."""
+    lines = page.splitlines()
+    width = max((len(line) for line in lines if line.startswith("╭")), default=100)
+    box: list[str] = []
+    shown: list[str] = []
+    for line in lines:
+        if line.startswith("│") and line.count("│") == 2:
+            box.append(line[2:-2])
+            continue
+        shown += [f"│ {row.ljust(width - EDGES)} │" for row in _rows(box, width - EDGES)]
+        box = []
+        shown += textwrap.wrap(line, width) if len(line) > width and line[0] != "│" else [line]
+    return "\n".join(shown) + "\n"
+
+
+def _rows(box: Sequence[str], width: int) -> Iterator[str]:
+    """The rows of a box: flags in the left column, a text that may go on in the right one."""
+    indents = [len(row) - len(row.lstrip()) for row in box if row.startswith("    ")]
+    if not indents:
+        yield from (NOT_GIVEN.sub("", row.rstrip()) for row in box)
+        return
+    indent = min(indents)
+    text: list[str] = []
+    left = ""
+    for row in box:
+        if not row[:indent].strip():
+            text.append(row.strip())
+            continue
+        # The next flag, or a line over the whole width.
+        yield from _entry(left, " ".join(text), indent, width)
+        if row[indent - 2 : indent] == "  ":
+            left, text = row[:indent], [row[indent:].strip()]
+        else:  # a flag that is longer than its column stands alone, and its text begins below
+            yield row
+            left, text = "", []
+    yield from _entry(left, " ".join(text), indent, width)
+
+
+def _entry(left: str, text: str, indent: int, width: int) -> Iterator[str]:
+    if left.lstrip().startswith("•"):  # a verb, whose own page has the sentences after the first
+        text = re.split(r"(?<=\.)\s+(?=[A-Z])", text)[0]
+    lines = textwrap.wrap(NOT_GIVEN.sub("", text), width - indent, break_on_hyphens=False)
+    if left and not lines:
+        yield left
+    for line in lines:
+        yield left.ljust(indent) + line
+        left = ""
