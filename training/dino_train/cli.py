@@ -12,16 +12,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_infer.cli.options import column_flag
 from dino_infer.cli.parsing import parsed
-from dino_infer.cores import default_workers
 from dino_train import recipes
-from dino_train.config import SettingsError, TrainConfig, from_dict
+from dino_train.config import Machine, SettingsError, TrainConfig, from_dict
 
 if TYPE_CHECKING:
     from dino_infer.sources.image_list import ImageList
@@ -61,32 +60,13 @@ class RunOptions:
     checkpoint_key: str = "teacher"
     """Network of an --init-from that holds several: teacher (or another average, or the only one),
     student, or its prefix in the file."""
-    device: str = "auto"
-    """Device to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one."""
-    workers: int = field(default_factory=default_workers)
-    """Processes that read and decode images, for each training process; by default one a core."""
-    crops_on: Literal["auto", "worker", "device"] = "auto"
-    """Place where crops are made: in the workers, or in one batched pass on the device."""
-    cache: Literal["auto", "none", "ram", "gpu"] = "auto"
-    """Place of decoded images: auto keeps them where they fit and crops stay exactly the same."""
-    decode: Literal["cpu", "gpu"] = "cpu"
-    """Decoder of plain JPEGs; gpu keeps no cache in memory."""
-    compile: bool = False
-    """Compile the networks: the first step takes minutes, the others less on a GPU."""
+    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
     extend: bool = False
     """Let an existing run train for more epochs."""
     tensorboard: bool = True
     """Write RUN/tensorboard."""
     wandb: str | None = None
     """Weights & Biases project to log to as well; by default none."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UsageError(f"--workers must be 0 or more, got {self.workers}")
-
-
-RENAMED = {"crops": "--crops-on", "wandb_project": "--wandb"}
-"""Flags of parameters of ``train`` that have another name there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +98,7 @@ class GivenSettings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dino-train; returns the exit code."""
     arguments = _without_local_rank(sys.argv[1:] if argv is None else argv)
-    return exit_code(_main, prog="dino-train", args=arguments, renamed=RENAMED)
+    return exit_code(_main, prog="dino-train", args=arguments)
 
 
 def _main(arguments: list[str]) -> int:
@@ -267,16 +247,11 @@ def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" 
             eval_data=options.eval_data,
             init_from=options.init_from,
             checkpoint_key=options.checkpoint_key,
-            device=options.device,
-            workers=options.workers,
-            crops=options.crops_on,
-            cache=options.cache,
-            decode=options.decode,
-            compile=options.compile,
+            machine=options.machine,
             images=images,
             extend=options.extend,
             tensorboard=options.tensorboard,
-            wandb_project=options.wandb,
+            wandb=options.wandb,
         )
     except SettingsError as error:
         raise UsageError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Every setting of a run, its meaning and its default; no paths, devices or ranks.
+"""Every setting of a run, its meaning and its default; no paths or ranks.
 
 The defaults are the published ones for ViT-S/16 on ImageNet (arXiv 2104.14294, appendix C, and the
 flags of the authors' release). Durations are in epochs; the loop converts them to steps once.
@@ -208,6 +208,30 @@ class TrainConfig:
                         f"crops.{name} must hold at least one patch of "
                         f"{self.model.patch_size} px, got {size}"
                     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and how a run computes. It is no part of the settings: results do not depend on it."""
+
+    device: str = "auto"
+    """Device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+    workers: int | None = None
+    """Processes that read and decode images, for each training process; by default one a core."""
+    crops_on: Literal["auto", "worker", "device"] = "auto"
+    """Place where crops are made: the workers, or one batched pass on the device; auto takes the
+    device where it is a GPU or crops are tiny."""
+    cache: Literal["auto", "none", "ram", "gpu"] = "auto"
+    """Place of decoded images after their first use; auto keeps them where they fit and crops stay
+    exactly the same."""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """Decoder of plain JPEGs; gpu needs a CUDA device and keeps no cache in memory."""
+    compile: bool = False
+    """Compile the networks: the first step takes minutes, the others less on a GPU."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"`workers` must be 0 or more, got {self.workers}")
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

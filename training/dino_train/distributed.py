@@ -1,9 +1,11 @@
 """Processes and devices: the only file that reads ranks from the environment."""
 
+import logging
 import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dino_infer.devices import LateNumbers, resolved_device
+
+logger = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +158,19 @@ def data_parallel(module: nn.Module, process: Process) -> nn.Module:
         return module
     ids = [process.device.index] if process.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def sync_batch_norm(network: Network, process: Process) -> Network:
+    """Share batch statistics between all processes, where the backend can."""
+    has_batch_norm = any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()
+    )
+    if process.world_size == 1 or not has_batch_norm:
+        return network
+    if process.device.type != "cuda":
+        logger.warning("batch norm is not shared between processes on a CPU: PyTorch cannot")
+        return network
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def seed_everything(seed: int, *counters: int) -> None:

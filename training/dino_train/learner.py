@@ -5,7 +5,7 @@ finite is skipped by a flag that the host never sees.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dino_infer.devices import AUTOCAST
+from dino_infer.weights.checkpoints import load_weights
 from dino_train.distributed import PendingMean, Process, data_parallel
 from dino_train.health import SkippedSteps, step_health
 from dino_train.loss import Center, DINOLoss, LossTerms
@@ -199,6 +200,29 @@ class Learner:
         self.center.load_state_dict(state["center"])
         self._update.load_state(state)
 
+    def start_from(self, parts: Mapping[str, Mapping[str, Tensor]], *, source: str) -> str:
+        """Take given weights into student and teacher, and tell which.
+
+        Args:
+            parts: ``backbone``, and ``head`` and ``center`` where there are any.
+            source: Name of the weights for messages.
+
+        Raises:
+            CheckpointError: The weights do not fit the backbone.
+        """
+        head, center = parts.get("head", {}), parts.get("center", {})
+        networks = self.student, self.teacher
+        for network in networks:
+            load_weights(network.backbone, parts["backbone"], source=source)
+        if not _same_shapes(head, self.student.head):
+            return "with a new head"
+        for network in networks:
+            network.head.load_state_dict(head)
+        if not _same_shapes(center, self.center):
+            return "with its head, but without a centre, which starts at 0"
+        self.center.load_state_dict(center)
+        return "with its head and centre"
+
     @torch.no_grad()
     def _teacher_sees(self, global_crops: Tensor) -> tuple[Tensor, Tensor]:
         """Bottlenecks and features of the global crops, without gradient."""
@@ -214,3 +238,8 @@ class Learner:
         if self._dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, dtype=self._dtype)
+
+
+def _same_shapes(weights: Mapping[str, Tensor], module: nn.Module) -> bool:
+    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    return expected == {name: tensor.shape for name, tensor in weights.items()}

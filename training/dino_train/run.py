@@ -1,10 +1,10 @@
 """A config made concrete: networks, schedules, lengths in steps, and where the run stands."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dino_infer import __version__
 from dino_infer.devices import resolved_precision
@@ -14,14 +14,13 @@ from dino_infer.networks.build import build_backbone
 from dino_infer.sources.image_list import ImageList
 from dino_infer.weights.checkpoints import (
     CheckpointInfo,
-    load_weights,
     read_training_weights,
     save_checkpoint,
     weights_sha256,
 )
 from dino_infer.weights.files import read_weight_file
 from dino_infer.weights.run_folders import CHECKPOINT, snapshots_of
-from dino_train import distributed, optim, schedules
+from dino_train import distributed, optim, recipes, schedules
 from dino_train.config import SettingsError, TrainConfig, as_dict
 from dino_train.distributed import Process
 from dino_train.head import DINOHead
@@ -60,7 +59,7 @@ class Run:
         self.eval_steps = c.run.eval_epochs * self.steps_per_epoch
         self.rates = _rates(config, self.steps_per_epoch)
         if process.is_main:
-            for line in what_outlasts(config, total_steps=self.total_steps):
+            for line in recipes.what_outlasts(config, total_steps=self.total_steps):
                 logger.warning("%s", line)
         self.step = 0
         self.skipped_before = 0
@@ -68,8 +67,8 @@ class Run:
         distributed.seed_everything(c.seed)
         student = _network(config, drop_path_rate=c.model.drop_path_rate)
         teacher = _network(config, drop_path_rate=0.0)
-        student = _sync_batch_norm(student, process).to(process.device)
-        teacher = _sync_batch_norm(teacher, process).to(process.device)
+        student = distributed.sync_batch_norm(student, process).to(process.device)
+        teacher = distributed.sync_batch_norm(teacher, process).to(process.device)
         teacher = teacher_of(student, teacher)
         self.learner = Learner(
             student,
@@ -87,6 +86,14 @@ class Run:
     def epoch(self) -> float:
         """Epochs done."""
         return self.step / self.steps_per_epoch
+
+    def frozen(self, step: int) -> dict[str, bool]:
+        """Parts of the student that a step leaves as they are, as ``Learner.step`` takes them."""
+        epoch, o = step // self.steps_per_epoch, self.config.optim
+        return {
+            "freeze_last_layer": epoch < o.freeze_last_layer_epochs,
+            "freeze_backbone": epoch < o.freeze_backbone_epochs,
+        }
 
     def resume(self) -> bool:
         """Go on from the newest whole snapshot; False when there is none."""
@@ -112,17 +119,7 @@ class Run:
             CheckpointError: The weights do not fit the backbone.
         """
         parts = _training_weights(weights, checkpoint_key)
-        head, center = parts.get("head", {}), parts.get("center", {})
-        for network in (self.learner.student, self.learner.teacher):
-            load_weights(network.backbone, parts["backbone"], source=str(weights))
-        came = "with a new head"
-        if _same_shapes(head, self.learner.student.head):
-            for network in (self.learner.student, self.learner.teacher):
-                network.head.load_state_dict(head)
-            came = "with its head, but without a centre, which starts at 0"
-            if _same_shapes(center, self.learner.center):
-                self.learner.center.load_state_dict(center)
-                came = "with its head and centre"
+        came = self.learner.start_from(parts, source=str(weights))
         logger.info("starting from %s, %s", weights, came)
 
     def save(self) -> None:
@@ -205,30 +202,6 @@ def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
         )
 
 
-def what_outlasts(config: TrainConfig, *, total_steps: int) -> list[str]:
-    """What is meant for a part of a run and lasts all of this one, a line each."""
-    o, t = config.optim, config.teacher
-    parts = {
-        "optim.freeze_last_layer_epochs": (o.freeze_last_layer_epochs, "the last layer learns"),
-        "optim.freeze_backbone_epochs": (o.freeze_backbone_epochs, "the backbone learns"),
-        "teacher.warmup_teacher_temp_epochs": (
-            t.warmup_teacher_temp_epochs,
-            "teacher.teacher_temp is reached",
-        ),
-    }
-    lines = [
-        f"{name}={epochs} outlasts optim.epochs={o.epochs}: training ends before {what}"
-        for name, (epochs, what) in parts.items()
-        if epochs >= o.epochs
-    ]
-    if t.momentum == 1 or 1 / (1 - t.momentum) > total_steps:
-        lines.append(
-            f"teacher.momentum={t.momentum} averages more steps than the {total_steps:,} of the "
-            "run: the teacher will hardly move; lower it or train longer"
-        )
-    return lines
-
-
 def _rates(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], Rates]:
     """All schedules as one function of the step."""
     o, t = config.optim, config.teacher
@@ -294,21 +267,3 @@ def _training_weights(weights: str | Path, checkpoint_key: str) -> dict[str, dic
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
     return read_training_weights(weights, checkpoint_key)
-
-
-def _same_shapes(weights: Mapping[str, Tensor], module: nn.Module) -> bool:
-    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    return expected == {name: tensor.shape for name, tensor in weights.items()}
-
-
-def _sync_batch_norm(network: MultiCropNetwork, process: Process) -> MultiCropNetwork:
-    """Batch statistics over all processes, where the backend can."""
-    has_batch_norm = any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()
-    )
-    if process.world_size == 1 or not has_batch_norm:
-        return network
-    if process.device.type != "cuda":
-        logger.warning("batch norm is not shared between processes on a CPU: PyTorch cannot")
-        return network
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return, no-untyped-call]

@@ -10,7 +10,7 @@ from dino_infer.networks.build import build_backbone
 from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
 from dino_train import recipes
 from dino_train.cli import SHOWN_BY_HELP, main, read_given
-from dino_train.run import what_outlasts
+from dino_train.recipes import what_outlasts
 
 
 @pytest.fixture

@@ -89,6 +89,30 @@ def auto(
     )
 
 
+def what_outlasts(config: TrainConfig, *, total_steps: int) -> list[str]:
+    """Settings that are meant for a part of a run and last all of this one, a line each."""
+    o, t = config.optim, config.teacher
+    parts = {
+        "optim.freeze_last_layer_epochs": (o.freeze_last_layer_epochs, "the last layer learns"),
+        "optim.freeze_backbone_epochs": (o.freeze_backbone_epochs, "the backbone learns"),
+        "teacher.warmup_teacher_temp_epochs": (
+            t.warmup_teacher_temp_epochs,
+            "teacher.teacher_temp is reached",
+        ),
+    }
+    lines = [
+        f"{name}={epochs} outlasts optim.epochs={o.epochs}: training ends before {what}"
+        for name, (epochs, what) in parts.items()
+        if epochs >= o.epochs
+    ]
+    if t.momentum == 1 or 1 / (1 - t.momentum) > total_steps:
+        lines.append(
+            f"teacher.momentum={t.momentum} averages more steps than the {total_steps:,} of the "
+            "run: the teacher will hardly move; lower it or train longer"
+        )
+    return lines
+
+
 def _auto_crops(image_side: int, patch_size: int, *, local_crops: bool) -> CropSpec:
     """Crops no larger than the images; blur, which is measured in pixels, shrinks with them."""
     crops = CropSpec(global_crops_scale=(0.25, 1.0), local_crops_scale=(0.05, 0.25))
