@@ -212,7 +212,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and how a run computes. It is no part of the settings: results do not depend on it."""
+    """Device, processes and caches of a run; no part of its settings, for results are the same."""
 
     device: str = "auto"
     """Device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
