@@ -257,7 +257,8 @@ def _image_job(
     with column_flag():
         images = list_images(sources, image_column=tables.image_column)
     images = images.select(one_of_each_file(images))
-    ids = item_ids(images.name(place) for place in range(len(images)))
+    names = (images.name(place) for place in range(len(images)))
+    ids = item_ids(names, location=images.location)
     made_by = embedder()
     incoming = image_items(made_by, images, ids, known=target.known, thumbnails=pictures.thumbnails)
     return _Job(ids, incoming, made_by.feature_shape[-1], model_of(made_by, weights))

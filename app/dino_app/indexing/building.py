@@ -85,8 +85,12 @@ def prune(store: Store, ids: Collection[str]) -> int:
     return gone
 
 
-def item_ids(names: Iterable[str]) -> list[str]:
+def item_ids(names: Iterable[str], *, location: Callable[[int], str] | None = None) -> list[str]:
     r"""The id of each image: its name as listed, bytes that no text may hold as ``\xff``.
+
+    Args:
+        names: As listed.
+        location: Gives the place of an image by its number, for messages.
 
     Raises:
         DataError: Two images have one name, or a name is too long for an id.
@@ -94,9 +98,11 @@ def item_ids(names: Iterable[str]) -> list[str]:
     ids = [_id(name) for name in names]
     for id, count in Counter(ids).most_common(1):
         if count > 1:
+            first, second = [at for at, name in enumerate(ids) if name == id][:2]
+            such = f": {location(first)!r}, {location(second)!r}" if location else ""
             raise DataError(
-                f"{count} images are named {id!r}; give one folder that holds all of them, so that "
-                "their paths differ"
+                f"{count} images are named {id!r}{such}; give one folder that holds all of them, "
+                "so that their paths differ"
             )
     return ids
 

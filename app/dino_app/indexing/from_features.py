@@ -107,11 +107,12 @@ def feature_items(
     pictures = _Pictures(images, thumbnails)
     remaining = iter(ids)
     for part in source.parts:
-        matrix = read_set(part).matrix
+        matrix, manifest = (opened := read_set(part)).matrix, opened.manifest
         rows = (row for row in enumerate(table_rows(part.table)) if row[1].status == OK)
         while some := list(islice(rows, ROWS_AT_ONCE)):
             names = list(islice(remaining, len(some)))
-            yield Incoming(len(some), list(_items(matrix, some, names, known, pictures)), [])
+            items = _items(matrix, some, names, manifest.get("sources"), known, pictures)
+            yield Incoming(len(some), list(items), [])
     pictures.report()
 
 
@@ -161,14 +162,23 @@ def _items(
     matrix: np.ndarray,
     rows: list[tuple[int, TableRow]],
     ids: list[str],
+    sources: Any,
     known: Store | None,
     pictures: _Pictures,
 ) -> Iterator[Item]:
     for (at, row), id, before in zip(rows, ids, known_metadata(known, ids), strict=True):
-        metadata = described(id, row.file, row.label)
+        metadata = described(id, row.file, row.label, _source_of(row, sources))
         if before != metadata or pictures.wanted(id, known):
             vector = np.array(matrix[at], dtype=np.float32)
             yield Item(id=id, vector=vector, metadata=metadata, thumbnail=pictures.of(row))
+
+
+def _source_of(row: TableRow, sources: Any) -> str:
+    """The source of a row among those of its manifest; no text where that does not tell."""
+    try:
+        return str(sources[row.source])
+    except (LookupError, TypeError):
+        return ""
 
 
 def _parts(path: Path) -> tuple[FeaturePaths, ...]:

@@ -1,6 +1,9 @@
 """Items of an index straight from images: embedded, described, and with a thumbnail."""
 
+import functools
+import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,7 +34,8 @@ def image_items(
 ) -> Iterator[Incoming]:
     """Items of the images that are new or have changed, batch by batch.
 
-    An image counts as unchanged if its size in bytes and its time of modification are as stored.
+    An image counts as unchanged if its source, its size in bytes and its time of modification are
+    as stored; of another source, as after a move, its content decides.
 
     Args:
         embedder: Makes the vectors.
@@ -58,7 +62,8 @@ def image_items(
                         lambda place: picture_of(some, place, thumbnails), batch.indices.tolist()
                     )
                 )
-            items = _items(batch, names, classes, pictures)
+            where = [images.sources[images.source(changed[place])] for place in batch.indices]
+            items = _items(batch, names, classes, where, pictures)
             yield Incoming(len(batch.places), items, list(batch.failures.values()))
 
 
@@ -72,23 +77,30 @@ def picture_of(images: ImageList, place: int, longest_side: int) -> bytes | None
         return None
 
 
-def described(name: str, file: ImageFile, label: str | None) -> Metadata:
-    """What an index says of an image beside its vector."""
-    metadata: dict[str, Scalar] = {"path": name, **file._asdict()}
+def described(name: str, file: ImageFile, label: str | None, source: str) -> Metadata:
+    """Facts about an image that an index keeps beside its vector."""
+    metadata: dict[str, Scalar] = {"path": name, **file._asdict(), "source": _mark(source)}
     return metadata if label is None else metadata | {"label": label}
+
+
+@functools.lru_cache
+def _mark(source: str) -> str:
+    """Text that tells one source from others, and no reader of the index where it lies."""
+    return hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
 
 
 def _items(
     batch: EmbeddedBatch,
     ids: list[str],
     labels: Shaped[np.ndarray, " rows"] | None,
+    sources: list[str],
     pictures: list[bytes | None],
 ) -> list[Item]:
     classes: list[Any] = [None] * len(ids) if labels is None else list(labels)
-    rows = zip(ids, batch.features, batch.files, classes, pictures, strict=True)
+    rows = zip(ids, batch.features, batch.files, classes, sources, pictures, strict=True)
     return [
-        Item(id=id, vector=vector, metadata=described(id, file, label), thumbnail=picture)
-        for id, vector, file, label, picture in rows
+        Item(id=id, vector=vector, metadata=described(id, file, label, source), thumbnail=picture)
+        for id, vector, file, label, source, picture in rows
     ]
 
 
@@ -105,7 +117,10 @@ def _differs(images: ImageList, place: int, before: Metadata | None) -> bool:
         return True
     try:
         size, modified_ns = images.stat(place)
+        if size not in (-1, before.get("bytes")) or modified_ns != before.get("modified_ns"):
+            return True
+        if before.get("source") == _mark(images.sources[images.source(place)]):
+            return False
+        return hashlib.sha256(images.read(place)).hexdigest() != before.get("sha256")
     except ImageError:
         return True  # so that it is read, and reported
-    same_size = size in (-1, before.get("bytes"))
-    return not same_size or modified_ns != before.get("modified_ns")

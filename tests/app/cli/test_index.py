@@ -82,6 +82,27 @@ def test_building_again_takes_only_what_is_new_or_changed(dino_index, tmp_path, 
     assert items_of(out)["cat/1.png"].metadata["width"] == 40
 
 
+def test_pictures_of_one_name_size_and_time_in_another_folder_are_others(
+    dino_index, tmp_path, weights
+):
+    for folder, colour in (("cam0", "red"), ("cam1", "blue")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 40), colour).save(tmp_path / folder / "frame.bmp")
+        os.utime(tmp_path / folder / "frame.bmp", (1_700_000_000, 1_700_000_000))
+    out = tmp_path / "f.index"
+    dino_index("build", tmp_path / "cam0", "-o", out, "--weights", weights)
+    for folder in ("cam1", "cam0"):
+        before = items_of(out)["frame.bmp"]
+        assert "1 new or changed" in dino_index("add", out, tmp_path / folder).out
+        after = items_of(out)["frame.bmp"]
+        assert after.metadata["sha256"] != before.metadata["sha256"]
+        assert not np.allclose(after.vector, before.vector)
+    (tmp_path / "cam0").rename(tmp_path / "moved")
+    assert "0 new or changed" in dino_index("add", out, tmp_path / "moved").out
+    both = dino_index("build", tmp_path / "moved", tmp_path / "cam1", "-o", tmp_path / "x.index")
+    assert both.code == 1 and "moved/frame.bmp" in both.err and "cam1/frame.bmp" in both.err
+
+
 def test_pictures_that_cannot_be_read_are_listed(dino_index, tmp_path, photos, weights):
     (photos / "cat" / "bad.png").write_bytes(b"nonsense")
     args = ("build", photos, "-o", f"{tmp_path}/x.index/", "--weights", weights)
