@@ -33,14 +33,15 @@ from dino_infer.weights.pickles import check_tensors, damaged, read_torch
 METADATA_KEY = "dino"
 
 HEAD_PREFIXES = ("head.", "dino_head.")
-# Classifiers and decoders, which come after the features.
+# Classifiers and decoders, which come after the features, and the count of an AveragedModel.
 AFTER_FEATURES = re.compile(
-    r"^(fc\.|head\.(weight$|bias$|fc\.|\d)|head_dist\.|classifier\.|decoder_)"
+    r"^(fc\.|head\.(weight$|bias$|fc\.|\d)|head_dist\.|classifier\.|decoder_|n_averaged$)"
 )
 HEAD_NAMES = {
     "last_layer.parametrizations.weight.original0": "last_layer.weight_g",
     "last_layer.parametrizations.weight.original1": "last_layer.weight_v",
 }
+PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # older files, by protocol
 NO_WEIGHTS = {  # how files begin that people mistake for weights
     b"version https://": "is a Git LFS pointer, the real file was not fetched: run `git lfs pull`",
     b"<!doctype html": "is a web page, what a failed download leaves: download the weights again",
@@ -140,7 +141,7 @@ def _read(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any] | None]:
         raise CheckpointError(f"cannot read weights {str(path)!r}: {error.strerror}") from error
     if start[8:9] == b"{":
         return _read_safetensors(path)
-    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
+    if start.startswith((b"PK\x03\x04", *PICKLES)):
         content = read_torch(path)
         metadata = content.get("checkpoint_info")
         if metadata is not None and not isinstance(metadata, dict):
@@ -237,5 +238,6 @@ def _split(beside: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 def _arch_of_training(content: Mapping[Any, Any]) -> str | None:
     """What the arguments of the original's and of timm's training call the network."""
     arguments = content.get("args")
-    named = [getattr(arguments, name, None) for name in ("arch", "model")] + [content.get("arch")]
+    told = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
+    named = [told.get("arch"), told.get("model"), content.get("arch")]
     return next((name for name in named if isinstance(name, str)), None)

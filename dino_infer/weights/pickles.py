@@ -109,6 +109,11 @@ def _inert(path: Path) -> list[Any]:
 
 def _refused(path: Path, error: Exception) -> str | None:
     """The message on a file that holds more than data, or None if that is not the error."""
+    if "Unsupported operand" in str(error) or "pickle protocol" in str(error):
+        return (
+            f"{str(path)!r} is of a pickle protocol that PyTorch does not read without running "
+            "code; save it again without pickle_protocol, or as safetensors"
+        )
     if isinstance(error, zipfile.BadZipFile) or not (
         name := re.search(r"GLOBAL (\S+)", str(error))
     ):

@@ -111,6 +111,12 @@ def test_an_unknown_family_is_told_apart_by_backbone_prefixes():
     ]  # fmt: skip
 
 
+def test_the_count_of_an_averaged_model_is_left_out(tmp_path, good):
+    averaged = under("module.", good) | {"n_averaged": torch.tensor(3)}
+    loaded, _ = load_backbone(saved(tmp_path / "w.pth", {"model": averaged}))
+    assert weights_sha256(loaded) == weights_sha256(good)
+
+
 def test_a_dict_that_holds_itself_ends(good):
     content = {"state_dict": under("", good)}
     content["again"] = content

@@ -52,11 +52,21 @@ def test_a_training_state_of_the_original_loads_with_its_numpy_numbers(tmp_path,
 def test_the_arch_among_the_arguments_is_used_where_no_shape_tells(tmp_path):
     resnet = build_backbone("resnet18").eval()
     path = saved(tmp_path / "checkpoint.pth", training_state(resnet, arch="resnet18"))
-    loaded, info = load_backbone(path)
-    assert info.arch == "resnet18"
-    assert weights_sha256(loaded) == weights_sha256(resnet)
+    as_dict = training_state(resnet, arch="") | {"args": {"arch": "resnet18"}}
+    for file in (path, saved(tmp_path / "dict.pth", as_dict)):
+        loaded, info = load_backbone(file)
+        assert info.arch == "resnet18"
+        assert weights_sha256(loaded) == weights_sha256(resnet)
     path = saved(tmp_path / "checkpoint.pth", training_state(resnet, arch="mine"))
     with pytest.raises(CheckpointError, match="cannot tell the architecture"):
+        load_backbone(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_another_pickle_protocol_says_how_to_save(tmp_path, backbone, zipped):
+    state, path = backbone.network.state_dict(), tmp_path / "w.pth"
+    torch.save(state, path, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="save it again without pickle_protocol"):
         load_backbone(path)
 
 
