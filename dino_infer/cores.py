@@ -1,4 +1,4 @@
-"""How many cores this process may use; imports nothing heavy."""
+"""Number of cores that this process may use; imports nothing heavy."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Where networks run: which device, in which precision, on how many threads."""
+"""Devices, precisions and threads that networks run with."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolved_device(device: str | torch.device) -> torch.device:
-    """The device meant; "auto" is a GPU if there is one.
+    """Device that is meant; "auto" is a GPU if there is one.
 
     Raises:
         DinoError: No such device here.
@@ -31,12 +31,12 @@ def resolved_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch asserts when it is built without CUDA
         reason = str(error).splitlines()[0]
         raise DinoError(
-            f"device {str(device)!r} cannot be used ({reason}); pass --device cpu or auto"
+            f"device {str(device)!r} cannot be used ({reason}); pass `device='cpu'`"
         ) from error
 
 
 def resolved_precision(precision: Precision, device: torch.device) -> str:
-    """The precision meant; "auto" is bf16 where the device multiplies it natively.
+    """Precision that is meant; "auto" is bf16 where the device multiplies it natively.
 
     Raises:
         ValueError: Unknown precision.
@@ -53,7 +53,7 @@ def resolved_precision(precision: Precision, device: torch.device) -> str:
 
 
 def cpu_threads(workers: int | None) -> int:
-    """Batches that are worked on at once on a CPU: what was asked for, or one a core."""
+    """Batches that are worked on at once on a CPU: as many as asked for, or one a core."""
     if workers is not None:
         return max(workers, 1)
     return min(cores(), torch.get_num_threads())

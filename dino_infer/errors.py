@@ -2,7 +2,6 @@
 
 DinoError                   anything wrong outside the program: files, formats, settings of a run
 ├── DataError               a data source is missing, empty or unusable
-│   └── ColumnError         no column of a table is known to hold images
 ├── ImageError              one image cannot be read; carries .path and .kind
 ├── CheckpointError         weights are missing, corrupt, or for another architecture
 ├── RunError                a run folder cannot be used: other config, damaged, not writable
@@ -30,10 +29,6 @@ class DinoError(Exception):
 
 class DataError(DinoError):
     """A data source is missing, empty or unusable."""
-
-
-class ColumnError(DataError):
-    """No column of a table is known to hold images; ``image_column`` names one."""
 
 
 class ImageError(DinoError):

@@ -1,4 +1,4 @@
-"""How far a long job over images is: a bar on a terminal, a log line now and then elsewhere."""
+"""Progress of a long job over images: a bar on a terminal, a log line now and then elsewhere."""
 
 import logging
 import sys
@@ -52,7 +52,7 @@ class Progress:
         self._bar.close()
 
     def advance(self, images: int) -> None:
-        """So many more images are done."""
+        """Count so many more images as done."""
         self._done += images
         self._bar.update(images)
         now_s = time.monotonic()

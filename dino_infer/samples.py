@@ -104,7 +104,7 @@ PHOTOS = {
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """How much was written."""
+    """Number of classes and tiles that were written."""
 
     classes: int
     train: int
@@ -250,7 +250,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 
 def _replaceable(out: Path) -> bool:
-    """Whether a folder is empty or was written by ``write_samples``."""
+    """True if a folder is empty or was written by ``write_samples``."""
     if not out.is_dir():
         return False
     sources = out / SOURCES

@@ -15,7 +15,6 @@ from dino_infer.cli.options import (
     TableOptions,
     WeightOptions,
     check_images,
-    column_flag,
 )
 from dino_infer.cli.parsing import parsed
 
@@ -71,8 +70,7 @@ def attention(
     if out.exists() and not out.is_dir():
         raise DataError(f"maps go to a folder, but {printable(out)!r} is a file; pass another -o")
     videos, others = split_videos(images)
-    with column_flag():
-        listed = list_images(others, image_column=tables.image_column) if others else None
+    listed = list_images(others, image_column=tables.image_column) if others else None
     if videos:
         imported_av()  # before the first image, not after the last
     looking = _looking(weights, look, device=device)

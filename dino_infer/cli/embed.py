@@ -17,7 +17,6 @@ from dino_infer.cli.options import (
     WeightOptions,
     check_images,
     check_positive,
-    column_flag,
     load_embedder,
 )
 from dino_infer.cli.parsing import parsed
@@ -114,8 +113,7 @@ def embed(
     to_folder = _is_folder(out)
     if to_folder and job.update:
         raise UsageError("--update is for a single file; partitions cannot be updated")
-    with column_flag():
-        listed = list_images(images, image_column=tables.image_column)
+    listed = list_images(images, image_column=tables.image_column)
     embedder = load_embedder(
         weights, compute, view, feature=features.feature, normalize=features.normalize
     )

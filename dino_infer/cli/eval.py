@@ -16,7 +16,6 @@ from dino_infer.cli.options import (
     ViewOptions,
     WeightOptions,
     check_positive,
-    column_flag,
     load_embedder,
 )
 from dino_infer.cli.parsing import parsed_verbs
@@ -118,9 +117,8 @@ def knn(
         check_report_writable(out, overwrite=overwrite)
     embedder = functools.cache(lambda: load_embedder(weights, compute, view))
     read = functools.partial(labelled_features, embedder=embedder, image_column=tables.image_column)
-    with column_flag():
-        bank = read(train, label_file=train_labels)
-        queries = None if val is None else read(val, label_file=val_labels)
+    bank = read(train, label_file=train_labels)
+    queries = None if val is None else read(val, label_file=val_labels)
     if queries is not None:
         check_comparable(bank, queries)
     rankings = knn_rankings(bank, queries, ks=k, temperature=temperature, device=device)

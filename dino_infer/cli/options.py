@@ -1,7 +1,5 @@
 """Flags that mean the same in every command, and the embedder they ask for."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -58,17 +56,6 @@ class TableOptions:
     image_column: str | None = None
     """Column of a .parquet table that holds the images or their paths; by default the first with a
     usual name, such as image, img or path."""
-
-
-@contextmanager
-def column_flag() -> Iterator[None]:
-    """Name the flag that helps where a table has no column that is known to hold images."""
-    from dino_infer.errors import ColumnError
-
-    try:
-        yield
-    except ColumnError as error:
-        raise ColumnError(f"{error}: pass --image-column NAME") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ FEW_IMAGES = 64  # below this, starting processes takes longer than decoding
 
 
 class ImageFile(NamedTuple):
-    """What the table of rows says about an image that could be read."""
+    """Entry of the table of rows about an image that could be read."""
 
     height: int
     """Upright, in pixels, as the file has it."""
@@ -67,7 +67,7 @@ class DecodedBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How image files become pixels."""
+    """Settings by which image files become pixels."""
 
     preprocess: Preprocess
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -143,7 +143,7 @@ class Loader(DataLoader[_T]):
     """
 
     def check_worker_number_rationality(self) -> None:
-        """Say nothing."""
+        """Give no warning."""
 
 
 class _Batches(Dataset[DecodedBatch]):

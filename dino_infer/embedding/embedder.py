@@ -40,7 +40,7 @@ from dino_infer.sources.image_list import ImageList
 from dino_infer.weights.checkpoints import load_backbone
 
 CPU_BATCH, GPU_BATCH = 16, 256
-_WHY_NOT_FINITE = "the weights are damaged, or the precision is too low: try precision fp32"
+_WHY_NOT_FINITE = "the weights are damaged, or the precision is too low: pass `precision='fp32'`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Embedding:
 
     features: Float[np.ndarray, "rows ..."]
     ok: Bool[np.ndarray, " images"]
-    """Which images of the list have a row."""
+    """True for the images of the list that have a row."""
     failures: tuple[ImageFailure, ...]
     """The others, in order, and what is wrong with them."""
     files: tuple[ImageFile, ...]
@@ -162,7 +162,7 @@ class Embedder:
                 ``load_backbone``; or an exported ``.onnx``.
             checkpoint_key: Which network of a file that holds several, see ``load_backbone``.
             arch: What the weights are for, where the file does not tell.
-            patch_size: Likewise.
+            patch_size: Side of a patch in pixels, where the file does not tell.
             engine: "auto" runs ``.onnx`` files in onnxruntime and all else in PyTorch; "tensorrt"
                 runs them in onnxruntime through TensorRT, see ``onnx_session``.
             feature: As in the constructor.
@@ -203,7 +203,7 @@ class Embedder:
                 backbone, feature=feature, device=device, precision=precision, compiled=compiled
             )
         if feature == "patches" and crop == "none":
-            raise ValueError("feature 'patches' needs images of one size: use crop 'center'")
+            raise ValueError("feature 'patches' needs images of one size: pass `crop='center'`")
         preprocess = Preprocess(
             size=size or info.input_size or info.image_size,
             crop=crop,
@@ -215,7 +215,7 @@ class Embedder:
         return cls(network, preprocess, **options)
 
     def description(self) -> dict[str, Any]:
-        """How features were made: the part of a feature set's manifest that is the embedder's."""
+        """Account of how features are made: the embedder's part of a feature set's manifest."""
         return {
             **self.engine.description(),
             "preprocess": self.preprocess.as_metadata(),
@@ -224,7 +224,7 @@ class Embedder:
 
     @functools.cached_property
     def feature_shape(self) -> tuple[int, ...]:
-        """Of one image: (dim,), or (patches, dim)."""
+        """Shape of the feature of one image: (dim,), or (patches, dim)."""
         size = self.preprocess.size
         height, width = (size, size) if isinstance(size, int) else size
         blank = torch.zeros(1, 3, height, width, device=self.device)
@@ -428,7 +428,7 @@ class Embedder:
                 height, width = images.shape[-2:]
                 raise DinoError(
                     f"one image of {height} x {width} pixels is too much for the memory of "
-                    f"{self.device}; use a smaller size, or the device cpu"
+                    f"{self.device}; pass a smaller `size`, or `device='cpu'`"
                 ) from None
             torch.cuda.empty_cache()
             self._largest = size // 2

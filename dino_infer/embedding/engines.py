@@ -1,4 +1,4 @@
-"""What runs a backbone over a batch: PyTorch, eager or compiled, or an exported .onnx file.
+"""Engines that run a backbone over a batch: PyTorch, eager or compiled, or an exported .onnx file.
 
 An exported file describes itself in one metadata entry, ``dino``: the JSON of ``CheckpointInfo``
 with ``weights_sha256``, ``precision`` and ``outputs``. Its input is ``images``, its outputs have
@@ -45,7 +45,7 @@ class Engine(Protocol):
     patch_size: int | None
 
     def description(self) -> dict[str, Any]:
-        """What network it is: the engine's part of a feature set's manifest."""
+        """Description of the network: the engine's part of a feature set's manifest."""
         ...
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ..."]:
@@ -92,7 +92,7 @@ class TorchEngine:
             self._forward = _padded(torch.compile(self._run))
 
     def description(self) -> dict[str, Any]:
-        """What network it is; hashed anew, because the caller may go on training it."""
+        """Description of the network; hashed at each call, as the caller may go on training it."""
         return {
             "arch": self.backbone.arch,
             "feature": self._feature if self.backbone.has_attention else "pooled",
@@ -121,7 +121,7 @@ def _with_cast_weights(backbone: Backbone, dtype: torch.dtype) -> Backbone:
 
 
 def _padded(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Fills a smaller batch up with zeros, because each batch size is compiled anew."""
+    """Fill smaller batches up with zeros, because each batch size is compiled separately."""
     largest: dict[tuple[int, int], int] = {}
 
     def run(images: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def _padded(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What an exported file says about itself."""
+    """Description that an exported file has of itself."""
 
     path: Path
     info: CheckpointInfo
@@ -192,7 +192,7 @@ class OnnxEngine:
         self._wanted = ["cls"] if feature == "cls" else ["cls", "patches"]
 
     def description(self) -> dict[str, Any]:
-        """What network it is: the weights that were exported, and how they run."""
+        """Description of the network: the weights that were exported, and how they run."""
         return {
             "arch": self.file.info.arch,
             "feature": self._feature if "patches" in self.file.outputs else "pooled",

@@ -63,7 +63,7 @@ def onnx_session(path: Path, device: torch.device, *, tensorrt: bool = False) ->
 
 
 def engine_folder(path: Path) -> Path:
-    """Where TensorRT keeps what it has compiled of a file: under XDG_CACHE_HOME or ~/.cache.
+    """Folder where TensorRT keeps what it has compiled of a file: in XDG_CACHE_HOME or ~/.cache.
 
     TensorRT recognises its engines by the operators alone, so other weights need another folder,
     and so does another onnxruntime.
@@ -130,7 +130,7 @@ def _warn(path: Path, provider: str, reason: str) -> None:
 
 
 def _why_missing() -> str:
-    """Why this onnxruntime has no provider for GPUs."""
+    """Reason why this onnxruntime has no provider for GPUs."""
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(installed) == 2:
         return (
@@ -152,7 +152,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _why_not_loaded(provider: str) -> str:
-    """What the provider's library misses; empty if that is not why.
+    """Reason why the provider's library does not load; empty if it does.
 
     To be asked after onnxruntime has tried: the library must not be loaded before it.
     """

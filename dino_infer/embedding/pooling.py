@@ -1,4 +1,4 @@
-"""Which of a backbone's outputs becomes the feature of an image."""
+"""Features of images, made of the outputs of a backbone."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""What decoding a file may cost: bombs are refused by their headers, before they go off."""
+"""Limits on the cost of decoding a file: bombs are refused by their headers, before they go off."""
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ MAX_SCANS = 200
 """Scans of one JPEG; progressive encoders write about 10, and each one costs a full pass."""
 
 MAX_TAG_BYTES = 32 << 20
-"""Beyond twice the file, what tags may claim: entries that all point to the same bytes."""
+"""Bytes that tags may claim beyond twice the file: entries may all point to the same bytes."""
 
 # Bytes a pixel at the peak, with the result, as measured; 8 for formats not named.
 _DECODER_BYTES = {"WEBP": 20, "AVIF": 16, "JPEG2000": 26, "JPEG": 14, "MPO": 14}
@@ -36,7 +36,7 @@ _UNIT[1:19] = [1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8]
 
 
 def check_metadata(data: bytes, path: str) -> None:
-    """Refuse tags that would multiply the file in memory; asked before Pillow reads them.
+    """Refuse tags that would multiply the file in memory; call it before Pillow reads them.
 
     Raises:
         ImageError: They would.

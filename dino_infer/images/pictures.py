@@ -163,5 +163,5 @@ def _wrong_levels(picture: np.ndarray | Tensor, name: str) -> str:
 
 
 def _kind(value: object) -> str:
-    """How a message names a thing that is no picture."""
+    """Name of a thing that is no picture, for a message."""
     return "None" if value is None else f"{type(value).__name__} {value!r:.60}"

@@ -1,4 +1,4 @@
-"""A decoded image becomes the normalised tensor that a backbone was trained on."""
+"""Turn a decoded image into the normalised tensor that a backbone was trained on."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SPARE_DECODING = 2  # JPEGs are decoded smaller only with this many times the pixels a side needs
 
 MAX_RESIZED_PIXELS = 1 << 28
-"""What ``crop="none"`` may make of one image: a 1 x 30,000 strip would become 13 GB of floats."""
+"""Most pixels that ``crop="none"`` makes of an image: a 1 x 30,000 strip would take 13 GB."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Preprocess:
     """Keep the centre, or everything."""
 
     resize_ratio: float = 256 / 224
-    """How much larger than ``size`` the image is made before its centre is cut out; at least 1."""
+    """Size of the image before its centre is cut out, relative to ``size``; at least 1."""
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from red, green and blue in [0, 1]."""
 
     std: tuple[float, float, float] = IMAGENET_STD
-    """What the differences are divided by."""
+    """Divides the differences."""
 
     patch_size: int | None = None
     """Cut the bottom and right edge to a multiple of this; only with ``crop="none"``."""
@@ -193,7 +193,7 @@ def _pillow_resized_window(
     resized: tuple[int, int],
     window: tuple[int, int, int, int],
 ) -> UInt8[Tensor, "3 height width"]:
-    """The same for elongated images, of which only the window is ever computed."""
+    """Window of an elongated image, of which nothing else is ever computed."""
     top, left, height, width = window
     y_scale, x_scale = image.shape[0] / resized[0], image.shape[1] / resized[1]
     right = min((left + width) * x_scale, image.shape[1])

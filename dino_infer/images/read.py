@@ -46,7 +46,7 @@ IMAGE_SUFFIXES = (
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """What an ``ImageError`` says, as plain data for reports."""
+    """Content of an ``ImageError``, as plain data for reports."""
 
     path: str
     kind: ImageErrorKind

@@ -1,4 +1,4 @@
-"""Pictures of any Pillow mode become upright 8-bit RGB; images.py says by which rules."""
+"""Convert pictures of any Pillow mode to upright 8-bit RGB; ``read_image`` has the rules."""
 
 import functools
 import math
@@ -68,7 +68,7 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _conversion(image: Image.Image) -> Callable[[Image.Image], np.ndarray]:
-    """What turns a band of this image into RGB, or into greys that count for all three."""
+    """Function that turns a band of this image into RGB, or into greys that count for all three."""
     if image.mode[0] in "IF":  # I, I;16, I;16B, F
         return functools.partial(_eight_bits, levels=_levels(image))
     if image.mode == "LAB":

@@ -1,7 +1,7 @@
-"""JPEGs by libjpeg-turbo without Pillow between: the same pixels, sooner.
+"""Decode JPEGs with libjpeg-turbo directly: the same pixels as Pillow, faster.
 
-Needs simplejpeg; without it, and for whatever is unusual, every function here says None and
-Pillow does the work.
+Needs simplejpeg; without it, and for whatever is unusual, every function here returns None
+and Pillow does the work.
 """
 
 import functools
@@ -20,7 +20,7 @@ _LEAST_SCALED = 64  # in pixels; smaller sides come out equal at several scales
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG about which nothing is left to ask; None of any other file.
+    """Height and width of a plain JPEG, which needs no further check; None of any other file.
 
     It holds 8-bit colours or greys in one scan, no metadata but JFIF's, so it lies upright, and is
     so small that no limit on its memory applies.
@@ -81,12 +81,12 @@ def pixels(
 
 
 def is_fast() -> bool:
-    """Whether simplejpeg is installed."""
+    """True if simplejpeg is installed."""
     return _simplejpeg() is not None
 
 
 def divisor(size: tuple[int, int], least: tuple[int, int]) -> int:
-    """The largest that leaves at least this size, else 1; chosen as by Pillow's ``draft``."""
+    """Largest divisor that leaves at least this size, else 1; chosen as by Pillow's ``draft``."""
     times = min(size[0] // least[0], size[1] // least[1])
     return next((by for by in SCALES if times >= by), 1)
 

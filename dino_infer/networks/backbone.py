@@ -1,4 +1,4 @@
-"""What a backbone answers: one feature an image, all tokens, what [CLS] attends to."""
+"""Interface of backbones: one feature an image, all tokens, attention of [CLS] and patches."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Tokens(NamedTuple):
-    """What a ViT says about a batch of images, after the final norm."""
+    """Tokens of a ViT for a batch of images, after the final norm."""
 
     cls: Float[Tensor, "batch embed_dim"]
     patches: Float[Tensor, "batch patches embed_dim"]
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
     def cls_attention(
         self, images: Float[Tensor, "batch 3 height width"], *, layer: int = -1
     ) -> Float[Tensor, "batch heads patches"]:
-        """What the [CLS] token attends to.
+        """Attention of the [CLS] token to each patch.
 
         Raises:
             ValueError: The network is not a Vision Transformer.
@@ -98,7 +98,7 @@ class Backbone(nn.Module):
         *,
         layer: int = -1,
     ) -> Float[Tensor, "batch heads queries patches"]:
-        """What chosen patches attend to.
+        """Attention of chosen patches to all patches.
 
         Raises:
             ValueError: The network is not a Vision Transformer.
@@ -108,7 +108,7 @@ class Backbone(nn.Module):
     def attention_rollout(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch patches"]:
-        """How much of each patch reaches the last [CLS] token through the attention of all blocks.
+        """Share of each patch that reaches the last [CLS] token by the attention of all blocks.
 
         Raises:
             ValueError: The network is not a Vision Transformer.
@@ -125,7 +125,7 @@ class Backbone(nn.Module):
         if 0 in grid:
             raise ValueError(
                 f"an image must hold at least one patch of {self.patch_size} px, "
-                f"got {height} x {width}; use larger images or a smaller patch_size"
+                f"got {height} x {width}; use larger images or a smaller `patch_size`"
             )
         return grid
 

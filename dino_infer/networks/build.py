@@ -37,7 +37,7 @@ LAYER_SCALE_START = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class ViTShape:
-    """What a Vision Transformer is made of, but for the sizes of patches and images."""
+    """Dimensions and parts of a Vision Transformer, but for the sizes of patches and images."""
 
     embed_dim: int
     """Width of the tokens."""
@@ -169,7 +169,7 @@ def _rotary_network(shape: ViTShape, options: dict[str, Any]) -> Any:
 
 
 def _ratio(hidden_dim: int, embed_dim: int) -> float:
-    """What timm multiplies by ``embed_dim`` and truncates; the half keeps rounding harmless."""
+    """Factor of ``embed_dim`` for timm, which truncates: the half keeps rounding harmless."""
     return (hidden_dim + 0.5) / embed_dim
 
 

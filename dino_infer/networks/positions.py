@@ -10,8 +10,8 @@ from torch import Tensor
 POSITION_OFFSET = 0.1  # added to the wanted grid side before the scale factor is formed
 
 PositionEmbedding = Literal["dino", "antialiased"]
-"""How position embeddings reach other grids: "dino" also serves DINOv2, "antialiased" its models
-with registers."""
+"""Resampling of position embeddings: "dino" also serves DINOv2, "antialiased" its models with
+registers."""
 
 
 def resampled_positions(

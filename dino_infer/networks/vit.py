@@ -132,7 +132,7 @@ class ViTBackbone(Backbone):
     def attention_rollout(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch patches"]:
-        """How much of each patch reaches the last [CLS] token through the attention of all blocks.
+        """Share of each patch that reaches the last [CLS] token by the attention of all blocks.
 
         The product over blocks of half the mean attention of the heads and half the identity, which
         stands for the residual connection. Only its [CLS] row is formed, from the last block back,
@@ -288,7 +288,7 @@ class RotaryViTBackbone(ViTBackbone):
 
 
 def _is_plain(block: Any) -> bool:
-    """Whether a block is what ``_class_token`` writes out: no variant of timm's."""
+    """True if a block is what ``_class_token`` writes out: no variant of timm's."""
     from timm.layers.attention import Attention
     from timm.models.vision_transformer import Block
 

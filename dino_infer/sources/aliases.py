@@ -43,7 +43,7 @@ def one_of_each_file(images: ImageList) -> Int64[np.ndarray, " kept"]:
 
 
 def _is_linked(images: ImageList, i: int) -> bool:
-    """Whether the name of an image leads through a link, or round about by ``..``."""
+    """True if the name of an image leads through a link, or round about by ``..``."""
     folder, name = images.place(i)
     return os.path.realpath(os.path.join(folder, name)) != os.path.join(
         os.path.realpath(folder), name

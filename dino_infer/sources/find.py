@@ -1,4 +1,4 @@
-"""What a data source holds: a folder, list file, tar shard, table, image, or a pattern of them."""
+"""Content of a data source: a folder, list file, tar shard, table, image, or a pattern of them."""
 
 import logging
 import os
@@ -209,7 +209,7 @@ def _warn_of_members(
     others: list[tars.Member],
     labels: list[bytes | None],
 ) -> None:
-    """Say in one line what of a shard is not used."""
+    """Warn in one line of the members of a shard that are not used."""
     classes = sum(member.name.lower().endswith(b".cls") for member in others)
     pictures = sum(member.name.lower().endswith(_UNREAD_PICTURES) for member in others)
     broken = [name for name in contents.broken if name.lower().endswith((*_SUFFIXES, b".cls"))]

@@ -20,12 +20,12 @@ _LETTERS = re.compile(rb"([A-Za-z])\.\.([A-Za-z])")
 
 
 def is_pattern(source: bytes) -> bool:
-    """Whether a source is to be expanded: it is no file or folder, and has a special character."""
+    """True if a source is to be expanded: it is no file or folder, and has a special character."""
     return _SPECIAL.search(source) is not None and not os.path.lexists(source)
 
 
 def matches(pattern: bytes) -> tuple[bytes, list[bytes]]:
-    """What a pattern stands for.
+    """Folder and paths that a pattern stands for.
 
     Hidden files and folders match only where the pattern writes their dot; pipes, sockets and
     devices never do. ``**`` stands for any number of folders, each real one once; as it finds the
@@ -48,7 +48,7 @@ def matches(pattern: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def _matching(root: bytes, pattern: bytes) -> Iterator[bytes]:
-    """What one pattern without braces stands for below a root."""
+    """Paths that one pattern without braces stands for below a root."""
     path = os.path.join(root, pattern)
     if _WILDCARD.search(pattern) is None and not os.path.lexists(path):
         raise DataError(f"cannot read the data source {os.fsdecode(path)!r}: it does not exist")
@@ -84,7 +84,7 @@ def _braces(pattern: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _choices(inside: bytes) -> Iterator[bytes] | None:
-    """What may stand in place of a pair of braces; None where they mean themselves."""
+    """Texts that may stand in place of a pair of braces; None where they mean themselves."""
     if found := _NUMBERS.fullmatch(inside):
         return _numbers(*found.groups())
     if found := _LETTERS.fullmatch(inside):
@@ -172,7 +172,7 @@ def _entries(folder: bytes, pattern: bytes) -> list[bytes]:
 
 
 def is_folder(entry: os.DirEntry[bytes]) -> bool:
-    """Whether an entry is a folder or a link to one that can be reached."""
+    """True if an entry is a folder or a link to one that can be reached."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or into a folder that may not be entered

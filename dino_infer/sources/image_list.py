@@ -32,7 +32,7 @@ _ROW = np.dtype(
 
 
 _FILE = np.dtype([("device", np.uint64), ("inode", np.uint64), ("position", np.int64)])
-"""What an image is, whatever its name; device 0 numbers files that cannot be reached."""
+"""Identity of an image, whatever its name; device 0 numbers files that cannot be reached."""
 
 
 class ImageList:
@@ -59,7 +59,7 @@ class ImageList:
         return os.fsdecode(self._name(self._row(i)))
 
     def location(self, i: SupportsIndex) -> str:
-        """Where the image is, for messages: an absolute path, or ``/path/shard.tar::member``."""
+        """Place of the image, for messages: an absolute path, or ``/path/shard.tar::member``."""
         row = self._row(i)
         return os.fsdecode(self._source(row).location(self._name(row), int(row["position"])))
 
@@ -158,11 +158,11 @@ class ImageList:
 
     @functools.cached_property
     def sources(self) -> tuple[str, ...]:
-        """Where the images lie: folders, shards and tables by their real paths, each once."""
+        """Folders, shards and tables of the images by their real paths, each once."""
         return tuple(dict.fromkeys(os.fsdecode(path) for path in self._source_paths))
 
     def source(self, i: SupportsIndex) -> int:
-        """Which of ``sources`` an image is of."""
+        """Number in ``sources`` of the source that an image is of."""
         return int(self._source_numbers[int(self._row(i)["source"])])
 
     def fingerprint(self) -> str:
@@ -272,8 +272,7 @@ def list_images(
 
     Raises:
         DataError: A source is missing, unreadable, damaged, or holds no image; a pattern matches
-            nothing.
-        ColumnError: A table has no column of a usual name, or lacks ``image_column``.
+            nothing; a table has no column of a usual name, or lacks ``image_column``.
     """
     if isinstance(sources, str | Path):
         sources = [sources]

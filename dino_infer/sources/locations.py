@@ -1,4 +1,4 @@
-"""Where images lie: in a folder, a tar shard or a table; one way to read them all."""
+"""Places of images: a folder, a tar shard or a table; one way to read them all."""
 
 import os
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Source:
     shard: tars.Shard | None = None
     table: parquet.Table | None = None
     has_row_labels: bool = False
-    """The class is told with each image, not by the folder it lies in."""
+    """The class is told with each image, not by the folder that it lies in."""
 
     @property
     def is_holder(self) -> bool:
-        """Whether one file holds all the images."""
+        """True if one file holds all the images."""
         return self.shard is not None or self.table is not None
 
     def file_name(self, name: bytes) -> bytes:
@@ -30,7 +30,7 @@ class Source:
         return name.split(b"/", 1)[0] if self.is_holder else name
 
     def path(self, name: bytes) -> bytes:
-        """Where that file is."""
+        """Path of that file."""
         return os.path.join(self.folder, self.file_name(name))
 
     @property
@@ -40,7 +40,7 @@ class Source:
         return self.folder if holder is None else holder.path
 
     def location(self, name: bytes, position: int) -> bytes:
-        """Where an image is, for messages."""
+        """Place of an image, for messages."""
         if self.shard is not None:
             return self.shard.path + b"::" + name.split(b"/", 1)[1]
         if self.table is not None:
@@ -91,4 +91,4 @@ class Found:
     spans: Int64[np.ndarray, "images 2"] | None = None
     """Offset and size of each member of a shard; row and -1 of each row of a table."""
     labels: list[bytes | None] | None = None
-    """What is told of the class of each image, where ``source.has_row_labels``."""
+    """Class that is told with each image, or None, where ``source.has_row_labels``."""

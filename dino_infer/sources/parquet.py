@@ -49,18 +49,18 @@ class Table:
 
 
 class Rows(NamedTuple):
-    """What a table says of its images, in their order: by row, then by the place in a list."""
+    """Names and classes of a table's images, by row, then by the place in a list."""
 
     names: list[bytes]
     labels: list[bytes | None] | None
 
 
 def scan_table(path: bytes, *, image_column: str | None = None) -> tuple[Table, Rows]:
-    """Where the images of a Parquet file are, without reading any but those in bare lists.
+    """Find the images of a Parquet file, without reading any but those in bare lists.
 
     Raises:
-        ColumnError: No column is known to hold images, or ``image_column`` is not there.
-        DataError: The file is damaged, or has row groups too large to hold.
+        DataError: The file is damaged, has no column that is known to hold images, or has row
+            groups too large to hold.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -153,7 +153,7 @@ def _flat(column: Any) -> Any:
 
 
 def _leaves(parquet: Any, columns: Columns) -> tuple[str, str]:
-    """How Parquet names the columns of encoded images and of their paths inside; or empty."""
+    """Parquet's names of the columns of encoded images and of their paths inside; or empty."""
     if not columns.image:
         return "", ""
     schema = parquet.schema

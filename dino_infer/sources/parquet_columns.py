@@ -1,4 +1,4 @@
-"""Which columns of a Parquet table hold its images, their names and their classes."""
+"""Choose the columns of a Parquet table that hold its images, their names and their classes."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from dino_infer.errors import ColumnError, DataError
+from dino_infer.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "images", "imgs", "jpg", "jpeg", "png", "webp", "image_bytes")
 """The first of these that a table has, with values of a fitting type, holds its images."""
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Columns(NamedTuple):
-    """What is read of a table; "" or None for what it does not have."""
+    """Columns of a table that are read; "" for those that it does not have."""
 
     image: str
     """The column of encoded images; "" where the table names files instead."""
@@ -45,8 +45,8 @@ def choose_columns(schema: Any, path: bytes, image_column: str | None) -> Column
         image_column: The column that the caller names; None to look for the usual ones.
 
     Raises:
-        ColumnError: No column is known to hold images, or the one asked for is not there.
-        DataError: The column of images or of labels holds something else.
+        DataError: No column is known to hold images, the one asked for is not there, or the column
+            of images or of labels holds something else.
     """
     features = _features(schema.metadata or {})
     image = _image_column(schema, path, image_column, features)
@@ -67,7 +67,7 @@ def choose_columns(schema: Any, path: bytes, image_column: str | None) -> Column
 
 
 def is_text(kind: Any) -> bool:
-    """Whether a type is of strings, also where equal ones are stored once."""
+    """True if a type is of strings, also where equal ones are stored once."""
     import pyarrow.types as of
 
     kind = kind.value_type if of.is_dictionary(kind) else kind
@@ -75,7 +75,7 @@ def is_text(kind: Any) -> bool:
 
 
 def is_list(kind: Any) -> bool:
-    """Whether a type is of lists."""
+    """True if a type is of lists."""
     import pyarrow.types as of
 
     return bool(of.is_list(kind) or of.is_large_list(kind) or of.is_fixed_size_list(kind))
@@ -84,9 +84,9 @@ def is_list(kind: Any) -> bool:
 def _image_column(schema: Any, path: bytes, asked: str | None, features: dict[str, Any]) -> str:
     """The column of images, encoded or as paths; "" where only a usual column of paths is left."""
     if asked is not None and asked not in schema.names:
-        raise ColumnError(
-            f"no column {asked!r} in {os.fsdecode(path)!r}; name one of {schema.names} as "
-            "image_column"
+        raise DataError(
+            f"no column {asked!r} in {os.fsdecode(path)!r}, which has {schema.names}; "
+            "pass `image_column=NAME`"
         )
     known = [name for name in IMAGE_COLUMNS if name in schema.names]
     typed = [name for name in _of_type(features, "Image") if name in schema.names]
@@ -99,16 +99,16 @@ def _image_column(schema: Any, path: bytes, asked: str | None, features: dict[st
         return fitting[0]
     has_paths = any(name in schema.names for name in PATH_COLUMNS)
     if candidates and (asked is not None or candidates[0] == IMAGE_COLUMNS[0] or not has_paths):
-        raise ColumnError(
+        raise DataError(
             f"expected bytes, {{bytes, path}} or paths in the column {candidates[0]!r} of "
-            f"{os.fsdecode(path)!r}, got {schema.field(candidates[0]).type}; "
-            f"name one of {schema.names} as image_column"
+            f"{os.fsdecode(path)!r}, got {schema.field(candidates[0]).type}; pass "
+            f"`image_column=NAME` with one of {schema.names}"
         )
     if not has_paths:
         others = ", ".join((*PATH_COLUMNS, *IMAGE_COLUMNS[1:]))
-        raise ColumnError(
+        raise DataError(
             f"expected a column {IMAGE_COLUMNS[0]!r} or one of {others} in "
-            f"{os.fsdecode(path)!r}, got {schema.names}; name one as image_column"
+            f"{os.fsdecode(path)!r}, got {schema.names}; pass `image_column=NAME`"
         )
     return ""
 
@@ -135,7 +135,7 @@ def _label_column(
 
 
 def is_label(kind: Any) -> bool:
-    """Whether a type can tell classes: strings, whole numbers, or true and false."""
+    """True if a type can tell classes: strings, whole numbers, or true and false."""
     import pyarrow.types as of
 
     kind = kind.value_type if of.is_dictionary(kind) else kind
@@ -189,7 +189,7 @@ def _is_bytes(kind: Any) -> bool:
 
 
 def _features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
-    """What ``datasets`` of Hugging Face says of each column, where it wrote the table."""
+    """Description of each column by Hugging Face's ``datasets``, where it wrote the table."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -1,6 +1,6 @@
 """The architecture that tensors belong to, told by their names and shapes.
 
-Names are timm's, see ``weight_layouts``.
+Names are timm's, see ``layouts``.
 """
 
 import dataclasses
@@ -154,7 +154,7 @@ def _name(shape: ViTShape, patch_size: int) -> str | None:
 
 
 def _vit_shape(state: Mapping[str, Tensor], num_heads: int | None) -> ViTShape | None:
-    """What the tensors of a Vision Transformer say about it, or None if they are of none."""
+    """Shape that the tensors of a Vision Transformer tell, or None if they are of none."""
     patches, mlp = state.get("patch_embed.proj.weight"), state.get("blocks.0.mlp.fc2.weight")
     if "cls_token" not in state or patches is None or patches.ndim != 4 or mlp is None:
         return None
@@ -187,5 +187,5 @@ def _usual_heads(shape: ViTShape, periods: Tensor | None) -> int:
 
 
 def _blocks(state: Mapping[str, Tensor], stage: str) -> int:
-    """How many ``stage.N.*`` there are."""
+    """Number of ``stage.N.*`` that there are."""
     return len({name.split(".")[1] for name in state if name.startswith(f"{stage}.")})

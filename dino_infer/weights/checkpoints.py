@@ -100,7 +100,8 @@ def load_backbone(
         if arch is not None or patch_size is not None:
             raise
         raise CheckpointError(
-            f"{source!r} describes no network that can be built: {error}; pass arch and patch_size"
+            f"{source!r} describes no network that can be built: {error}; pass `arch` and "
+            "`patch_size`"
         ) from error
     backbone = _untrained(info)
     load_weights(backbone, file.backbone, source=source, left_out=file.left_out)
@@ -182,7 +183,7 @@ def _state(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def _mismatch(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """What fits and what does not, a line each; empty if everything fits."""
+    """List what fits and what does not, a line each; empty if everything fits."""
     both = [name for name in wanted if name in state]
     missing = [name for name in wanted if name not in state]
     unexpected = [name for name in state if name not in wanted]
@@ -209,26 +210,26 @@ def _counted(what: str, names: Sequence[str]) -> str:
 def _remedy(state: Mapping[str, Tensor], backbone: Backbone) -> str:
     likely = inferred_info(state)
     if likely is None:
-        return "give the arch that the weights were made for"
+        return "pass the `arch` that the weights were made for"
     if likely.shape is not None and likely.arch != backbone.arch:
-        return "the weights tell what they are for: give neither arch nor patch_size"
+        return "the weights tell what they are for: pass neither `arch` nor `patch_size`"
     vit, size = "pos_embed" in state, f" at {likely.image_size} px"
     if (likely.arch, likely.patch_size) == (backbone.arch, backbone.patch_size):
         if vit and likely.image_size != backbone.image_size:
             return f"the weights have positions{size}, the network at {backbone.image_size} px"
         return (
             "the arch is right but for these tensors: pass the timm name of a variant that has "
-            "them as arch, or get another copy of the weights"
+            "them as `arch`, or get another copy of the weights"
         )
-    settings = f"arch {likely.arch}" + (
-        f" and patch_size {likely.patch_size}" if likely.arch in ARCHS else ""
+    settings = f"`arch={likely.arch!r}`" + (
+        f" and `patch_size={likely.patch_size}`" if likely.arch in ARCHS else ""
     )
     looks = f"{likely.arch}/{likely.patch_size}{size if vit else ''}"
-    return f"the weights look like {looks}: give {settings}"
+    return f"the weights look like {looks}: pass {settings}"
 
 
 def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) -> CheckpointInfo:
-    """What the file says about itself, or what its shapes tell; the caller's word goes first."""
+    """Description in the file, or the one that its shapes tell; the caller's word goes first."""
     hub_model = file.hub_model
     if file.metadata is not None:
         try:
@@ -246,7 +247,7 @@ def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) ->
     else:
         raise CheckpointError(
             f"cannot tell the architecture of {str(file.path)!r} from its tensors; "
-            f"give arch: one of {', '.join(ARCHS)} or a timm model name"
+            f"pass `arch` as one of {', '.join(ARCHS)} or a timm model name"
         )
     if hub_model:
         info = dataclasses.replace(

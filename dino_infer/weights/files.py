@@ -7,9 +7,9 @@ Known layouts:
 - published DINO, DINOv2 and DINOv3 files: the backbone alone, or a full training state
   ``{"student": ..., "teacher": ..., "args": Namespace, ...}`` with ``module.`` prefixes;
 - Hugging Face repositories (``hf:ORG/NAME``) and folders: ``config.json`` beside the weights;
-- training states of other projects, see ``weight_networks``, and plain state dicts.
+- training states of other projects, see ``networks``, and plain state dicts.
 
-What is not ours is renamed on the way, see ``weight_layouts``.
+What is not ours is renamed on the way, see ``layouts``.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ NO_WEIGHTS = {  # how files begin that people mistake for weights
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """What a weights file holds.
+    """Content of a weights file.
 
     Attributes:
         path: Where it was read; the file inside when a run folder was given.
@@ -86,7 +86,7 @@ def read_weight_file(weights: str | Path, *, checkpoint_key: str = "teacher") ->
             or would need pickled code to run.
     """
     if str(weights).startswith(hub.PREFIX):
-        weights = hub.downloaded(str(weights).removeprefix(hub.PREFIX))
+        weights = hub.download(str(weights).removeprefix(hub.PREFIX))
     path = _file_of(Path(weights), checkpoint_key)
     content, metadata = _read(path)
     hub_model = None
@@ -154,7 +154,7 @@ def _read(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any] | None]:
 
 
 def _mistaken(start: bytes) -> str:
-    """What a file that starts like this is instead of weights."""
+    """Tell what a file that starts like this is instead of weights."""
     if not start:
         return "is empty: copy or download it again"
     for beginning, what in NO_WEIGHTS.items():
@@ -236,7 +236,7 @@ def _split(beside: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def _arch_of_training(content: Mapping[Any, Any]) -> str | None:
-    """What the arguments of the original's and of timm's training call the network."""
+    """Name of the network in the arguments of the original's and of timm's training."""
     arguments = content.get("args")
     told = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
     named = [told.get("arch"), told.get("model"), content.get("arch")]

@@ -22,7 +22,7 @@ ROPE_THETA = 100.0  # of every DINOv3 ViT
 
 @dataclass(frozen=True, kw_only=True)
 class HubModel:
-    """What a repository says about its model besides the weights."""
+    """Settings that a repository has for its model besides the weights."""
 
     num_heads: int | None = None
     """Attention heads; None where the shapes have to tell."""
@@ -34,8 +34,8 @@ class HubModel:
     """Side in pixels of the images to feed."""
 
 
-def downloaded(name: str) -> Path:
-    """The local folder of a repository, whose files are fetched unless they are in the cache.
+def download(name: str) -> Path:
+    """Get a repository, unless its files are in the cache, and return its local folder.
 
     Args:
         name: ``ORG/NAME`` or ``ORG/NAME@REVISION``.
@@ -80,7 +80,7 @@ def weights_in(folder: Path) -> Path | None:
 
 
 def described_model(weights: Path) -> HubModel | None:
-    """What the files beside a repository's weights say, or None if they come from elsewhere.
+    """Settings in the files beside a repository's weights, or None if they come from elsewhere.
 
     Raises:
         CheckpointError: The files are damaged, or the model is none that can be read.

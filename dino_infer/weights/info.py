@@ -1,4 +1,4 @@
-"""What a checkpoint says about its weights, as a record and as JSON."""
+"""Description of a checkpoint's weights, as a record and as JSON."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ Positions = Literal["dino", "antialiased", "rotary"]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint says about its weights; the metadata of the file."""
+    """Description of a checkpoint's weights; the metadata of the file."""
 
     arch: str
     """A name that ``build_backbone`` knows; "vit" where only ``shape`` tells."""
@@ -34,7 +34,7 @@ class CheckpointInfo:
     """Side in pixels of the images to feed, where that is not ``image_size``: DINOv2 learned
     positions for 518 px, and its published features are those of 224 px."""
     shape: ViTShape | None = None
-    """What the Vision Transformer is made of, where ``arch`` does not tell."""
+    """Shape of the Vision Transformer, where ``arch`` does not tell."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from RGB in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -52,9 +52,9 @@ class CheckpointInfo:
     code_version: str | None = None
     """Version of this package that wrote the file."""
     format_version: int = FORMAT_VERSION
-    """Of the file layout."""
+    """Version of the file layout."""
     position_embedding: Positions = "dino"
-    """How positions reach other sizes, see ``resampled_positions``; "rotary" needs nothing."""
+    """Resampling of positions, see ``resampled_positions``; "rotary" needs none."""
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values that survive JSON and ``weights_only`` loading."""

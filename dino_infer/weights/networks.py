@@ -167,9 +167,9 @@ def _placed(networks: list[Network], key: str) -> list[Network]:
 def _advice(networks: list[Network]) -> str:
     names = [network.name for network in networks]
     if names == [""]:
-        return "it holds one network without a name: leave out checkpoint_key"
+        return "it holds one network without a name: leave out `checkpoint_key`"
     shown = ", ".join(map(repr, names[:NAMES_SHOWN])) + " ..." * (len(names) > NAMES_SHOWN)
-    return f"pass checkpoint_key as one of {shown}"
+    return f"pass `checkpoint_key` as one of {shown}"
 
 
 def _containers(content: Mapping[Any, Any]) -> Iterator[tuple[str, State]]:
@@ -201,17 +201,17 @@ def _unwrapped(tensors: State) -> State:
 
 
 def _prefixes(tensors: State) -> list[str]:
-    """What comes before the tensors that mark a network."""
+    """Prefixes of the tensors that mark a network."""
     marks = (ANCHORS.search(name) for name in tensors)
     return list(dict.fromkeys(mark.string[: mark.start()] for mark in marks if mark))
 
 
 def _backbone_prefixes(tensors: State) -> list[str]:
-    """What ends in ``backbone.``, else nothing."""
+    """Prefixes that end in ``backbone.``, else the empty one."""
     marks = (re.match(r"(\w+\.)*?\w*backbone\.(network\.)?", name) for name in tensors)
     return list(dict.fromkeys(mark[0] for mark in marks if mark)) or [""]
 
 
 def _shared_place(places: list[str]) -> str:
-    """Where all networks are, if in one dict: it need not be said."""
+    """Place of all networks, if they are in one dict: it need not be said."""
     return places[0] if len(set(places)) == 1 else ""

@@ -19,16 +19,16 @@ from dino_infer.files import check_zip
 
 
 class Inert:
-    """Stands for an object of a training state that no weights depend on; holds nothing."""
+    """Stand-in for an object of a training state that no weights depend on; holds nothing."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Takes what the original would."""
+        """Take the arguments of the original."""
 
     def __setstate__(self, state: Any) -> None:
-        """Ignores what the original would restore."""
+        """Ignore the state that the original would restore."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Ignores an item of what was a dict."""
+        """Ignore an item of what was a dict."""
 
 
 # What the original's training states hold besides tensors. Its schedules put NumPy numbers into

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code
-from dino_infer.cli.options import column_flag
 from dino_infer.cli.parsing import parsed
 from dino_train import recipes
 from dino_train.config import Machine, SettingsError, TrainConfig, from_dict
@@ -169,8 +168,7 @@ def _auto(
                 "choose another --out"
             ) from error
         return *_parsed("auto", arguments, defaults), None
-    with column_flag():
-        images = list_images(options.data, image_column=options.image_column)
+    images = list_images(options.data, image_column=options.image_column)
     num_images = len(images)
     defaults = _derived(read_given(arguments), images, options)
     options, config = _parsed("auto", arguments, defaults)
@@ -237,8 +235,7 @@ def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" 
     from dino_train.train import train
 
     if images is None:
-        with column_flag():
-            images = list_images(options.data, image_column=options.image_column)
+        images = list_images(options.data, image_column=options.image_column)
     try:
         result = train(
             config,

@@ -27,7 +27,6 @@ from dino_infer.cli.options import (
     TableOptions,
     ViewOptions,
     WeightOptions,
-    column_flag,
 )
 
 if TYPE_CHECKING:
@@ -225,12 +224,11 @@ def _feature_job(
     agree(source.model)
     if target.model is not None:
         check_model(target.model, source.model)
-    with column_flag():
-        images = (
-            None
-            if pictures.images is None
-            else list_images(pictures.images, image_column=tables.image_column)
-        )
+    images = (
+        None
+        if pictures.images is None
+        else list_images(pictures.images, image_column=tables.image_column)
+    )
     ids = item_ids(source.names())
     incoming = feature_items(
         source, ids, known=target.known, images=images, thumbnails=pictures.thumbnails
@@ -254,8 +252,7 @@ def _image_job(
 
     if pictures.images is not None:
         raise UsageError("--images is for features files; here the images are the source")
-    with column_flag():
-        images = list_images(sources, image_column=tables.image_column)
+    images = list_images(sources, image_column=tables.image_column)
     images = images.select(one_of_each_file(images))
     names = (images.name(place) for place in range(len(images)))
     ids = item_ids(names, location=images.location)

@@ -67,7 +67,7 @@ def test_a_checkpoint_of_the_original_embeds_with_either_network(capsys, tmp_pat
     with_typo = ["-o", tmp_path / "no.npy", "--weights", weights, "--checkpoint-key", "techer"]
     code, _, stderr = outcome(capsys, photos, *with_typo)
     assert code == 1 and len(stderr.splitlines()) == 1
-    assert "pass checkpoint_key as one of 'student.backbone', 'teacher.backbone'" in stderr
+    assert "pass --checkpoint-key as one of 'student.backbone', 'teacher.backbone'" in stderr
 
 
 def test_dino_embed_writes_a_feature_set(capsys, tmp_path, photos, weights):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from dino_infer.cli.embed import main
-from dino_infer.errors import ColumnError, ImageError
+from dino_infer.errors import DataError, ImageError
 from dino_infer.sources.image_list import list_images
 from dino_infer.sources.parquet_columns import IMAGE_COLUMNS
 from tests.infer.sources.test_image_list import grow, names
@@ -49,9 +49,9 @@ def test_the_only_column_of_type_image_is_found_by_its_type(tmp_path):
 def test_the_column_asked_for_is_taken(tmp_path):
     path = table(tmp_path / "t.parquet", {"image": [b"x"], "depth": [b"y"], "size": [1]})
     assert list_images(path, image_column="depth").read(0) == b"y"
-    with pytest.raises(ColumnError, match=r"no column 'deep' in .* \['image', 'depth', 'size'\]"):
+    with pytest.raises(DataError, match=r"no column 'deep' in .* \['image', 'depth', 'size'\]"):
         list_images(path, image_column="deep")
-    with pytest.raises(ColumnError, match="column 'size' of .*, got int64"):
+    with pytest.raises(DataError, match="column 'size' of .*, got int64"):
         list_images(path, image_column="size")
 
 

@@ -234,7 +234,7 @@ def test_a_wrong_arch_says_what_matched_and_what_to_pass(tmp_path, backbone):
         "  78 of another shape (cls_token (1, 1, 128) instead of (1, 1, 192), "
         "pos_embed (1, 17, 128) instead of (1, 5, 192), patch_embed.proj.weight (128, 3, 8, 8) "
         "instead of (192, 3, 16, 16), ...);",
-        "the weights look like vit_micro/8 at 32 px: give arch vit_micro and patch_size 8",
+        "the weights look like vit_micro/8 at 32 px: pass `arch='vit_micro'` and `patch_size=8`",
     ]
 
 
@@ -257,13 +257,13 @@ def test_a_wrong_arch_for_a_network_without_a_name_is_to_be_left_out(tmp_path):
     shape = ViTShape(embed_dim=64, depth=2, num_heads=1, layer_scale=True)
     network = build_backbone("vit", shape=shape, patch_size=8, image_size=32).network
     path = saved(tmp_path / "b.pth", network.state_dict())
-    with pytest.raises(CheckpointError, match="give neither arch nor patch_size"):
+    with pytest.raises(CheckpointError, match="pass neither `arch` nor `patch_size`"):
         load_backbone(path, arch="vit_micro")
 
 
 def test_weights_of_no_known_shape_ask_for_the_arch(tmp_path):
     path = saved(tmp_path / "odd.pth", {"weight": torch.ones(3)})
-    with pytest.raises(CheckpointError, match="give arch: one of vit_micro"):
+    with pytest.raises(CheckpointError, match="pass `arch` as one of vit_micro"):
         load_backbone(path)
     with pytest.raises(CheckpointError, match="(?s)150 missing .* 1 unexpected .weight."):
         load_backbone(path, arch="vit_tiny")

@@ -118,12 +118,12 @@ def test_asking_for_a_student_that_is_not_there_says_what_is(tmp_path, backbone)
     save_checkpoint(tmp_path / "b.safetensors", backbone, INFO)
     with pytest.raises(
         CheckpointError,
-        match="no 'student' weights; it holds one network .*leave out checkpoint_key$",
+        match="no 'student' weights; it holds one network .*leave out `checkpoint_key`$",
     ):
         load_backbone(tmp_path / "b.safetensors", checkpoint_key="student")
     path = saved(tmp_path / "s.pth", {"student": backbone.network.state_dict(), "epoch": 1})
     with pytest.raises(
-        CheckpointError, match="no 'teacher' weights; pass checkpoint_key as one of 'student'$"
+        CheckpointError, match="no 'teacher' weights; pass `checkpoint_key` as one of 'student'$"
     ):
         load_backbone(path)
     with pytest.raises(CheckpointError, match="no 'mentor' weights; it holds one network"):

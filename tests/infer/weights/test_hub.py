@@ -155,7 +155,7 @@ def downloaded(*names, cache):
     code = (
         "import sys; from dino_infer.weights import hub\n"
         "for name in sys.argv[1:]:\n"
-        "    try: print(hub.downloaded(name))\n"
+        "    try: print(hub.download(name))\n"
         "    except Exception as error: print(type(error).__name__, error)"
     )
     environment = os.environ | {

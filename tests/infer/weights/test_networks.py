@@ -94,12 +94,12 @@ def test_a_prefix_chooses_a_network(tmp_path, good, other, project, key):
 def test_a_file_that_leaves_the_choice_open_names_it(tmp_path, good, other):
     state = under("encoder_q.", good) | under("encoder_k.", other)
     path = saved(tmp_path / "moco.pth", {"state_dict": state})
-    with pytest.raises(CheckpointError, match="pass checkpoint_key as one of 'encoder_q', 'enco"):
+    with pytest.raises(CheckpointError, match="pass `checkpoint_key` as one of 'encoder_q', 'enco"):
         load_backbone(path)
     for name, expected in (("encoder_q", good), ("encoder_k", other)):
         loaded, _ = load_backbone(path, checkpoint_key=name)
         assert weights_sha256(loaded) == weights_sha256(expected)
-    with pytest.raises(CheckpointError, match="no 'mentor' weights; pass checkpoint_key as one "):
+    with pytest.raises(CheckpointError, match="no 'mentor' weights; pass `checkpoint_key` as one "):
         load_backbone(path, checkpoint_key="mentor")
 
 
