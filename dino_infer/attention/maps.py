@@ -12,7 +12,7 @@ from dino_infer.attention.views import view_of
 from dino_infer.errors import CheckpointError
 from dino_infer.images.pictures import one_or_many
 from dino_infer.images.preprocess import Preprocess, denormalized
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone, Images
 
 MASS = 0.6  # the share of the attention that the paper's masks keep
 
@@ -135,7 +135,7 @@ def whole_image(preprocess: Preprocess, *, size: int, patch_size: int) -> Prepro
 
 
 def cls_attention_maps(
-    backbone: Backbone, images: Float[Tensor, "batch 3 height width"], *, layer: int = -1
+    backbone: Backbone, images: Images, *, layer: int = -1
 ) -> Float[Tensor, "batch heads rows columns"]:
     """``Backbone.cls_attention`` laid out as the grid of patches."""
     grid = backbone.grid_of(*images.shape[-2:])

@@ -1,1 +1,7 @@
-from .embedder import Embedder as Embedder, Embedding as Embedding
+from .decoding import ImageFile as ImageFile
+from .embedder import (
+    EmbeddedBatch as EmbeddedBatch,
+    Embedder as Embedder,
+    Embedding as Embedding,
+)
+from .engines import Engine as Engine

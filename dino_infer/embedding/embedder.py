@@ -137,6 +137,11 @@ class Embedder:
         )
         self._largest = self.batch_size  # that fitted into the memory of the device
 
+    def __repr__(self) -> str:
+        view = f"size={self.preprocess.size}, crop={self.preprocess.crop!r}"
+        rows = f"batch_size={self.batch_size}, normalize={self.normalize}"
+        return f"Embedder({self.engine!r}, {view}, {rows})"
+
     @classmethod
     def load(
         cls,

@@ -25,7 +25,7 @@ from dino_infer.embedding.onnx_sessions import CPU_PROVIDER, onnx_session
 from dino_infer.embedding.pooling import check_feature, feature_of, pooled
 from dino_infer.errors import CheckpointError
 from dino_infer.images.preprocess import denormalized
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone, Images
 from dino_infer.weights.checkpoints import CheckpointInfo, weights_sha256
 
 ONNX_METADATA_KEY = "dino"
@@ -48,7 +48,7 @@ class Engine(Protocol):
         """Description of the network: the engine's part of a feature set's manifest."""
         ...
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ..."]:
+    def __call__(self, images: Images) -> Float[Tensor, "batch ..."]:
         """The feature of each image, on the engine's device."""
         ...
 
@@ -91,6 +91,12 @@ class TorchEngine:
         if compiled:
             self._forward = _padded(torch.compile(self._run))
 
+    def __repr__(self) -> str:
+        return (
+            f"TorchEngine({self.backbone!r}, feature={self._feature!r}, "
+            f"precision={self.precision!r}, device={str(self.device)!r})"
+        )
+
     def description(self) -> dict[str, Any]:
         """Description of the network; hashed at each call, as the caller may go on training it."""
         return {
@@ -101,7 +107,7 @@ class TorchEngine:
         }
 
     @torch.inference_mode()
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ..."]:
+    def __call__(self, images: Images) -> Float[Tensor, "batch ..."]:
         """The feature of each image, on the device."""
         return self._forward(images)
 
@@ -191,6 +197,9 @@ class OnnxEngine:
         self._shape = session.get_inputs()[0].shape
         self._wanted = ["cls"] if feature == "cls" else ["cls", "patches"]
 
+    def __repr__(self) -> str:
+        return f"OnnxEngine({str(self.file.path)!r}, feature={self._feature!r})"
+
     def description(self) -> dict[str, Any]:
         """Description of the network: the weights that were exported, and how they run."""
         return {
@@ -200,7 +209,7 @@ class OnnxEngine:
             "weights_sha256": self.file.weights_sha256,
         }
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ..."]:
+    def __call__(self, images: Images) -> Float[Tensor, "batch ..."]:
         """The feature of each image.
 
         Raises:

@@ -5,15 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dino_infer.choices import FEATURES, Feature
-from dino_infer.networks.backbone import Backbone
+from dino_infer.networks.backbone import Backbone, Images
 
 GEM_POWER = 4.0
 GEM_FLOOR = 1e-6
 
 
-def feature_of(
-    backbone: Backbone, images: Float[Tensor, "batch 3 height width"], feature: Feature
-) -> Float[Tensor, "batch ..."]:
+def feature_of(backbone: Backbone, images: Images, feature: Feature) -> Float[Tensor, "batch ..."]:
     """The chosen feature of a batch: one vector an image, or with "patches" a matrix.
 
     Args:

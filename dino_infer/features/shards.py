@@ -33,7 +33,7 @@ from dino_infer.features.writer import (
 )
 from dino_infer.files import hold_output
 from dino_infer.images.read import ImageFailure
-from dino_infer.sources.image_list import names_fingerprint
+from dino_infer.sources.rows import names_fingerprint
 
 LAUNCHERS = (  # number of this process, number of all, first number
     ("RANK", "WORLD_SIZE", None),

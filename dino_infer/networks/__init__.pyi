@@ -1,2 +1,2 @@
-from .backbone import Backbone as Backbone
-from .build import build_backbone as build_backbone
+from .backbone import Backbone as Backbone, Tokens as Tokens
+from .build import ViTShape as ViTShape, build_backbone as build_backbone

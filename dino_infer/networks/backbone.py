@@ -6,6 +6,9 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+Images = Float[Tensor, "batch 3 height width"]
+"""Normalised images, as networks take them."""
+
 
 class Tokens(NamedTuple):
     """Tokens of a ViT for a batch of images, after the final norm."""
@@ -41,19 +44,24 @@ class Backbone(nn.Module):
         self.small_stem = False
         self.num_prefix_tokens = 0
 
+    def __repr__(self) -> str:
+        millions = sum(parameter.numel() for parameter in self.parameters()) / 1e6
+        return (
+            f"{type(self).__name__}({self.arch!r}, patch_size={self.patch_size}, "
+            f"embed_dim={self.embed_dim}, {millions:.1f} M parameters)"
+        )
+
     @property
     def embed_dim(self) -> int:
         """Length of the feature vector."""
         return int(self.network.num_features)  # type: ignore[arg-type]
 
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch embed_dim"]:
+    def forward(self, images: Images) -> Float[Tensor, "batch embed_dim"]:
         """Feature of each image: the normed [CLS] token of a ViT, pooled features of a convnet."""
         features: Tensor = self.network(images)
         return features
 
-    def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
+    def tokens(self, images: Images) -> Tokens:
         """All normed tokens of the last block.
 
         Raises:
@@ -62,7 +70,7 @@ class Backbone(nn.Module):
         raise self._no_vit("patch tokens")
 
     def class_tokens(
-        self, images: Float[Tensor, "batch 3 height width"], *, last: int = 4
+        self, images: Images, *, last: int = 4
     ) -> Float[Tensor, "batch last embed_dim"]:
         """The normed [CLS] token after each of the last blocks, the deepest at the end.
 
@@ -72,7 +80,7 @@ class Backbone(nn.Module):
         raise self._no_vit("[CLS] tokens of several blocks")
 
     def cls_attention(
-        self, images: Float[Tensor, "batch 3 height width"], *, layer: int = -1
+        self, images: Images, *, layer: int = -1
     ) -> Float[Tensor, "batch heads patches"]:
         """Attention of the [CLS] token to each patch.
 
@@ -81,9 +89,7 @@ class Backbone(nn.Module):
         """
         raise self._no_vit("[CLS] attention")
 
-    def cls_attention_by_layer(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch layers heads patches"]:
+    def cls_attention_by_layer(self, images: Images) -> Float[Tensor, "batch layers heads patches"]:
         """``cls_attention`` of every block, from one forward pass.
 
         Raises:
@@ -93,7 +99,7 @@ class Backbone(nn.Module):
 
     def patch_attention(
         self,
-        images: Float[Tensor, "batch 3 height width"],
+        images: Images,
         patches: Sequence[int],
         *,
         layer: int = -1,
@@ -105,9 +111,7 @@ class Backbone(nn.Module):
         """
         raise self._no_vit("attention of patches")
 
-    def attention_rollout(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch patches"]:
+    def attention_rollout(self, images: Images) -> Float[Tensor, "batch patches"]:
         """Share of each patch that reaches the last [CLS] token by the attention of all blocks.
 
         Raises:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dino_infer.networks.backbone import Backbone, Tokens
+from dino_infer.networks.backbone import Backbone, Images, Tokens
 from dino_infer.networks.positions import PositionEmbedding, resampled_positions
 
 ATTENTION_ROWS_BYTES = 64 << 20  # attention held at once where a whole matrix is gone through
@@ -42,23 +42,21 @@ class ViTBackbone(Backbone):
         """Number of blocks."""
         return len(self._blocks())
 
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch embed_dim"]:
+    def forward(self, images: Images) -> Float[Tensor, "batch embed_dim"]:
         """The [CLS] token after the final norm.
 
         The last block computes no other token, which saves a fourteenth of the work of 12 blocks.
         """
         return self._normed(self._class_token(*self._before(images, -1)))
 
-    def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
+    def tokens(self, images: Images) -> Tokens:
         """All tokens of the last block, after the final norm."""
-        last = self._last(images)
+        last = self._through(self._blocks(), self._embedded(images))
         x, prefix = self._normed(last.x), self.num_prefix_tokens
         return Tokens(cls=x[:, 0], patches=x[:, prefix:], registers=x[:, 1:prefix], grid=last.grid)
 
     def class_tokens(
-        self, images: Float[Tensor, "batch 3 height width"], *, last: int = 4
+        self, images: Images, *, last: int = 4
     ) -> Float[Tensor, "batch last embed_dim"]:
         """The normed [CLS] token after each of the last blocks, the deepest at the end."""
         if not 1 <= last <= self.depth:
@@ -68,12 +66,12 @@ class ViTBackbone(Backbone):
             )
         embedded, tokens = self._embedded(images), []
         for block in self._blocks():
-            embedded = self._through(block, embedded)
+            embedded = self._through([block], embedded)
             tokens.append(embedded.x[:, 0])
         return self._normed(torch.stack(tokens[-last:], dim=1))
 
     def cls_attention(
-        self, images: Float[Tensor, "batch 3 height width"], *, layer: int = -1
+        self, images: Images, *, layer: int = -1
     ) -> Float[Tensor, "batch heads patches"]:
         """Attention of the [CLS] query to the patches in one block, from its q and k alone.
 
@@ -87,22 +85,15 @@ class ViTBackbone(Backbone):
         Raises:
             ValueError: ``layer`` is out of range.
         """
-        block, embedded = self._before(images, layer)
-        return self._attention(block, embedded, slice(0, 1))[:, :, 0, self.num_prefix_tokens :]
+        return self._cls_row(*self._before(images, layer))
 
-    def cls_attention_by_layer(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch layers heads patches"]:
+    def cls_attention_by_layer(self, images: Images) -> Float[Tensor, "batch layers heads patches"]:
         """``cls_attention`` of every block, from one forward pass."""
-        rows = [
-            self._attention(block, embedded, slice(0, 1))[:, :, 0, self.num_prefix_tokens :]
-            for block, embedded in self._steps(images)
-        ]
-        return torch.stack(rows, dim=1)
+        return torch.stack([self._cls_row(*step) for step in self._steps(images)], dim=1)
 
     def patch_attention(
         self,
-        images: Float[Tensor, "batch 3 height width"],
+        images: Images,
         patches: Sequence[int],
         *,
         layer: int = -1,
@@ -129,9 +120,7 @@ class ViTBackbone(Backbone):
         rows = torch.tensor(list(patches), device=images.device) + self.num_prefix_tokens
         return self._attention(block, embedded, rows)[..., self.num_prefix_tokens :]
 
-    def attention_rollout(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch patches"]:
+    def attention_rollout(self, images: Images) -> Float[Tensor, "batch patches"]:
         """Share of each patch that reaches the last [CLS] token by the attention of all blocks.
 
         The product over blocks of half the mean attention of the heads and half the identity, which
@@ -164,7 +153,7 @@ class ViTBackbone(Backbone):
         embedded = self._embedded(images)
         for block in self._blocks():
             yield block, embedded
-            embedded = self._through(block, embedded)
+            embedded = self._through([block], embedded)
 
     def _before(self, images: Tensor, layer: int) -> tuple[Any, Embedded]:
         """One block and what goes into it."""
@@ -173,24 +162,22 @@ class ViTBackbone(Backbone):
                 f"layer must lie in [{-self.depth}, {self.depth - 1}] for {self.arch!r}, "
                 f"got {layer}"
             )
-        embedded, blocks = self._embedded(images), self._blocks()
-        for block in blocks[: layer % self.depth]:
-            embedded = self._through(block, embedded)
-        return blocks[layer], embedded
+        blocks = self._blocks()
+        return blocks[layer], self._through(blocks[: layer % self.depth], self._embedded(images))
 
-    def _last(self, images: Tensor) -> Embedded:
-        embedded = self._embedded(images)
-        for block in self._blocks():
-            embedded = self._through(block, embedded)
+    def _through(self, blocks: list[Any], embedded: Embedded) -> Embedded:
+        for block in blocks:
+            embedded = embedded._replace(x=self._block(block, embedded))
         return embedded
 
-    def _through(self, block: Any, embedded: Embedded) -> Embedded:
-        return embedded._replace(x=block(embedded.x))
+    def _block(self, block: Any, embedded: Embedded) -> Tensor:
+        x: Tensor = block(embedded.x)
+        return x
 
     def _class_token(self, block: Any, embedded: Embedded) -> Float[Tensor, "batch embed_dim"]:
         """The [CLS] token after a block: keys and values of all tokens, the rest of one."""
         if not _is_plain(block):
-            return self._through(block, embedded).x[:, 0]
+            return self._block(block, embedded)[:, 0]
         attn, x = block.attn, embedded.x
         qkv = attn.qkv(block.norm1(x)).unflatten(-1, (3, attn.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -202,6 +189,9 @@ class ViTBackbone(Backbone):
     def _normed(self, x: Tensor) -> Tensor:
         normed: Tensor = self.network.norm(x)  # type: ignore[operator]
         return normed
+
+    def _cls_row(self, block: Any, embedded: Embedded) -> Tensor:
+        return self._attention(block, embedded, slice(0, 1))[:, :, 0, self.num_prefix_tokens :]
 
     def _attention(self, block: Any, embedded: Embedded, rows: slice | Tensor) -> Tensor:
         """Attention of the tokens in ``rows`` to all tokens: (batch, heads, rows, tokens)."""
@@ -264,8 +254,9 @@ class RotaryViTBackbone(ViTBackbone):
         x = torch.cat([*self._prefix(x.shape[0]), x], dim=1)
         return Embedded(net.norm_pre(x), grid, rotary=net.rope.get_embed(shape=grid))
 
-    def _through(self, block: Any, embedded: Embedded) -> Embedded:
-        return embedded._replace(x=block(embedded.x, rope=embedded.rotary))
+    def _block(self, block: Any, embedded: Embedded) -> Tensor:
+        x: Tensor = block(embedded.x, rope=embedded.rotary)
+        return x
 
     def _queries_and_keys(self, block: Any, embedded: Embedded) -> tuple[Tensor, Tensor]:
         attn = block.attn

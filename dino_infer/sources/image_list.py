@@ -1,7 +1,6 @@
 """Find images in folders, list files, tar shards and tables; a list compact enough for millions."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from operator import index
@@ -14,25 +13,18 @@ from jaxtyping import Int32, Integer
 from dino_infer.errors import DataError
 from dino_infer.images.read import MAX_FILE_BYTES
 from dino_infer.sources.find import found_at
-from dino_infer.sources.locations import Found, Source
+from dino_infer.sources.locations import Source
+from dino_infer.sources.rows import (
+    FILE,
+    device_and_inode,
+    names_fingerprint,
+    place_names,
+    rows_of,
+    top_folder,
+)
 
 _ROWS_AT_ONCE = 65_536
 _NEAR_BYTES = 65_536  # between members that are fetched in one go
-
-_ROW = np.dtype(
-    [
-        ("start", np.int64),  # of the name, in the block of names
-        ("length", np.int32),
-        ("source", np.int32),
-        ("position", np.int64),  # of a member in its shard, in bytes; of a row in its table
-        ("size", np.int64),  # of a member; -1 of a row
-        ("label", np.int32),  # that a shard or table tells; -1 without one
-    ]
-)
-
-
-_FILE = np.dtype([("device", np.uint64), ("inode", np.uint64), ("position", np.int64)])
-"""Identity of an image, whatever its name; device 0 numbers files that cannot be reached."""
 
 
 class ImageList:
@@ -50,6 +42,11 @@ class ImageList:
         self._sources = sources
         self._row_labels = labels
         self._has_shards = any(source.shard is not None for source in sources)
+
+    def __repr__(self) -> str:
+        others = len(self.sources) - 1
+        more = f" and {others} more source{'s' * (others > 1)}" if others else ""
+        return f"ImageList({len(self):,} images of {self.sources[0]!r}{more})"
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -126,11 +123,11 @@ class ImageList:
             file = holders.get(number)
             if file is None:
                 source = self._sources[number]
-                file = _device_and_inode(source.path(name), missing)
+                file = device_and_inode(source.path(name), missing)
                 if source.is_holder:
                     holders[number] = file
             told.append(file)
-        found = np.empty(len(self), dtype=_FILE)
+        found = np.empty(len(self), dtype=FILE)
         found["device"], found["inode"] = np.array(told, dtype=np.uint64).reshape(-1, 2).T
         found["position"] = self._rows["position"]
         return found
@@ -181,7 +178,7 @@ class ImageList:
             raise IndexError(f"expected positions from 0 to {len(self) - 1}, got {bad}")
         rows = self._rows[chosen]
         names = b"".join(self._slices(rows))
-        _place_names(rows)
+        place_names(rows)
         return ImageList(names, rows, self._sources, self._row_labels)
 
     @functools.cached_property
@@ -223,21 +220,7 @@ class ImageList:
             if is_told:
                 yield self._row_labels[label] if label >= 0 else None
             else:
-                yield _top_folder(name)
-
-
-def _device_and_inode(path: bytes, missing: dict[bytes, int]) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return 0, missing.setdefault(os.path.normpath(path), len(missing))
-    return status.st_dev, status.st_ino
-
-
-def _top_folder(name: bytes) -> bytes | None:
-    folder, slash, _ = name.partition(b"/")
-    # The names of a list file may also be absolute, or lie beside its folder.
-    return folder if slash and folder not in (b"", b"..") else None
+                yield top_folder(name)
 
 
 def list_images(
@@ -279,44 +262,6 @@ def list_images(
     if not sources:
         raise DataError("expected at least one folder, list file or .tar of images, got none")
     found = [part for source in sources for part in found_at(source, image_column=image_column)]
-    counts = [len(part.lengths) for part in found]
-    rows = np.zeros(sum(counts), dtype=_ROW)
-    rows["length"] = np.concatenate([part.lengths for part in found])
-    rows["source"] = np.repeat(np.arange(len(found)), counts)
-    _place_names(rows)
-    labels = _fill_members(rows, found)
+    rows, labels = rows_of(found)
     names = b"".join([part.names for part in found])
     return ImageList(names, rows, tuple(part.source for part in found), labels)
-
-
-def names_fingerprint(
-    lengths: Integer[np.ndarray, " images"],
-    names: bytes,
-    sources: Integer[np.ndarray, " images"],
-) -> str:
-    """The ``fingerprint`` of a list with these names, which lie one after the other."""
-    digest = hashlib.sha256(lengths.astype("<i4").tobytes())
-    digest.update(names)
-    if sources.any():
-        digest.update(sources.astype("<i4").tobytes())
-    return digest.hexdigest()
-
-
-def _place_names(rows: np.ndarray) -> None:
-    rows["start"] = np.cumsum(rows["length"], dtype=np.int64) - rows["length"]
-
-
-def _fill_members(rows: np.ndarray, found: list[Found]) -> tuple[bytes, ...]:
-    """Fill in where members and rows are and which label they have; return the labels."""
-    codes: dict[bytes | None, int] = {None: -1}
-    rows["label"] = -1
-    end = 0
-    for part in found:
-        start, end = end, end + len(part.lengths)
-        if part.spans is not None:
-            rows["position"][start:end], rows["size"][start:end] = part.spans.T
-        if part.labels is not None:
-            rows["label"][start:end] = [
-                codes.setdefault(label, len(codes) - 1) for label in part.labels
-            ]
-    return tuple(label for label in codes if label is not None)

@@ -8,7 +8,6 @@ every tensor must fit.
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +20,7 @@ from dino_infer.networks.build import ARCHS, Backbone, ViTBackbone, build_backbo
 from dino_infer.networks.positions import PositionEmbedding
 from dino_infer.weights.architectures import inferred_info, named_info
 from dino_infer.weights.files import METADATA_KEY, WeightFile, read_weight_file, tensors_sha256
+from dino_infer.weights.fitting import check_fit, counted, load_weights, tensors_of
 from dino_infer.weights.info import CheckpointInfo
 
 __all__ = [
@@ -35,9 +35,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-NAMES_SHOWN = 3  # tensor names in a mismatch message
-ROTARY_PERIODS = "rope.periods"
 
 
 def save_checkpoint(path: str | Path, backbone: Backbone, info: CheckpointInfo) -> None:
@@ -54,7 +51,7 @@ def save_checkpoint(path: str | Path, backbone: Backbone, info: CheckpointInfo) 
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {name: t.detach().cpu().contiguous() for name, t in _state(backbone).items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors_of(backbone).items()}
     # safetensors orders tensors by itself, but several metadata keys it would write in any order.
     described = info.as_metadata() | {"weights_sha256": weights_sha256(backbone)}
     metadata = {METADATA_KEY: json.dumps(described, sort_keys=True)}
@@ -95,7 +92,7 @@ def load_backbone(
     source = str(file.path)
     try:
         with torch.device("meta"):  # what does not fit is refused before it takes any memory
-            _check_fit(_untrained(info), file.backbone, source=source)
+            check_fit(_untrained(info), file.backbone, source=source)
     except (RuntimeError, ValueError) as error:
         if arch is not None or patch_size is not None:
             raise
@@ -125,10 +122,10 @@ def read_training_weights(
         CheckpointError: The weights are missing or damaged.
     """
     if str(weights).startswith("timm:"):
-        return {"backbone": _state(_load_timm(str(weights).removeprefix("timm:"))[0])}
+        return {"backbone": tensors_of(_load_timm(str(weights).removeprefix("timm:"))[0])}
     file = read_weight_file(weights, checkpoint_key=checkpoint_key)
     if file.left_out:
-        logger.info("%s: %s", file.path, _counted("left out", file.left_out))
+        logger.info("%s: %s", file.path, counted("left out", file.left_out))
     parts = {"backbone": file.backbone}
     if file.head:
         parts["head"] = file.head
@@ -137,95 +134,9 @@ def read_training_weights(
     return parts
 
 
-def load_weights(
-    backbone: Backbone, state: Mapping[str, Tensor], *, source: str, left_out: Sequence[str] = ()
-) -> None:
-    """Copy weights into a backbone; all of them must fit.
-
-    Args:
-        backbone: Changed in place.
-        state: Tensors under timm's names.
-        source: Where they come from, for the message.
-        left_out: Names of tensors in the source that are not wanted, for the log.
-
-    Raises:
-        CheckpointError: Tensors are missing, unexpected or of another shape; the message counts
-            them, names the first, and says what the weights are for.
-    """
-    _check_fit(backbone, state, source=source)
-    backbone.network.load_state_dict(dict(state))
-    dropped = f", {_counted('left out', left_out)}" if left_out else ""
-    logger.info("%s: %d tensors matched%s", source, len(state), dropped)
-
-
-def _check_fit(backbone: Backbone, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Refuse tensors that are not those of the backbone, which takes rotary periods from them."""
-    if ROTARY_PERIODS in state and hasattr(backbone.network, "rope"):
-        # timm computes them; files of DINOv3 keep the rounded ones that the network learned with.
-        rope: Any = backbone.network.rope
-        rope.register_buffer("periods", rope.periods, persistent=True)
-    if mismatch := _mismatch(_state(backbone), state):
-        raise CheckpointError(
-            f"{source!r} does not fit {backbone.arch!r} with patch size {backbone.patch_size}:\n  "
-            + ",\n  ".join(mismatch)
-            + f";\n{_remedy(state, backbone)}"
-        )
-
-
 def weights_sha256(backbone: Backbone) -> str:
     """Hex digest of all tensors with their names: the same in whatever file they were stored."""
-    return tensors_sha256(_state(backbone))
-
-
-def _state(backbone: Backbone) -> dict[str, Tensor]:
-    network: nn.Module = backbone.network
-    return dict(network.state_dict())
-
-
-def _mismatch(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """List what fits and what does not, a line each; empty if everything fits."""
-    both = [name for name in wanted if name in state]
-    missing = [name for name in wanted if name not in state]
-    unexpected = [name for name in state if name not in wanted]
-    wrong = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in both
-        if state[name].shape != wanted[name].shape
-    ]
-    if not (missing or unexpected or wrong):
-        return []
-    return [
-        f"{len(both) - len(wrong)} tensors matched",
-        _counted("missing", missing),
-        _counted("unexpected", unexpected),
-        _counted("of another shape", wrong),
-    ]
-
-
-def _counted(what: str, names: Sequence[str]) -> str:
-    shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
-    return f"{len(names)} {what}" + (f" ({shown})" if names else "")
-
-
-def _remedy(state: Mapping[str, Tensor], backbone: Backbone) -> str:
-    likely = inferred_info(state)
-    if likely is None:
-        return "pass the `arch` that the weights were made for"
-    if likely.shape is not None and likely.arch != backbone.arch:
-        return "the weights tell what they are for: pass neither `arch` nor `patch_size`"
-    vit, size = "pos_embed" in state, f" at {likely.image_size} px"
-    if (likely.arch, likely.patch_size) == (backbone.arch, backbone.patch_size):
-        if vit and likely.image_size != backbone.image_size:
-            return f"the weights have positions{size}, the network at {backbone.image_size} px"
-        return (
-            "the arch is right but for these tensors: pass the timm name of a variant that has "
-            "them as `arch`, or get another copy of the weights"
-        )
-    settings = f"`arch={likely.arch!r}`" + (
-        f" and `patch_size={likely.patch_size}`" if likely.arch in ARCHS else ""
-    )
-    looks = f"{likely.arch}/{likely.patch_size}{size if vit else ''}"
-    return f"the weights look like {looks}: pass {settings}"
+    return tensors_sha256(tensors_of(backbone))
 
 
 def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) -> CheckpointInfo:

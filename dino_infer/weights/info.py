@@ -56,6 +56,14 @@ class CheckpointInfo:
     position_embedding: Positions = "dino"
     """Resampling of positions, see ``resampled_positions``; "rotary" needs none."""
 
+    def __repr__(self) -> str:
+        told = [
+            f"{field.name}={value!r}"
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        ]
+        return f"CheckpointInfo({', '.join(told)})"
+
     def as_metadata(self) -> dict[str, Any]:
         """Plain values that survive JSON and ``weights_only`` loading."""
         return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}

@@ -95,15 +95,11 @@ class TraceableViT(ViTBackbone):
 
     def features(self, images: Tensor, *, attention: bool) -> dict[str, Tensor]:
         """All that the last block tells, with its [CLS] attention if that is wanted."""
-        embedded, found = self._embedded(images), {}
         *blocks, last = self._blocks()
-        for block in blocks:
-            embedded = self._through(block, embedded)
-        prefix = self.num_prefix_tokens
+        embedded, found = self._through(blocks, self._embedded(images)), {}
         if attention:
-            row = self._attention(last, embedded, slice(0, 1))
-            found["attention"] = row[:, :, 0, prefix:]
-        x = self._normed(self._through(last, embedded).x)
+            found["attention"] = self._cls_row(last, embedded)
+        x, prefix = self._normed(self._block(last, embedded)), self.num_prefix_tokens
         return found | {"cls": x[:, 0], "patches": x[:, prefix:]}
 
     def _positions(self, grid: tuple[int, int], *, square: bool) -> Tensor:
