@@ -16,7 +16,7 @@ from dino_infer.cli import embed
 from dino_infer.features.files import read_features
 from dino_infer.networks.build import build_backbone
 from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
-from tests.infer.images.odd_files import encoded, write_odd_files
+from tests.infer.images.odd_files import as_file, write_odd_files
 from tests.infer.pixel_engine import contents
 from tests.infer.weights.foreign_weights import training_state
 
@@ -295,7 +295,7 @@ def test_a_convnet_has_no_patches_to_embed(capsys, tmp_path, photos):
 
 def test_odd_files_are_embedded_or_listed_cheaply(tmp_path, weights):
     expected = write_odd_files(tmp_path / "odd")
-    (tmp_path / "usual.jpg").write_bytes(encoded("JPEG"))
+    (tmp_path / "usual.jpg").write_bytes(as_file("JPEG"))
     paths = [tmp_path / "usual.jpg", tmp_path / "odd", tmp_path, weights]
     command = [sys.executable, "-c", PEAKS, *paths]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WALL_S)

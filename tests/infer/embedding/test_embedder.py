@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dino_infer.devices import resolved_device
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.embedding.pooling import FEATURES
 from dino_infer.errors import CheckpointError, DinoError, ImageError
@@ -337,13 +336,6 @@ def test_features_that_are_not_finite_name_the_image(photos):
         embedder(broken).embed(list_images([photos]))
 
 
-def test_a_device_that_is_not_there_is_one_clear_line():
-    assert resolved_device("cpu") == torch.device("cpu")
-    for device in ("cuda:77", "quantum"):
-        with pytest.raises(DinoError, match=rf"device '{device}' cannot be used .* pass --device"):
-            resolved_device(device)
-
-
 def test_patches_of_images_that_are_not_cropped_have_no_shape(backbone, tmp_path):
     info = CheckpointInfo(arch="vit_micro", patch_size=8, image_size=32)
     save_checkpoint(tmp_path / "b.safetensors", backbone, info)
@@ -367,3 +359,13 @@ def test_names_that_are_no_utf8_are_embedded(backbone, photos, tmp_path):
     with open(odd, "wb") as file:
         file.write((photos / "cat" / "0.png").read_bytes())
     assert embedder(backbone).embed(list_images([tmp_path])).ok.all()
+
+
+def test_an_embedder_says_in_one_line_what_it_runs(backbone):
+    embedder = Embedder(backbone, Preprocess(size=32), device="cpu", precision="fp32")
+    said = repr(embedder)
+    assert said.startswith("Embedder(TorchEngine(ViTBackbone('vit_micro', patch_size=8, ")
+    assert said.endswith(
+        "feature='cls', precision='fp32', device='cpu'), size=32, crop='center', batch_size=16, "
+        "normalize=False)"
+    )

@@ -36,7 +36,7 @@ def write_links(folder: Path) -> dict[str, str]:
     """Links that lead nowhere, and what is no file at all."""
     os.mkfifo(folder / "pipe.jpg")  # not listed
     (folder / "folder.jpg").mkdir()
-    (folder / "folder.jpg" / "inside.png").write_bytes(encoded("PNG"))
+    (folder / "folder.jpg" / "inside.png").write_bytes(as_file("PNG"))
     (folder / "folder.jpg" / "back").symlink_to(folder)
     links = {"broken link.jpg": "gone.jpg", "link to itself.jpg": "link to itself.jpg"}
     links |= {"link to a pipe.jpg": "pipe.jpg", "link to a device.jpg": "/dev/zero"}
@@ -51,36 +51,39 @@ def write_links(folder: Path) -> dict[str, str]:
 def good() -> Iterator[tuple[str, bytes]]:
     """Files that show a picture, usual or not."""
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000"):
-        yield f"picture.{SUFFIXES.get(kind, kind.lower())}", encoded(kind)
-    yield "a png.jpg", encoded("PNG")
+        yield f"picture.{SUFFIXES.get(kind, kind.lower())}", as_file(kind)
+    yield "a png.jpg", as_file("PNG")
     for mode in ("CMYK", "L", "YCbCr"):  # Pillow writes CMYK inverted, as Adobe does
-        yield f"{mode}.jpg", encoded("JPEG", mode=mode)
+        yield f"{mode}.jpg", as_file("JPEG", mode=mode)
     for mode in ("1", "L", "LA", "P", "RGBA"):
-        yield f"{mode}.png", encoded("PNG", mode=mode)
-    yield "palette with alpha.png", encoded("PNG", mode="P", transparency=bytes(range(200)))
+        yield f"{mode}.png", as_file("PNG", mode=mode)
+    yield "palette with alpha.png", as_file("PNG", mode="P", transparency=bytes(range(200)))
     deep = Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257)
-    yield "16 bits.png", encoded("PNG", image=deep)
-    yield "16 bits.tif", encoded("TIFF", image=deep)
+    yield "16 bits.png", as_file("PNG", image=deep)
+    yield "16 bits.tif", as_file("TIFF", image=deep)
     frames = {"save_all": True, "append_images": [Image.new("RGB", (WIDTH, HEIGHT), "red")] * 3}
     for kind in ("GIF", "WEBP", "TIFF", "PNG"):
-        yield f"frames.{SUFFIXES.get(kind, kind.lower())}", encoded(kind, **frames)
+        yield f"frames.{SUFFIXES.get(kind, kind.lower())}", as_file(kind, **frames)
     for width, height in ((1, 1), (1, 30_000), (30_000, 1)):
-        yield f"{width} x {height}.png", encoded("PNG", image=Image.new("RGB", (width, height)))
+        yield (
+            f"{width} x {height}.png",
+            as_file("PNG", image=Image.new("RGB", (width, height))),
+        )
     turned = Image.Exif()
     turned[0x0112] = 6
-    yield "turned.jpg", encoded("JPEG", exif=turned)
+    yield "turned.jpg", as_file("JPEG", exif=turned)
     for name in ("new\nline.jpg", "😀 ü.jpg", os.fsdecode(b"caf\xe9.jpg"), "-o 'quote\".jpg"):
-        yield name, encoded("JPEG")
+        yield name, as_file("JPEG")
     yield "100,000 frames.gif", gif_of_many_frames(100_000)
     yield "100,000 pages.tif", tiff_of_many_pages(100_000)
-    yield "flat but not too large.png", encoded("PNG", image=Image.new("RGB", (2800, 2800)))
+    yield "flat but not too large.png", as_file("PNG", image=Image.new("RGB", (2800, 2800)))
     yield "flat but not too large.webp", flat_webp(1800)
 
 
 def broken() -> Iterator[tuple[str, bytes]]:
     """Files that once showed a picture, or pretend to."""
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000"):
-        data = encoded(kind)
+        data = as_file(kind)
         suffix = SUFFIXES.get(kind, kind.lower())
         yield f"truncated.{suffix}", data[: len(data) * 6 // 10]
         yield f"only a header.{suffix}", data[:24]
@@ -89,7 +92,7 @@ def broken() -> Iterator[tuple[str, bytes]]:
     yield "text bomb.png", png_with(b"zTXt", *[b"key\0\0" + zlib.compress(bytes(1 << 20))] * 200)
     yield "overlapping tags.tif", tiff_with_overlapping_tags(1000, 300_000)
     exif = b"Exif\0\0" + tiff_with_overlapping_tags(2500, 30_000)
-    jpeg, segment = encoded("JPEG"), b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    jpeg, segment = as_file("JPEG"), b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     yield "overlapping exif.jpg", jpeg[:2] + segment + jpeg[2:]
     yield "overlapping exif in parts.jpg", jpeg[:2] + 8 * segment + jpeg[2:]
     yield "overlapping exif.png", png_with(b"eXIf", exif[6:])
@@ -122,7 +125,7 @@ def other_files() -> Iterator[tuple[str, bytes]]:
 SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
 
 
-def encoded(kind: str, *, image: Image.Image | None = None, mode: str = "RGB", **options) -> bytes:
+def as_file(kind: str, *, image: Image.Image | None = None, mode: str = "RGB", **options) -> bytes:
     """A picture as a file."""
     image = Image.fromarray(PICTURE).convert(mode) if image is None else image
     file = io.BytesIO()
@@ -148,7 +151,7 @@ def grey_png(width: int, height: int, *, bits: int = 8) -> bytes:
 
 
 def flat_webp(side: int) -> bytes:
-    return encoded("WEBP", image=Image.new("RGB", (side, side)), lossless=True)
+    return as_file("WEBP", image=Image.new("RGB", (side, side)), lossless=True)
 
 
 def png_with(kind: bytes, *bodies: bytes) -> bytes:
@@ -164,7 +167,7 @@ def gif_frame() -> bytes:
 
 
 def gif_of_many_frames(count: int) -> bytes:
-    two_frames = encoded("GIF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))])
+    two_frames = as_file("GIF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))])
     control = b"!\xf9\x04\0\0\0\0\0"
     frame = control + b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
     return two_frames[:-1] + frame * (count - 2) + b";"
@@ -212,7 +215,7 @@ def tiff_of_large_tiles(side: int) -> bytes:
 
 def jpeg_of_many_scans(count: int) -> bytes:
     """A progressive JPEG whose last scan comes again and again."""
-    jpeg = encoded("JPEG", progressive=True)
+    jpeg = as_file("JPEG", progressive=True)
     last = jpeg.rindex(b"\xff\xda")
     return jpeg[:-2] + jpeg[last:-2] * count + jpeg[-2:]
 

@@ -1,19 +1,14 @@
+""""""
+
 import pytest
 import torch
-import torch.nn.functional as F
 
 from dino_infer.networks.build import (
     RotaryViTBackbone,
     ViTShape,
     build_backbone,
-    resampled_positions,
-    vision_transformer,
 )
-
-
-def small_vit(**options):
-    shape = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 4, "image_size": 16}
-    return vision_transformer(**(shape | options)).eval()
+from tests.infer.networks.small import small_vit
 
 
 @pytest.mark.parametrize(
@@ -32,17 +27,6 @@ def test_any_timm_network_gives_one_vector_an_image(arch: str, embed_dim: int, s
         features = backbone(torch.randn(2, 3, size, size))
         assert features.shape == (2, embed_dim)
         assert not torch.equal(features[0], features[1])
-
-
-@pytest.mark.parametrize("arch", ["resnet50", "xcit_nano_12_p16_224"])
-def test_networks_without_a_grid_of_patches_say_so(arch: str):
-    backbone = build_backbone(arch)
-    assert not backbone.has_attention
-    images = torch.randn(1, 3, 64, 64)
-    with pytest.raises(ValueError, match=f"must come from a Vision Transformer; '{arch}'"):
-        backbone.cls_attention(images)
-    with pytest.raises(ValueError, match="patch tokens must come from a Vision Tr"):
-        backbone.tokens(images)
 
 
 def test_weights_carry_the_original_names():
@@ -66,11 +50,6 @@ def test_tokens_of_any_size_form_the_grid(height: int, width: int):
 def test_pixels_beyond_the_last_whole_patch_are_ignored():
     backbone, images = small_vit(), torch.randn(1, 3, 19, 19)
     torch.testing.assert_close(backbone(images), backbone(images[..., :16, :16]))
-
-
-def test_an_image_below_one_patch_is_refused_with_its_size():
-    with pytest.raises(ValueError, match="at least one patch of 4 px, got 3 x 16"):
-        small_vit()(torch.randn(1, 3, 3, 16))
 
 
 @pytest.mark.parametrize("layer", [-1, 0])
@@ -101,25 +80,6 @@ def test_registers_are_neither_patches_nor_attended():
     assert backbone.num_prefix_tokens == 5
     assert tokens.registers.shape == (1, 4, 384) and tokens.patches.shape == (1, 12, 384)
     assert attention.shape == (1, 6, 12)
-
-
-def test_positions_are_resampled_by_scale_factors_with_the_offset():
-    positions = torch.randn(1, 16, 5)
-    square = positions.reshape(1, 4, 4, 5).permute(0, 3, 1, 2)
-    ours = resampled_positions(positions, (3, 7)).reshape(1, 3, 7, 5).permute(0, 3, 1, 2)
-    scale = ((3 + 0.1) / 4, (7 + 0.1) / 4)
-    expected = F.interpolate(square, scale_factor=scale, mode="bicubic", align_corners=False)
-    torch.testing.assert_close(ours, expected)
-    plain = F.interpolate(square, size=(3, 7), mode="bicubic", align_corners=False)
-    assert (ours - plain).abs().max() > 0.01
-
-
-def test_the_learned_grid_is_used_as_it_is_for_square_images_only():
-    backbone = small_vit()
-    square, wide = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 16, 19)
-    backbone(square)  # both have a 4 x 4 grid
-    cropped = wide[..., :16]
-    assert not torch.equal(backbone(wide), backbone(cropped))
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -10,7 +10,7 @@ import pytest
 
 from dino_infer.sources.aliases import one_of_each_file
 from dino_infer.sources.image_list import list_images
-from tests.infer.sources.test_image_list import grow, names, shard
+from tests.infer.sources.trees import grow, names, shard
 
 
 def kept(*sources: Path) -> list[str]:

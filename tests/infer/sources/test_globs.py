@@ -12,7 +12,7 @@ from dino_infer.errors import DataError
 from dino_infer.sources import globs
 from dino_infer.sources.globs import is_pattern, matches
 from dino_infer.sources.image_list import list_images
-from tests.infer.sources.test_image_list import grow, names, shard
+from tests.infer.sources.trees import grow, names, shard
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from dino_infer.errors import DataError, ImageError
 from dino_infer.sources import parquet
 from dino_infer.sources.image_list import list_images
 from dino_infer.sources.parquet_columns import PATH_COLUMNS
-from tests.infer.sources.test_image_list import grow, names, read_in_child
+from tests.infer.sources.trees import grow, names, read_in_child
 
 
 def table(path: Path, columns: dict, **options) -> Path:

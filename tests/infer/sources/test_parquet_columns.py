@@ -11,8 +11,8 @@ from dino_infer.cli.embed import main
 from dino_infer.errors import DataError, ImageError
 from dino_infer.sources.image_list import list_images
 from dino_infer.sources.parquet_columns import IMAGE_COLUMNS
-from tests.infer.sources.test_image_list import grow, names
 from tests.infer.sources.test_parquet import hugging_face, table
+from tests.infer.sources.trees import grow, names
 
 HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

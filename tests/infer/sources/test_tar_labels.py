@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dino_infer.sources.image_list import list_images
-from tests.infer.sources.test_image_list import names, shard
+from tests.infer.sources.trees import names, shard
 
 
 def labels(path: Path) -> dict[str, str] | None:

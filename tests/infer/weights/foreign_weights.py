@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dino_infer.networks.build import ViTShape, build_backbone
+from dino_infer.weights.checkpoints import weights_sha256
 
 DINOV2 = ViTShape(embed_dim=64, depth=2, num_heads=1, layer_scale=True)
 DINOV2_GIANT = ViTShape(
@@ -184,3 +185,7 @@ def same_features(first, second, *, size, **tolerance):
     with torch.no_grad():
         for ours, expected in zip(first.tokens(images)[:3], second.tokens(images)[:3], strict=True):
             torch.testing.assert_close(ours, expected, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def same_weights(first, second):
+    return weights_sha256(first) == weights_sha256(second)

@@ -126,3 +126,7 @@ def test_damaged_headers_of_safetensors_are_one_line(tmp_path, checkpoint):
         with pytest.raises(CheckpointError, match="is damaged") as caught:
             load_backbone(path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_description_shows_what_is_not_usual():
+    assert repr(INFO) == "CheckpointInfo(arch='vit_micro', patch_size=8, image_size=32)"
