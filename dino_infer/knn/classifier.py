@@ -189,7 +189,13 @@ class KNNClassifier:
     def score(
         self, features: Shaped[np.ndarray, "queries dim"], labels: Shaped[np.ndarray, " queries"]
     ) -> float:
-        """Share of right predictions, from 0 to 1."""
+        """Share of right predictions, from 0 to 1.
+
+        Raises:
+            ValueError: There is no row.
+        """
+        if not len(features):
+            raise ValueError("score needs at least one row, got none")
         return float(np.mean(self.predict(features) == labels))
 
     def _counted(self, features: Shaped[np.ndarray, "queries dim"]) -> Tally:

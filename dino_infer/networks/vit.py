@@ -140,7 +140,7 @@ class ViTBackbone(Backbone):
         """``share`` times the block's attention, averaged over heads."""
         batch, tokens = share.shape
         bytes_per_row = 4 * batch * block.attn.num_heads * tokens
-        rows = max(1, ATTENTION_ROWS_BYTES // bytes_per_row)
+        rows = max(1, ATTENTION_ROWS_BYTES // max(1, bytes_per_row))
         mixed = torch.zeros_like(share)
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)

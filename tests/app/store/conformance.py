@@ -379,6 +379,13 @@ class StoreContract:
         with pytest.raises(REFUSED):
             store.search(queries, k=1)
 
+    def test_no_query_has_no_hits(self, store):
+        assert store.search(np.zeros((0, DIM)), k=3).hits == []
+        store.upsert(items_of(np.eye(DIM)))
+        assert store.search(np.zeros((0, DIM)), k=3).hits == []
+        exact = store.search(np.zeros((0, DIM)), k=3, params=SearchParams(exact=True))
+        assert exact.hits == []
+
     @pytest.mark.parametrize("tidied", [False, True])
     def test_filters_mean_the_same_everywhere(self, store, tidied):
         oracle, rng = NumpyStore(dim=DIM), np.random.default_rng(1)

@@ -57,6 +57,11 @@ def test_equal_patches_are_dropped_from_the_first():
     assert mass_mask(torch.ones(1, 4), mass=0.5).tolist() == [[False, False, True, True]]
 
 
+def test_no_picture_has_no_maps(backbone):
+    for look in (attention_maps, attention_by_layer, rollout_maps):
+        assert look([], backbone=backbone, preprocess=Preprocess(size=32)) == []
+
+
 @pytest.mark.parametrize("mass", [0.0, -0.5, 1.1])
 def test_a_mass_out_of_range_is_named(mass):
     with pytest.raises(ValueError, match=f"mass must lie in .0, 1., got {mass}"):

@@ -405,3 +405,15 @@ def test_the_speed_benchmark_runs_and_agrees_with_the_original_method(capsys):
     printed = capsys.readouterr().out
     assert "largest difference: 0.00 points" in printed
     assert printed.count(" x\n") == 2
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_no_query_has_no_neighbours_and_no_score(kind):
+    train, none = np.eye(4, 3, dtype=np.float32), np.zeros((0, 3), np.float32)
+    near = knn.nearest(kind(train), kind(none), k=2)
+    assert near.rows.shape == near.similarities.shape == (0, 2)
+    classifier = knn.KNNClassifier(k=2).fit(train, np.arange(4))
+    assert classifier.predict(none).shape == (0,)
+    assert classifier.predict_proba(none).shape == (0, 4)
+    with pytest.raises(ValueError, match="score needs at least one row, got none"):
+        classifier.score(none, np.zeros(0, np.int64))

@@ -215,3 +215,13 @@ def test_antialiased_positions_are_those_of_timm(grid):
 def test_positions_that_form_no_square_are_refused():
     with pytest.raises(ValueError, match="must form a square, got 35"):
         resampled_positions(torch.randn(1, 35, 5), (3, 3))
+
+
+def test_a_batch_of_no_image_has_empty_answers():
+    backbone = build_backbone("vit_micro", patch_size=8, image_size=32).eval()
+    none = torch.zeros(0, 3, 32, 32)
+    with torch.no_grad():
+        assert backbone(none).shape == (0, backbone.embed_dim)
+        patches = backbone.tokens(none).patches.shape[1]
+        assert backbone.attention_rollout(none).shape == (0, patches)
+        assert backbone.cls_attention(none).shape[::2] == (0, patches)
