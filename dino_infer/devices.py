@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dino_infer.choices import Precision
 from dino_infer.cores import cores
-from dino_infer.errors import DinoError
+from dino_infer.errors import DinoError, first_line
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Types of matrix products by precision; the others stay as they are."""
@@ -29,9 +29,8 @@ def resolved_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:  # torch asserts when it is built without CUDA
-        reason = str(error).splitlines()[0]
         raise DinoError(
-            f"device {str(device)!r} cannot be used ({reason}); pass `device='cpu'`"
+            f"device {str(device)!r} cannot be used ({first_line(error)}); pass `device='cpu'`"
         ) from error
 
 

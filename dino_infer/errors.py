@@ -68,3 +68,9 @@ class TrainingError(DinoError):
 
 class MissingExtraError(DinoError):
     """An optional package is not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    """The cause that an error tells, in one line; its type where it tells nothing."""
+    text = str(getattr(error, "strerror", None) or error)
+    return (text.strip().splitlines() or [type(error).__name__])[0]

@@ -338,7 +338,8 @@ class Embedder:
         """
 
         def work(part: range) -> EmbeddedBatch:
-            return self._embedded(self._decoding.batch(images, part))
+            batch = self._decoding.batch(images, part)
+            return self._arrived(batch, [self._started(pixels) for _, pixels in batch.stacks])
 
         threads = cpu_threads(self.workers)
         if threads == 1:
@@ -366,10 +367,6 @@ class Embedder:
             before = batch, coming
         if before is not None:
             yield self._arrived(*before)
-
-    def _embedded(self, batch: DecodedBatch) -> EmbeddedBatch:
-        features = self._placed(batch.stacks, len(batch.indices))
-        return EmbeddedBatch(batch.places, batch.indices, features, batch.files, batch.failures)
 
     def _arrived(self, batch: DecodedBatch, coming: list[LateNumbers]) -> EmbeddedBatch:
         stacks = zip(batch.stacks, coming, strict=True)

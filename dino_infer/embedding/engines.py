@@ -23,7 +23,7 @@ from dino_infer.choices import Feature, Precision
 from dino_infer.devices import AUTOCAST, resolved_precision
 from dino_infer.embedding.onnx_sessions import CPU_PROVIDER, onnx_session
 from dino_infer.embedding.pooling import check_feature, feature_of, pooled
-from dino_infer.errors import CheckpointError
+from dino_infer.errors import CheckpointError, first_line
 from dino_infer.images.preprocess import denormalized
 from dino_infer.networks.backbone import Backbone, Images
 from dino_infer.weights.checkpoints import CheckpointInfo, weights_sha256
@@ -263,7 +263,7 @@ def _described(path: Path, session: Any) -> OnnxFile:
     except (
         AttributeError, CheckpointError, LookupError, RecursionError, TypeError, ValueError
     ) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CheckpointError(
             f"the metadata {ONNX_METADATA_KEY!r} of {str(path)!r} is damaged ({reason[:200]}); "
             "export it again"

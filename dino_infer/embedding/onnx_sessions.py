@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dino_infer.errors import CheckpointError, MissingExtraError
+from dino_infer.errors import CheckpointError, MissingExtraError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _gpu_session(path: Path, device: torch.device, wanted: list[str]) -> Any:
     try:
         session = _session(path, device, wanted)
     except RuntimeError as error:  # TensorRT's way of saying that it is not all there
-        _warn(path, wanted[0], _why_not_loaded(wanted[0]) or _first_line(error))
+        _warn(path, wanted[0], _why_not_loaded(wanted[0]) or first_line(error))
         return _gpu_session(path, device, wanted[1:])
     for name in wanted:
         if name not in session.get_providers():  # CUDA's way
@@ -107,7 +107,7 @@ def _session(path: Path, device: torch.device, wanted: list[str]) -> Any:
         if wanted and isinstance(error, RuntimeError):
             raise
         raise CheckpointError(
-            f"{str(path)!r} cannot be run ({_first_line(error)}); export it again"
+            f"{str(path)!r} cannot be run ({first_line(error)}); export it again"
         ) from error
 
 
@@ -162,9 +162,5 @@ def _why_not_loaded(provider: str) -> str:
     try:
         ctypes.CDLL(str(folder / f"libonnxruntime_providers_{LIBRARIES[provider]}.so"))
     except OSError as error:
-        return _first_line(error)
+        return first_line(error)
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

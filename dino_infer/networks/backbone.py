@@ -23,6 +23,9 @@ class Tokens(NamedTuple):
 class Backbone(nn.Module):
     """Any timm network as a feature extractor: images to one vector each.
 
+    All but ``forward`` and ``grid_of`` raise a ValueError where the network is no Vision
+    Transformer.
+
     Attributes:
         arch: The name that ``build_backbone`` was given.
         network: The timm module; its state dict is what checkpoints hold.
@@ -62,39 +65,23 @@ class Backbone(nn.Module):
         return features
 
     def tokens(self, images: Images) -> Tokens:
-        """All normed tokens of the last block.
-
-        Raises:
-            ValueError: The network is not a Vision Transformer.
-        """
+        """All normed tokens of the last block."""
         raise self._no_vit("patch tokens")
 
     def class_tokens(
         self, images: Images, *, last: int = 4
     ) -> Float[Tensor, "batch last embed_dim"]:
-        """The normed [CLS] token after each of the last blocks, the deepest at the end.
-
-        Raises:
-            ValueError: The network is not a Vision Transformer, or has fewer blocks.
-        """
+        """The normed [CLS] token after each of the last blocks, the deepest at the end."""
         raise self._no_vit("[CLS] tokens of several blocks")
 
     def cls_attention(
         self, images: Images, *, layer: int = -1
     ) -> Float[Tensor, "batch heads patches"]:
-        """Attention of the [CLS] token to each patch.
-
-        Raises:
-            ValueError: The network is not a Vision Transformer.
-        """
+        """Attention of the [CLS] token to each patch."""
         raise self._no_vit("[CLS] attention")
 
     def cls_attention_by_layer(self, images: Images) -> Float[Tensor, "batch layers heads patches"]:
-        """``cls_attention`` of every block, from one forward pass.
-
-        Raises:
-            ValueError: The network is not a Vision Transformer.
-        """
+        """``cls_attention`` of every block, from one forward pass."""
         raise self._no_vit("[CLS] attention")
 
     def patch_attention(
@@ -104,19 +91,11 @@ class Backbone(nn.Module):
         *,
         layer: int = -1,
     ) -> Float[Tensor, "batch heads queries patches"]:
-        """Attention of chosen patches to all patches.
-
-        Raises:
-            ValueError: The network is not a Vision Transformer.
-        """
+        """Attention of chosen patches to all patches."""
         raise self._no_vit("attention of patches")
 
     def attention_rollout(self, images: Images) -> Float[Tensor, "batch patches"]:
-        """Share of each patch that reaches the last [CLS] token by the attention of all blocks.
-
-        Raises:
-            ValueError: The network is not a Vision Transformer.
-        """
+        """Share of each patch that reaches the last [CLS] token by the attention of all blocks."""
         raise self._no_vit("attention rollout")
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:

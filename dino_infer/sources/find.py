@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from dino_infer.errors import DataError
+from dino_infer.errors import DataError, first_line
 from dino_infer.images.read import IMAGE_SUFFIXES
 from dino_infer.sources import globs, parquet, tars
 from dino_infer.sources.locations import Found, Source
@@ -66,7 +66,9 @@ def _found_in(source: str | Path, image_column: str | None) -> Found:
         path = os.path.abspath(os.fsencode(source))
         mode = os.stat(os.fsencode(source)).st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL inside
-        raise DataError(f"cannot read the data source {str(source)!r}: {_cause(error)}") from error
+        raise DataError(
+            f"cannot read the data source {str(source)!r}: {first_line(error)}"
+        ) from error
     suffix = os.path.splitext(path)[1].lower()
     if stat.S_ISDIR(mode):
         return _in_folder(path)
@@ -123,9 +125,11 @@ def _walk(root: bytes, skipped: Counter[bytes]) -> Iterator[bytes]:
             pending += [name + entry for entry in _entries(os.path.join(root, name), seen, skipped)]
         except OSError as error:
             if not name:
-                raise DataError(f"cannot read {os.fsdecode(root)!r}: {_cause(error)}") from error
+                raise DataError(
+                    f"cannot read {os.fsdecode(root)!r}: {first_line(error)}"
+                ) from error
             folder = os.fsdecode(os.path.join(root, name))
-            logger.warning("left out the folder %r: %s", folder, _cause(error))
+            logger.warning("left out the folder %r: %s", folder, first_line(error))
 
 
 def _entries(folder: bytes, seen: set[tuple[int, int]], skipped: Counter[bytes]) -> list[bytes]:
@@ -157,7 +161,7 @@ def _in_list_file(path: bytes) -> Found:
             file.seek(0)
             data = file.read() if is_text else b""
     except OSError as error:
-        raise DataError(f"cannot read {os.fsdecode(path)!r}: {_cause(error)}") from error
+        raise DataError(f"cannot read {os.fsdecode(path)!r}: {first_line(error)}") from error
     if not is_text or b"\0" in data:
         raise DataError(
             f"expected a folder, a .tar, a .parquet or a UTF-8 text file with one path a line, "
@@ -256,7 +260,3 @@ def _warn_of_jumps(table: parquet.Table, rows: Int64[np.ndarray, " images"]) -> 
             changes,
             len(table.group_ends),
         )
-
-
-def _cause(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from dino_infer.errors import DataError, ImageError, ImageErrorKind
+from dino_infer.errors import DataError, ImageError, ImageErrorKind, first_line
 from dino_infer.images.read import check_size, file_bytes
 from dino_infer.sources.parquet_columns import (
     Columns,
@@ -264,7 +264,7 @@ def _typed_errors(path: bytes) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        reason = f"cannot read the table {os.fsdecode(path)!r}: {_first_line(error)}"
+        reason = f"cannot read the table {os.fsdecode(path)!r}: {first_line(error).rstrip('.:')}"
         raise DataError(reason) from error
 
 
@@ -278,12 +278,7 @@ def _typed_row_errors(table: Table, name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ImageError(name, "missing", f"no such file: {location!r}") from error
     except (pa.ArrowException, OSError) as error:
-        reason = f"cannot read the table {location!r}: {_first_line(error)}"
+        reason = f"cannot read the table {location!r}: {first_line(error).rstrip('.:')}"
         # Only errors of the system have a number; Arrow's own OSErrors tell of damage.
         kind: ImageErrorKind = "unreadable" if getattr(error, "errno", None) else "corrupt"
         raise ImageError(name, kind, reason) from error
-
-
-def _first_line(error: Exception) -> str:
-    reason: str = getattr(error, "strerror", None) or str(error)
-    return reason.partition("\n")[0].rstrip(".:")

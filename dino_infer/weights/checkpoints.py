@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from dino_infer.errors import CheckpointError
+from dino_infer.errors import CheckpointError, first_line
 from dino_infer.files import whole_file
 from dino_infer.networks.build import ARCHS, Backbone, ViTBackbone, build_backbone, imported_timm
 from dino_infer.networks.positions import PositionEmbedding
@@ -194,7 +194,7 @@ def _load_timm(name: str) -> tuple[Backbone, CheckpointInfo]:
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # a download can fail in as many ways as there are networks
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CheckpointError(
             f"cannot get 'timm:{name}' ({reason}); offline, give a run folder, a "
             ".safetensors or a .pth file"

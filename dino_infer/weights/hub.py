@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dino_infer.errors import CheckpointError
+from dino_infer.errors import CheckpointError, first_line
 from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from dino_infer.weights.info import HEADS, MEAN, SIDE, STD, checked_fields, parsed_metadata
 
@@ -66,7 +66,7 @@ def download(name: str) -> Path:
             f"https://huggingface.co/{repository}, then run `hf auth login`"
         ) from error
     except (OSError, ValueError, EntryNotFoundError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CheckpointError(
             f"cannot get '{PREFIX}{name}' ({reason}); offline, give a folder that "
             f"holds its {CONFIG} and {WEIGHTS[0]}, a run folder, or a .safetensors or .pth file"

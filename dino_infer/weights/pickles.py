@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_infer.errors import CheckpointError
+from dino_infer.errors import CheckpointError, first_line
 from dino_infer.files import check_zip
 
 
@@ -77,7 +77,7 @@ def read_torch(path: Path) -> Mapping[Any, Any]:
 
 def damaged(path: Path, error: Exception) -> str:
     """The message on a file that cannot be read."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return f"{str(path)!r} is damaged or cut short ({reason}); copy or download it again"
 
 

@@ -16,6 +16,7 @@ from torch.fx.experimental import _config as shape_config
 from dino_export.errors import ExportError
 from dino_export.graph import ExportedNetwork
 from dino_export.settings import METADATA_KEY, ExportSettings
+from dino_infer.errors import first_line
 
 MAX_BATCH, MAX_SIDE = 1 << 16, 1 << 14  # torch.export wants bounds; these are beyond any memory
 EXAMPLE_BATCH = 2
@@ -87,7 +88,7 @@ def save_compiled(path: Path, program: ExportedProgram, metadata: Mapping[str, A
                 inductor_configs={"aot_inductor.metadata": described},
             )
     except (InductorError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ExportError(
             f"AOTInductor could not compile the network ({reason}); it needs a C++ compiler such "
             "as g++, or use --format onnx"

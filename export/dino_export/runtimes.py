@@ -18,6 +18,7 @@ from torch import Tensor
 from dino_export.errors import ExportError
 from dino_export.graph import OUTPUTS
 from dino_export.settings import ENDINGS, METADATA_KEY, Format
+from dino_infer.errors import first_line
 
 PROGRAM, COMPILED = "models/", "data/aotinductor/"  # folders in .pt2 archives
 
@@ -50,7 +51,7 @@ def opened(path: Path, *, device: torch.device) -> ExportedFile:
     except ExportError:
         raise
     except Exception as error:  # the runtimes' errors share no base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ExportError(f"{str(path)!r} cannot be opened ({reason}); export it again") from error
     names = metadata["outputs"]
 

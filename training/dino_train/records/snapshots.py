@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dino_infer.errors import RunError
+from dino_infer.errors import RunError, first_line
 from dino_infer.files import check_zip, remove_leftovers, whole_file
 from dino_infer.weights.run_folders import SNAPSHOTS, snapshot_path, snapshots_of
 
@@ -33,7 +33,7 @@ def save_snapshot(run: Path, state: State, *, step: int) -> Path:
         last = next(reversed(snapshots_of(run).values()), None)
         kept = f"the last good one is {str(last)!r}" if last else "there is no older one"
         raise RunError(
-            f"cannot write snapshot {str(path)!r} ({_first_line(error)}); {kept}; "
+            f"cannot write snapshot {str(path)!r} ({first_line(error)}); {kept}; "
             "free some space and run the same command again"
         ) from error
     return path
@@ -62,7 +62,7 @@ def latest_snapshot(
             logger.warning(
                 "snapshot %s is damaged or of another run (%s)%s",
                 path,
-                _first_line(error),
+                first_line(error),
                 "" if step == min(found) else ": falling back to the one before",
             )
     if found:
@@ -103,7 +103,3 @@ def _read(path: Path, step: int) -> State:
     if state.get("step") != step:
         raise ValueError(f"it holds step {state.get('step')!r}")
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
