@@ -13,3 +13,4 @@ from .patches import (
     patch_similarity as patch_similarity,
     patch_tokens as patch_tokens,
 )
+from .views import View as View, view_of as view_of

@@ -4,3 +4,4 @@ from .classifier import (
     nearest as nearest,
     nearest_others as nearest_others,
 )
+from .neighbors import Neighbors as Neighbors

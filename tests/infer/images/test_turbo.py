@@ -1,12 +1,13 @@
-"""JPEGs that are decoded smaller suffice, and are the pixels of Pillow."""
+"""JPEGs are decoded as by Pillow, and where less suffices, smaller but never too small."""
+
+import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dino_infer.images.read import (
-    read_image,
-)
+from dino_infer.images import turbo
+from dino_infer.images.read import read_image
 from tests.infer.images.encoding import LOSSY, QUARTERS, RED, TURNED, assert_close, corners, encoded
 
 
@@ -49,3 +50,37 @@ def test_the_smallest_jpegs_survive_scaling():
             got = read_image(data, path="x", min_scale_size=wanted)
             assert got.shape[0] >= min(wanted[0], height) and got.shape[1] >= min(wanted[1], width)
             assert_close(got[0, 0], np.array(RED), levels=LOSSY)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("picture", [NOISE, NOISE[..., 0]], ids=["colours", "greys"])
+def test_plain_jpegs_are_the_pixels_of_pillow(picture):
+    data = encoded(picture, "JPEG", quality=90)
+    size = turbo.plain_size(data)
+    assert size == (37, 53)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(turbo.pixels(data, size, min_scale_size=None), expected)
+    placed = np.zeros(expected.size + 5, dtype=np.uint8)
+    assert np.shares_memory(turbo.pixels(data, size, min_scale_size=None, out=placed), placed)
+    np.testing.assert_array_equal(placed[:-5], expected.ravel())
+
+
+def test_files_that_are_no_plain_jpeg_are_left_to_pillow(monkeypatch):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    plain = encoded(NOISE, "JPEG")
+    for other in (
+        encoded(NOISE, "PNG"),
+        encoded(NOISE, "JPEG", progressive=True),
+        encoded(NOISE, "JPEG", exif=turned),
+        encoded(Image.fromarray(NOISE).convert("CMYK"), "JPEG"),
+        plain[:100],
+        b"\xff\xd8",
+        b"",
+    ):
+        assert turbo.plain_size(other) is None
+    assert turbo.pixels(plain[: len(plain) // 2], (37, 53), min_scale_size=None) is None
+    monkeypatch.setattr(turbo, "_simplejpeg", lambda: None)
+    assert turbo.plain_size(plain) is None and not turbo.is_fast()
