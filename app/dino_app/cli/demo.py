@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-UPLOADS = "GRADIO_TEMP_DIR"  # the variable that says where Gradio keeps them
 UPLOADS_MB, UPLOADS_S = 1000, 300  # of photos that are sent together: 200 of a phone
 DRAIN_S = 2  # for pages that are open when it ends
 
@@ -66,6 +64,8 @@ class Demo:
 
 def demo(flags: Demo) -> int:
     """Serve the page until a signal ends it."""
+    from dino_app.cli.serve_options import temporary_uploads
+
     try:
         from dino_app.server.uvicorn_server import bound_socket
     except ImportError as error:
@@ -73,8 +73,7 @@ def demo(flags: Demo) -> int:
             f"dino-demo needs {error.name}; install it with: pip install 'dino-toolkit[app]'"
         ) from error
     door = _door(flags)
-    with bound_socket(flags.host, flags.port) as listening, tempfile.TemporaryDirectory() as folder:
-        os.environ[UPLOADS] = folder
+    with bound_socket(flags.host, flags.port) as listening, temporary_uploads():
         app = _app(flags, door)
         shown = f"[{flags.host}]" if ":" in flags.host else flags.host
         logger.info("open http://%s:%d in a browser", shown, listening.getsockname()[1])

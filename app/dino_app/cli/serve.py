@@ -3,11 +3,18 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dino_app.cli.serve_options import Network, Serve, check_place, with_environment
+from dino_app.cli.serve_options import (
+    Network,
+    Serve,
+    check_place,
+    temporary_uploads,
+    with_environment,
+)
 from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
@@ -40,7 +47,8 @@ def serve(flags: Serve) -> int:
     place = flags.place
     keys = read_keys(place.api_key_file, os.environ)
     check_place(place, has_keys=bool(keys))
-    with bound_socket(place.host, place.port) as listening:
+    uploads = temporary_uploads() if flags.demo else nullcontext()
+    with bound_socket(place.host, place.port) as listening, uploads:
         store = _store(flags)
         try:
             app = _app(flags, keys, store)

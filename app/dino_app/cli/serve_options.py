@@ -1,8 +1,12 @@
 """The flags of dino-serve, by what they are about; each has an environment variable DINO_NAME."""
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -120,6 +124,14 @@ def _argument(flag: str, value: str, *, is_switch: bool) -> list[str]:
 
 def _no(flag: str) -> str:
     return f"--no-{flag[2:]}"
+
+
+@contextmanager
+def temporary_uploads() -> Iterator[Path]:
+    """Keep what the demo's pages upload in a folder of its own, and delete it at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        yield Path(folder)
 
 
 def check_place(place: Place, *, has_keys: bool) -> None:

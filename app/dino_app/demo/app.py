@@ -14,7 +14,7 @@ from dino_app.demo.tabs.patches import patches_tab
 from dino_app.demo.tabs.pca import pca_tab
 from dino_app.demo.tabs.search import search_tab
 from dino_app.demo.tabs.video import video_tab
-from dino_app.demo.uploads import MAX_FILE_SIZE, plain_errors
+from dino_app.demo.uploads import MAX_FILE_SIZE, WholeUploads, plain_errors
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -102,6 +102,8 @@ def mount_demo(
         css=CSS,
         head=HEAD,
     )
+    for gradio_app in _mounted(app):
+        gradio_app.add_middleware(WholeUploads)
     return mounted
 
 
@@ -110,9 +112,13 @@ def end_streams(app: "FastAPI") -> None:
 
     Otherwise it would wait for them in vain and log an error for each.
     """
-    for route in app.routes:
-        if isinstance(mounted := getattr(route, "app", None), gr.routes.App):
-            mounted.stop_event.set()
+    for gradio_app in _mounted(app):
+        gradio_app.stop_event.set()
+
+
+def _mounted(app: "FastAPI") -> "list[gr.routes.App]":
+    apps = (getattr(route, "app", None) for route in app.routes)
+    return [found for found in apps if isinstance(found, gr.routes.App)]
 
 
 def _picker(models: Models) -> gr.Dropdown:

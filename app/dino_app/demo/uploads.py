@@ -1,5 +1,6 @@
 """Uploads are judged here, before any of them is decoded; what is wrong is said in plain words."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +9,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from jaxtyping import UInt8
+from starlette.formparsers import MultiPartException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dino_infer.errors import DinoError, ImageError, ImageErrorKind
 from dino_infer.images.read import file_bytes, read_image
 
 MAX_FILE_SIZE = 20 << 20  # bytes of one upload
 MAX_PIXELS = 64_000_000  # of one picture: those of large phones, 190 MB decoded
+UPLOAD_ROUTE = "/gradio_api/upload"
 MESSAGE_S = 10  # seconds that a message stays
 
 _ADVICE: dict[ImageErrorKind, str] = {
@@ -94,3 +98,43 @@ def _uploaded_path(payload: Any) -> str | None:
     if not payload.path:
         raise said("Expected an uploaded file.")
     return str(payload.path)
+
+
+class WholeUploads:
+    """Makes Gradio delete what it has written of an upload that breaks off.
+
+    It does so for a form that it cannot read only, so a client that goes and a limit that ends the
+    upload become one.
+
+    Args:
+        app: Gradio's.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or not scope["path"].rstrip("/").endswith(UPLOAD_ROUTE):
+            await self._app(scope, receive, send)
+            return
+        ended: asyncio.CancelledError | None = None
+
+        async def receive_whole() -> Message:
+            nonlocal ended
+            try:
+                message = await receive()
+            except asyncio.CancelledError as error:
+                ended = error
+                raise MultiPartException("the upload was ended") from error
+            if message["type"] == "http.disconnect":
+                raise MultiPartException("the upload broke off")
+            return message
+
+        async def send_unless_ended(message: Message) -> None:
+            if ended is None:
+                await send(message)
+
+        await self._app(scope, receive_whole, send_unless_ended)
+        if ended is not None:
+            raise ended

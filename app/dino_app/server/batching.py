@@ -205,6 +205,11 @@ def called(calls: list[Callable[[], Any]]) -> list[Any]:
     return [call() for call in calls]
 
 
+async def aside(call: Callable[[], Answer], *, is_quick: bool) -> Answer:
+    """The answer of a call, made in a thread where it would keep other requests waiting."""
+    return call() if is_quick else await asyncio.to_thread(call)
+
+
 async def together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
     """All answers in order; when one fails the others are given up."""
     tasks = [asyncio.ensure_future(one) for one in work]

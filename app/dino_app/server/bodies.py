@@ -1,6 +1,7 @@
 """The body of one request: counted as it arrives, within its time, and given up when it is over."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -9,12 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dino_app.server.errors import ApiError, BusyError
+from dino_app.server.request_images import FORM, json_values, too_many_values
 from dino_app.server.settings import Settings
 
+SENT_AT_ONCE = 1 << 18  # bytes
 SENDING_S = 300  # for an answer of another application to reach a slow client
-MAX_VALUES = 400_000  # of JSON: what is parsed within 100 ms, during which nothing else is answered
-FIELD_VALUES = 8  # a named value costs as much as so many numbers
-FORM = "multipart/form-data"
 EVENTS = b"text/event-stream"
 
 
@@ -26,6 +26,7 @@ class Load:
     streams: int = 0
     """Answers that go on as long as a page is open."""
     body_bytes: int = 0
+    """Of requests, and of answers that clients have not taken yet."""
     draining: bool = False
 
 
@@ -85,7 +86,14 @@ class Body:
         async def send_timed(message: Message) -> None:
             if message["type"] == "http.response.start" and not self._is_api:
                 await self._answered(message)
-            await send(message)
+            held = len(message.get("body", b""))
+            self._load.body_bytes += held
+            try:
+                for piece in _in_pieces(message):
+                    await send(piece)  # waits until the client has taken most of the one before
+                    await asyncio.sleep(0)  # others have their turn
+            finally:
+                self._load.body_bytes -= held
 
         try:
             await app(scope, self._next, send_timed)
@@ -142,15 +150,11 @@ class Body:
         self._load.body_bytes += len(part)
         if self.bytes > self._largest:
             return self._too_large()
-        if self._load.body_bytes > 1e6 * self._settings.max_bodies_mb:
-            return BusyError("too_many_bytes", "too many bytes are in work; try again later")
+        if (busy := too_many_bytes(self._load, self._settings)) is not None:
+            return busy
         if not self._is_form:
-            self._values += part.count(b",") + part.count(b"[") + part.count(b"{")
-            self._values += FIELD_VALUES * part.count(b":")
-        if self._values > MAX_VALUES:
-            message = f"a body may have about {MAX_VALUES} values, this one has more; send fewer "
-            return ApiError(413, "too_many_values", message + "at once, or vectors as base64")
-        return None
+            self._values += json_values(part)
+        return too_many_values(self._values)
 
     async def _end(self, error: HTTPException) -> NoReturn:
         """Give the request up; an error raised here could be caught by the application."""
@@ -179,3 +183,26 @@ class Body:
     def _too_large(self) -> ApiError:
         message = f"a body may have {self._largest_mb:g} MB, this one has more"
         return ApiError(413, "body_too_large", message)
+
+
+def _in_pieces(message: Message) -> Iterator[Message]:
+    """Split a large part of an answer.
+
+    Uvicorn takes any message as a whole, and would hold it for a client that does not read after
+    the request is over, so that no time limit is left.
+    """
+    body = message.get("body", b"")
+    if message["type"] != "http.response.body" or len(body) <= SENT_AT_ONCE:
+        yield message
+        return
+    for start in range(0, len(body), SENT_AT_ONCE):
+        piece = body[start : start + SENT_AT_ONCE]
+        more = start + len(piece) < len(body) or message.get("more_body", False)
+        yield {**message, "body": piece, "more_body": more}
+
+
+def too_many_bytes(load: Load, settings: Settings) -> BusyError | None:
+    """The answer where bodies and answers together fill the memory they may have."""
+    if load.body_bytes <= 1e6 * settings.max_bodies_mb:
+        return None
+    return BusyError("too_many_bytes", "too many bytes are in work; try again later")

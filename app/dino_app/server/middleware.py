@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dino_app.server.auth import Door, is_api
-from dino_app.server.bodies import Body, Load
+from dino_app.server.bodies import Body, Load, too_many_bytes
 from dino_app.server.errors import ApiError, BusyError, error_response
 from dino_app.server.metrics import Metrics
 from dino_app.server.settings import Settings
@@ -97,8 +97,11 @@ class Traffic:
         self, scope: Scope, receive: Receive, send: Send, seen: "_Seen"
     ) -> None:
         load, settings = self._load, self._settings
-        if load.requests >= settings.max_requests and scope["path"] not in STATUS:
-            raise BusyError("too_many_requests", f"{load.requests} requests are in work")
+        if scope["path"] not in STATUS:
+            if load.requests >= settings.max_requests:
+                raise BusyError("too_many_requests", f"{load.requests} requests are in work")
+            if (busy := too_many_bytes(load, settings)) is not None:
+                raise busy
         body = seen.body = Body(
             Headers(scope=scope), receive, settings, load,
             largest_mb=_largest_mb(scope["path"], settings), is_api=is_api(scope["path"]),

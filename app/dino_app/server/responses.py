@@ -1,10 +1,13 @@
 """What answers look like."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 Scalar = str | bool | int | float
+
+MAX_ANSWER_BYTES = 32 << 20
 
 
 class ErrorBody(BaseModel):
@@ -173,3 +176,18 @@ class Classes(BaseModel):
     probabilities: list[Share]
     neighbors: list[Voter]
     snapshot: str
+
+
+def json_with_list(name: str, parts: Sequence[bytes], rest: BaseModel | None = None) -> bytes:
+    """An answer as JSON whose list ``name`` is written already.
+
+    Writing a large answer in one go would keep every other request waiting, in a thread too.
+
+    Args:
+        name: Of the list.
+        parts: JSON of what is in it.
+        rest: The answer with that list empty; None where it is all there is.
+    """
+    others = b"{}" if rest is None else rest.model_dump_json(exclude={name}).encode()
+    comma = b"," if len(others) > 2 else b""
+    return b'{"%s":[%s]%s%s' % (name.encode(), b",".join(parts), comma, others[1:])

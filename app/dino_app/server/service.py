@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from dino_app.server.batching import Batcher, called
+from dino_app.server.batching import Batcher, aside, called
 from dino_app.server.bodies import Load
 from dino_app.server.errors import ApiError
 from dino_app.server.fetching import fetched
@@ -31,7 +31,10 @@ from dino_infer.images.preprocess import Preprocess
 Answer = TypeVar("Answer")
 
 SEARCHES_AT_ONCE = 64  # one scan of the vectors answers them; FAISS gains from 20 on
-QUICK_LETTERS = 1 << 20  # of base64: decoded within milliseconds, more of it in a thread
+QUICK_LETTERS = (
+    1 << 16
+)  # of an image as base64: those of one request are decoded within milliseconds
+QUICK_VECTOR = 1 << 14  # letters or numbers; a request may hold hundreds
 NO_INDEX = "this server has no index; start it with one: dino-serve INDEX"
 
 
@@ -169,7 +172,7 @@ class Service:
         decode = functools.partial(
             decoded_base64, given or "", param=param, max_bytes=self.max_image_bytes
         )
-        return decode() if len(given or "") < QUICK_LETTERS else await asyncio.to_thread(decode)
+        return await aside(decode, is_quick=len(given or "") <= QUICK_LETTERS)
 
     async def embedded(self, image: bytes, *, param: str = "image") -> Row:
         """The vector of an encoded image.
@@ -189,13 +192,14 @@ class Service:
         """
         self._decode.check_space(images)
 
-    def query_vector(self, given: list[float] | str, *, param: str = "vector") -> Row:
+    async def query_vector(self, given: list[float] | str, *, param: str = "vector") -> Row:
         """A unit vector as a request wrote it.
 
         Raises:
             ApiError: Another width, zero, or not finite.
         """
-        vector = numbers(given, param)
+        is_quick = len(given) <= QUICK_VECTOR
+        vector = await aside(functools.partial(numbers, given, param), is_quick=is_quick)
         try:
             checked: Row = checked_queries(vector[None], dim=self.dim, k=1)[0]
             return checked

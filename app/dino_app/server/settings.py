@@ -18,7 +18,8 @@ class Settings:
     max_body_mb: float = 32
     """Megabytes of one request's body, counted as they arrive."""
     max_bodies_mb: float = 256
-    """Megabytes of all bodies in work together; beyond it requests are refused with 429."""
+    """Megabytes of all bodies and answers in work together; beyond it requests are refused with
+    429."""
     max_image_mb: float = 20
     """Megabytes of one encoded image."""
     max_megapixels: float = 50

@@ -139,6 +139,7 @@ def _bombard(client, pid):
     bombs.append(picture_bytes(size=(2000, 3000), format="JPEG", quality=60))
     for bomb in bombs:  # once for what is kept in any case
         client.post("/v1/search", files={"file": bomb})
+        client.post("/v1/embeddings", json={"model": "vit_micro", "input": data_uri(bomb)})
     before = _rss_mb(pid)
     for _ in range(5):
         for bomb in bombs:

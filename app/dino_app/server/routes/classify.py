@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request
 
+from dino_app.server.errors import ApiError
 from dino_app.server.openapi import ERRORS, form_or_json
 from dino_app.server.request_images import QuickRoute, json_or_form
 from dino_app.server.requests import ClassifyRequest
@@ -12,6 +13,8 @@ from dino_app.store.interface import Hit
 from dino_infer.knn.votes import vote
 
 router = APIRouter(tags=["classify"], responses=ERRORS, route_class=QuickRoute)
+
+MAX_LABEL_LETTERS = 1 << 20  # of all neighbours together
 
 
 @router.post("/v1/classify", openapi_extra=form_or_json(ClassifyRequest))
@@ -35,6 +38,11 @@ async def classify(serving: Serving, request: Request) -> Classes:
 
 def _classes(hits: list[Hit], label: str, temperature: float, version: str) -> Classes:
     labels = [(hit.metadata or {})[label] for hit in hits]
+    if sum(len(str(one)) for one in labels) > MAX_LABEL_LETTERS:
+        message = (
+            f"the field {label!r} of the neighbours holds long texts; name one that has classes"
+        )
+        raise ApiError(413, "answer_too_large", message, param="label")
     said = vote([hit.score for hit in hits], labels, temperature=temperature)
     shares = [Share(label=name, probability=share) for name, share in said.classes]
     voters = [

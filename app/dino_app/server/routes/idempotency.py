@@ -71,7 +71,8 @@ class Once:
         scope = self._request.scope
         client = scope["state"].get("client")
         key = f"{client} {scope['method']} {scope['raw_path'].decode('latin1')} {self._key}"
-        body = hashlib.sha256(await self._request.body()).digest()
+        data = await self._request.body()
+        body = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
         idempotency: Idempotency = self._request.app.state.service.idempotency
         return await idempotency.once(key, body, work)
 

@@ -12,20 +12,28 @@ from fastapi.responses import JSONResponse
 
 from dino_app.server.errors import ApiError
 from dino_app.server.openapi import ERRORS, form_or_json
-from dino_app.server.request_images import QuickRoute, json_or_form
+from dino_app.server.request_images import JSON, QuickRoute, json_or_form
 from dino_app.server.requests import DeleteRequest, ItemBody, NamedItem, UpsertRequest
-from dino_app.server.responses import DeleteAnswer, ItemAnswer, ItemPage, UpsertAnswer
+from dino_app.server.responses import (
+    DeleteAnswer,
+    ItemAnswer,
+    ItemPage,
+    UpsertAnswer,
+    json_with_list,
+)
 from dino_app.server.routes.idempotency import Write
 from dino_app.server.routes.search import image_url, not_found
 from dino_app.server.routes.upserting import upserted
 from dino_app.server.service import Service, Serving
-from dino_app.store.filters import parsed_filter
-from dino_app.store.interface import Item
+from dino_app.store.filters import Filter, parsed_filter
+from dino_app.store.interface import Item, Store
 from dino_app.store.item_checks import is_id
 
 router = APIRouter(tags=["items"], responses=ERRORS, route_class=QuickRoute)
 
 MAX_PAGE = 1000
+MAX_PAGE_BYTES = 8 << 20  # of JSON; the items that are read together may go beyond
+READ_AT_ONCE = 100
 
 
 @router.post("/v1/items")
@@ -44,20 +52,19 @@ async def delete_items(serving: Serving, asked: DeleteRequest, write: Write) -> 
     return answer
 
 
-@router.get("/v1/items")
+@router.get("/v1/items", response_model=ItemPage)
 async def list_items(
     serving: Serving,
     cursor: Annotated[str | None, Query(max_length=2048, description="next_cursor")] = None,
     filter: Annotated[str | None, Query(max_length=8192, description="A filter as JSON")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
-) -> ItemPage:
-    """Items in the order of their ids, page by page."""
+) -> Response:
+    """Items in the order of their ids, page by page; pages of much metadata have fewer items."""
     store = serving.store
     after = None if cursor is None else _id_of(cursor)
     condition = None if filter is None else parsed_filter(_json(filter))
-    page = await serving.read(lambda: store.page(after=after, limit=limit, filter=condition))
-    following = _cursor(page[-1].id) if len(page) == limit else None
-    return ItemPage(items=[_answer(item) for item in page], next_cursor=following)
+    page = await serving.read(lambda: _page(store, after, limit, condition))
+    return Response(page, media_type=JSON)
 
 
 @router.get(
@@ -130,6 +137,21 @@ def check_count(serving: Service, count: int, param: str) -> None:
     if count > serving.settings.max_items:
         message = f"a request may hold {serving.settings.max_items} {param}, got {count}"
         raise ApiError(413, "too_many_items", message, param=param)
+
+
+def _page(store: Store, after: str | None, limit: int, condition: Filter | None) -> bytes:
+    """Items as JSON: as many as are wanted, or as fit into a page."""
+    items: list[bytes] = []
+    size, more = 0, True
+    while more and len(items) < limit and size < MAX_PAGE_BYTES:
+        at_once = min(READ_AT_ONCE, limit - len(items))
+        found = store.page(after=after, limit=at_once, filter=condition)
+        more = len(found) == at_once
+        for item in found:
+            items.append(_answer(item).model_dump_json().encode())
+            size, after = size + len(items[-1]), item.id
+    following = _cursor(after) if more and after is not None else None
+    return json_with_list("items", items, ItemPage(items=[], next_cursor=following))
 
 
 async def _deleted(serving: Service, ids: list[str]) -> DeleteAnswer:

@@ -1,48 +1,98 @@
 """The nearest items of an image, a vector or an item."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
-from dino_app.server.batching import together
+from dino_app.server.batching import aside, together
 from dino_app.server.errors import ApiError
 from dino_app.server.openapi import ERRORS, form_or_json
-from dino_app.server.request_images import QuickRoute, json_or_form
+from dino_app.server.request_images import JSON, QuickRoute, json_or_form
 from dino_app.server.request_vectors import Row
 from dino_app.server.requests import BatchSearchRequest, SearchRequest, Subject
-from dino_app.server.responses import BatchSearchAnswer, Result, SearchAnswer
+from dino_app.server.responses import (
+    MAX_ANSWER_BYTES,
+    BatchSearchAnswer,
+    Result,
+    SearchAnswer,
+    json_with_list,
+)
 from dino_app.server.service import Service, Serving
 from dino_app.store.interface import MAX_K, Hit, Included, SearchParams
 
 router = APIRouter(tags=["search"], responses=ERRORS, route_class=QuickRoute)
 
 
-@router.post("/v1/search", openapi_extra=form_or_json(SearchRequest))
-async def search(serving: Serving, request: Request) -> SearchAnswer:
+RESULT_BYTES, NUMBER_BYTES = 200, 20  # of JSON, about: a result, and each value of its vector
+HITS_AT_ONCE = 2000  # of one request: while they wait to be written they are in memory
+QUICK_HITS = 100  # written at once, more of them in a thread
+
+
+@router.post("/v1/search", response_model=SearchAnswer, openapi_extra=form_or_json(SearchRequest))
+async def search(serving: Serving, request: Request) -> Response:
     """The nearest items of exactly one of: an image, a vector, an item, an address.
 
     As JSON, or as a form with the image as `file` and the other fields as JSON.
     """
     asked = await json_or_form(request, SearchRequest, text={"id", "url", "image"})
-    return await _answer(serving, asked, "")
+    _check_size(serving, [asked])
+    return Response(await _answer(serving, asked, ""), media_type=JSON)
 
 
-@router.post("/v1/search:batch")
-async def search_batch(serving: Serving, asked: BatchSearchRequest) -> BatchSearchAnswer:
+@router.post("/v1/search:batch", response_model=BatchSearchAnswer)
+async def search_batch(serving: Serving, asked: BatchSearchRequest) -> Response:
     """Several searches at once, which is faster than one after the other."""
-    count = len(asked.searches)
-    if count > serving.settings.max_items:
-        message = f"a request may hold {serving.settings.max_items} searches, got {count}"
-        raise ApiError(413, "too_many_searches", message, param="searches")
-    searches = enumerate(asked.searches)
-    answers = [_answer(serving, one, f"searches[{place}].") for place, one in searches]
-    return BatchSearchAnswer(results=await together(answers))
+    count, limits = len(asked.searches), serving.settings
+    images = sum(bool(one.image or one.url) for one in asked.searches)
+    for name, got, most in (("searches", count, limits.max_items),
+                            ("images", images, limits.max_images)):  # fmt: skip
+        if got > most:
+            message = f"a request may hold {most} {name}, got {got}"
+            raise ApiError(413, f"too_many_{name}", message, param="searches")
+    _check_size(serving, asked.searches)
+    answers: list[bytes] = []
+    for part in _parts(asked.searches):
+        answers += await together(
+            [_answer(serving, asked.searches[place], f"searches[{place}].") for place in part]
+        )
+        if sum(map(len, answers)) > MAX_ANSWER_BYTES:
+            raise _too_large()
+    return Response(json_with_list("results", answers), media_type=JSON)
 
 
-async def _answer(serving: Service, asked: SearchRequest, place: str) -> SearchAnswer:
+def _check_size(serving: Service, searches: Sequence[SearchRequest]) -> None:
+    """Refuse what would be too much to answer before anything is done for it."""
+    least = sum(
+        one.k * (RESULT_BYTES + ("vector" in one.include) * NUMBER_BYTES * serving.dim)
+        for one in searches
+    )
+    if least > MAX_ANSWER_BYTES:
+        raise _too_large()
+
+
+def _too_large() -> ApiError:
+    message = (
+        f"an answer may have {MAX_ANSWER_BYTES >> 20} MiB, this one would have more; lower 'k', "
+        "leave 'vector' or 'metadata' out of 'include', or send fewer searches at once"
+    )
+    return ApiError(413, "answer_too_large", message, param="k")
+
+
+def _parts(searches: Sequence[SearchRequest]) -> Iterator[range]:
+    """Places of searches that are made together."""
+    start = hits = 0
+    for place, one in enumerate(searches):
+        hits += one.k
+        if hits > HITS_AT_ONCE and place > start:
+            yield range(start, place)
+            start, hits = place, one.k
+    yield range(start, len(searches))
+
+
+async def _answer(serving: Service, asked: SearchRequest, place: str) -> bytes:
     start = time.perf_counter()
     _ = serving.store  # before any work on an image
     check_k(serving, asked.k, place)
@@ -54,12 +104,14 @@ async def _answer(serving: Service, asked: SearchRequest, place: str) -> SearchA
     )  # fmt: skip
     end = time.perf_counter()
     timing = {"subject": embedded - start, "search": end - embedded, "total": end - start}
-    return SearchAnswer(
-        results=[_result(hit) for hit in hits],
+    rest = SearchAnswer(
+        results=[],
         snapshot=version,
         exact=exact,
         timing_ms={name: round(1000 * seconds, 2) for name, seconds in timing.items()},
     )
+    is_quick = len(hits) <= QUICK_HITS and "vector" not in asked.include
+    return await aside(lambda: json_with_list("results", _results(hits), rest), is_quick=is_quick)
 
 
 async def subject_vector(
@@ -71,7 +123,7 @@ async def subject_vector(
         ApiError: No such item, or the image or the vector cannot be used.
     """
     if asked.vector is not None:
-        return serving.query_vector(asked.vector, param=f"{place}vector"), None
+        return await serving.query_vector(asked.vector, param=f"{place}vector"), None
     if asked.id is not None:
         item = (await serving.read(lambda: serving.store.get([asked.id or ""])))[0]
         if item is None:
@@ -118,11 +170,19 @@ def image_url(id: str) -> str:
     return f"/v1/items/{quoted}/thumbnail"
 
 
-def _result(hit: Hit) -> Result:
-    return Result(
-        id=hit.id,
-        score=hit.score,
-        image_url=image_url(hit.id),
-        metadata=None if hit.metadata is None else dict(hit.metadata),
-        vector=None if hit.vector is None else hit.vector.tolist(),
-    )
+def _results(hits: list[Hit]) -> list[bytes]:
+    """Hits as JSON, one by one, as far as they fit into an answer."""
+    written, size = [], 0
+    for hit in hits:
+        result = Result(
+            id=hit.id,
+            score=hit.score,
+            image_url=image_url(hit.id),
+            metadata=None if hit.metadata is None else dict(hit.metadata),
+            vector=None if hit.vector is None else hit.vector.tolist(),
+        )
+        written.append(result.model_dump_json().encode())
+        size += len(written[-1])
+        if size > MAX_ANSWER_BYTES:
+            raise _too_large()
+    return written

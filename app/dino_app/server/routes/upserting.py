@@ -1,5 +1,6 @@
 """Items on their way into the index: images are embedded, and each is judged by itself."""
 
+import asyncio
 import functools
 import hashlib
 from typing import Any, cast
@@ -17,6 +18,8 @@ from dino_app.store.interface import Item, Metadata
 from dino_app.store.item_checks import checked_items
 from dino_infer.errors import DinoError
 from dino_infer.images.read import image_size
+
+MAX_MESSAGE_LETTERS = 500  # values that came may be long
 
 
 async def upserted(
@@ -40,7 +43,8 @@ async def upserted(
         message = f"a request may hold {serving.settings.max_images} images, got {images}"
         raise ApiError(413, "too_many_images", message, param="items")
     serving.check_space(images)
-    made = await together([_made(serving, item, place) for place, item in enumerate(items)])
+    found = await together([_made(serving, item, place) for place, item in enumerate(items)])
+    made = await asyncio.to_thread(_checked, found, serving.dim)
     good = [item for item in made if isinstance(item, Item)]
     version = await serving.write(lambda: store.upsert(good)) if good else None
     if alone and isinstance(made[0], HTTPException):
@@ -60,18 +64,28 @@ def _check_ids(items: list[NamedItem]) -> None:
 
 async def _made(serving: Service, item: NamedItem, place: int) -> Item | HTTPException:
     try:
-        made = await _item(serving, item, f"items[{place}].")
-        return checked_items([made], dim=serving.dim)[0]
-    except ValueError as error:
-        return ApiError(400, "invalid_item", str(error), param=f"items[{place}]")
+        return await _item(serving, item, f"items[{place}].")
     except (HTTPException, DinoError) as error:
         return as_http(error)
+
+
+def _checked(made: list[Item | HTTPException], dim: int) -> list[Item | HTTPException]:
+    """Items as the store takes them, or what is wrong with them."""
+
+    def check(place: int, one: Item | HTTPException) -> Item | HTTPException:
+        try:
+            return checked_items([one], dim=dim)[0] if isinstance(one, Item) else one
+        except ValueError as error:
+            message = str(error)[:MAX_MESSAGE_LETTERS]
+            return ApiError(400, "invalid_item", message, param=f"items[{place}]")
+
+    return [check(place, one) for place, one in enumerate(made)]
 
 
 async def _item(serving: Service, item: NamedItem, place: str) -> Item:
     metadata: Metadata = item.metadata
     if item.vector is not None:
-        vector = serving.query_vector(item.vector, param=f"{place}vector")
+        vector = await serving.query_vector(item.vector, param=f"{place}vector")
         return Item(id=item.id, vector=vector, metadata=metadata)
     param = f"{place}{'url' if item.image is None else 'image'}"
     data = await serving.image(item.image, item.url, param=param)
