@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from dino_infer.images.encoded import EncodedImage
 from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from dino_infer.images.read import EncodedImage
 from dino_infer.sources.image_list import ImageList, list_images
 from dino_train.crops import in_workers
 from dino_train.crops.parameters import CropSpec, draw_batch

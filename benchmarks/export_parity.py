@@ -47,7 +47,7 @@ def print_rows(name: str, precision: str, path: Path) -> None:
     from dino_export.settings import ExportSettings
     from dino_infer.images.preprocess import Preprocess
     from dino_infer.networks.build import ViTBackbone, build_backbone
-    from dino_infer.weights.checkpoints import CheckpointInfo
+    from dino_infer.weights.info import CheckpointInfo
 
     torch.manual_seed(0)
     started_s = time.perf_counter()

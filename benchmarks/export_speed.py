@@ -119,7 +119,7 @@ def prepared(way: str, folder: Path, options: argparse.Namespace) -> Callable[[A
     from dino_export.runtimes import opened
     from dino_export.settings import ExportSettings
     from dino_infer.networks.build import build_backbone
-    from dino_infer.weights.checkpoints import CheckpointInfo
+    from dino_infer.weights.info import CheckpointInfo
 
     torch.manual_seed(0)
     backbone = build_backbone(

@@ -71,7 +71,8 @@ def show(**values: Any) -> None:
 def random_weights(folder: Path, arch: str, image_size: int) -> Path:
     """A network of the right cost."""
     from dino_infer.networks.build import build_backbone
-    from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+    from dino_infer.weights.checkpoints import save_checkpoint
+    from dino_infer.weights.info import CheckpointInfo
 
     path = folder / f"{arch}.safetensors"
     backbone = build_backbone(arch, patch_size=16, image_size=image_size)

@@ -123,7 +123,8 @@ def load_embedder(
         UsageError: Unknown arch, a size below one patch, or a feature that the network lacks.
     """
     from dino_infer.embedding.embedder import Embedder
-    from dino_infer.images.read import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES
+    from dino_infer.images.encoded import DEFAULT_MAX_PIXELS
+    from dino_infer.images.read import MAX_FILE_BYTES
 
     view = view or ViewOptions()
     pixels, file_mb = view.max_megapixels, view.max_file_mb

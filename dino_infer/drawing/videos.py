@@ -13,7 +13,8 @@ from jaxtyping import UInt8
 
 from dino_infer.errors import ImageError, MissingExtraError
 from dino_infer.files import whole_file
-from dino_infer.images.read import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
+from dino_infer.images.encoded import DEFAULT_MAX_PIXELS
+from dino_infer.images.read import IMAGE_SUFFIXES
 
 MOMENTUM = 0.9  # per frame drawn
 

@@ -14,15 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from dino_infer.cores import cores
 from dino_infer.errors import ImageError
+from dino_infer.images.encoded import DEFAULT_MAX_PIXELS
 from dino_infer.images.jpegs import is_jpeg
 from dino_infer.images.preprocess import Preprocess
-from dino_infer.images.read import (
-    DEFAULT_MAX_PIXELS,
-    MAX_FILE_BYTES,
-    ImageFailure,
-    image_size,
-    read_image,
-)
+from dino_infer.images.read import MAX_FILE_BYTES, ImageFailure, image_size, read_image
 from dino_infer.sources.image_list import ImageList
 
 _T = TypeVar("_T")

@@ -25,15 +25,10 @@ from dino_infer.embedding.decoding import (
 )
 from dino_infer.embedding.engines import Engine, OnnxEngine, TorchEngine
 from dino_infer.errors import CheckpointError, DinoError
+from dino_infer.images.encoded import DEFAULT_MAX_PIXELS
 from dino_infer.images.pictures import Picture, picture_list, rgb_picture
 from dino_infer.images.preprocess import Preprocess
-from dino_infer.images.read import (
-    DEFAULT_MAX_PIXELS,
-    MAX_FILE_BYTES,
-    ImageFailure,
-    check_size,
-    read_image,
-)
+from dino_infer.images.read import MAX_FILE_BYTES, ImageFailure, check_size, read_image
 from dino_infer.networks.build import Backbone
 from dino_infer.progress import Progress
 from dino_infer.sources.image_list import ImageList

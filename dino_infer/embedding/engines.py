@@ -26,7 +26,8 @@ from dino_infer.embedding.pooling import check_feature, feature_of, pooled
 from dino_infer.errors import CheckpointError, first_line
 from dino_infer.images.preprocess import denormalized
 from dino_infer.networks.backbone import Backbone, Images
-from dino_infer.weights.checkpoints import CheckpointInfo, weights_sha256
+from dino_infer.weights.checkpoints import weights_sha256
+from dino_infer.weights.info import CheckpointInfo
 
 ONNX_METADATA_KEY = "dino"
 MAX_SIDE = 1 << 14  # of images, in pixels; what exported programs take at most

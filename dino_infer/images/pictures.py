@@ -13,13 +13,8 @@ from torch import Tensor
 
 from dino_infer.errors import ImageError
 from dino_infer.images import to_rgb
-from dino_infer.images.read import (
-    DEFAULT_MAX_PIXELS,
-    MAX_FILE_BYTES,
-    check_size,
-    load_image,
-    read_image,
-)
+from dino_infer.images.encoded import DEFAULT_MAX_PIXELS
+from dino_infer.images.read import MAX_FILE_BYTES, check_size, load_image, read_image
 
 Picture = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray | Image.Image | Tensor

@@ -15,21 +15,6 @@ from dino_infer import files
 from dino_infer.errors import ImageError, ImageErrorKind
 from dino_infer.images.encoded import DEFAULT_MAX_PIXELS, EncodedImage
 
-__all__ = [
-    "DEFAULT_MAX_PIXELS",
-    "IMAGE_SUFFIXES",
-    "MAX_FILE_BYTES",
-    "EncodedImage",
-    "ImageFailure",
-    "check_size",
-    "file_bytes",
-    "file_status",
-    "image_size",
-    "load_image",
-    "read_image",
-    "write_failures",
-]
-
 MAX_FILE_BYTES = 2 << 30
 """A larger file is refused unread, so that one whole-slide scan cannot fill the memory."""
 

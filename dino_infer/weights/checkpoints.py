@@ -23,17 +23,6 @@ from dino_infer.weights.files import METADATA_KEY, WeightFile, read_weight_file,
 from dino_infer.weights.fitting import check_fit, counted, load_weights, tensors_of
 from dino_infer.weights.info import CheckpointInfo
 
-__all__ = [
-    "CheckpointInfo",
-    "backbone_of_timm",
-    "inferred_info",
-    "load_backbone",
-    "load_weights",
-    "read_training_weights",
-    "save_checkpoint",
-    "weights_sha256",
-]
-
 logger = logging.getLogger(__name__)
 
 

@@ -15,8 +15,9 @@ from dino_infer.files import whole_file, whole_folder, write_json
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import NORM_EPS, ROTARY_NORM_EPS, Backbone, ViTBackbone, ViTShape
 from dino_infer.weights.architectures import PUBLISHED, inferred_info
-from dino_infer.weights.checkpoints import load_backbone, load_weights, save_checkpoint
+from dino_infer.weights.checkpoints import load_backbone, save_checkpoint
 from dino_infer.weights.files import read_weight_file
+from dino_infer.weights.fitting import load_weights
 from dino_infer.weights.hub import CONFIG, PREPROCESSING, ROPE_THETA, WEIGHTS
 from dino_infer.weights.info import CheckpointInfo
 

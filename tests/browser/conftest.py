@@ -79,7 +79,8 @@ def browser():
 def weights_folder(tmp_path_factory):
     """Three untrained networks: two Vision Transformers of different shapes, and a convnet."""
     from dino_infer.networks.build import build_backbone
-    from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+    from dino_infer.weights.checkpoints import save_checkpoint
+    from dino_infer.weights.info import CheckpointInfo
 
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)

@@ -3,7 +3,8 @@
 import torch
 
 from dino_infer.networks.build import ViTShape, build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 
 PLAIN = ViTShape(embed_dim=64, depth=2, num_heads=2)
 REGISTERS = ViTShape(embed_dim=64, depth=2, num_heads=2, layer_scale=True, registers=4)

@@ -16,7 +16,8 @@ from dino_export.parity import sample_photos
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.files import hold_output
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 from tests.export.networks import weights_file
 
 ROOT = Path(__file__).parents[2]

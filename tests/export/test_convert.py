@@ -10,7 +10,8 @@ from dino_export.convert import convert_weights, hugging_face_config, timm_confi
 from dino_export.errors import ExportError
 from dino_export.layouts import in_hugging_face_names, in_original_names
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, load_backbone, weights_sha256
+from dino_infer.weights.checkpoints import load_backbone, weights_sha256
+from dino_infer.weights.info import CheckpointInfo
 from tests.export.networks import PLAIN, REGISTERS, ROTARY, SIZE, small_network
 from tests.infer.weights.foreign_weights import DINOV2_GIANT, hub_state, meta_dinov2, meta_dinov3
 

@@ -12,7 +12,7 @@ from dino_export.parity import sample_photos
 from dino_export.runtimes import opened
 from dino_export.settings import ExportSettings
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo
+from dino_infer.weights.info import CheckpointInfo
 from tests.export.networks import SIZE, small_network
 
 CPU = torch.device("cpu")

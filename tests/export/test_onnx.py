@@ -16,7 +16,8 @@ from dino_export.settings import ExportSettings
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import CheckpointError
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, weights_sha256
+from dino_infer.weights.checkpoints import weights_sha256
+from dino_infer.weights.info import CheckpointInfo
 from tests.export.networks import PLAIN, REGISTERS, ROTARY, SIZE, small_network
 
 CPU = torch.device("cpu")

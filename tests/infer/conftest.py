@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 
 
 @pytest.fixture(scope="session")

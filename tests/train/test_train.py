@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, load_backbone, save_checkpoint
+from dino_infer.weights.checkpoints import load_backbone, save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 from dino_train.cli import main
 from dino_train.config import differences
 from dino_train.records.metrics import read_rows

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dino_infer.devices import AUTOCAST
-from dino_infer.weights.checkpoints import load_weights
+from dino_infer.weights.fitting import load_weights
 from dino_train.distributed import PendingMean, Process, data_parallel
 from dino_train.health import SkippedSteps, step_health
 from dino_train.loss import Center, DINOLoss, LossTerms

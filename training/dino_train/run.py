@@ -12,13 +12,9 @@ from dino_infer.errors import CheckpointError, DataError
 from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from dino_infer.networks.build import build_backbone
 from dino_infer.sources.image_list import ImageList
-from dino_infer.weights.checkpoints import (
-    CheckpointInfo,
-    read_training_weights,
-    save_checkpoint,
-    weights_sha256,
-)
+from dino_infer.weights.checkpoints import read_training_weights, save_checkpoint, weights_sha256
 from dino_infer.weights.files import read_weight_file
+from dino_infer.weights.info import CheckpointInfo
 from dino_infer.weights.run_folders import CHECKPOINT, snapshots_of
 from dino_train import distributed, optim, recipes, schedules
 from dino_train.config import SettingsError, TrainConfig, as_dict

@@ -19,7 +19,8 @@ from dino_infer.devices import resolved_device
 from dino_infer.errors import ImageError
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import Backbone, build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, load_backbone
+from dino_infer.weights.checkpoints import load_backbone
+from dino_infer.weights.info import CheckpointInfo
 
 LOOKS = 12  # pictures remembered for each network, a few MB each
 MAX_PATCHES = 6400

@@ -5,7 +5,8 @@ import math
 
 from PIL import Image
 
-from dino_infer.images.read import DEFAULT_MAX_PIXELS, read_image
+from dino_infer.images.encoded import DEFAULT_MAX_PIXELS
+from dino_infer.images.read import read_image
 
 LONGEST_SIDE = 256
 _QUALITY = 75

@@ -22,7 +22,8 @@ from dino_app.store.opening import create_store, open_store
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 from tests.app.server.bombs import png_bombs
 from tests.app.server.conftest import KEY, data_uri, picture_bytes
 

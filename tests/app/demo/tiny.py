@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 
 SIZE = 32  # of the pictures that the tiny networks could have learned on
 PATCH = 8

@@ -15,7 +15,8 @@ from PIL import Image
 from dino_infer.cli import embed
 from dino_infer.features.files import read_features
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 from tests.infer.images.odd_files import as_file, write_odd_files
 from tests.infer.pixel_engine import contents
 from tests.infer.weights.foreign_weights import training_state

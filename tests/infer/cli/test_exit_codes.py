@@ -16,7 +16,8 @@ from PIL import Image
 from dino_infer.cli import attention, embed, eval as evaluation, exit_codes
 from dino_infer.errors import DataError
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 
 ROOT = Path(__file__).parents[3]
 

@@ -15,7 +15,8 @@ from dino_infer.errors import CheckpointError, DinoError, ImageError
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import build_backbone
 from dino_infer.sources.image_list import list_images
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 from tests.infer.pixel_engine import PixelEngine, pixel_embedder
 
 COSINE = 1 - 1e-6  # fp32 sums differ in order between batch sizes

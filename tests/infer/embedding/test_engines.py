@@ -22,7 +22,8 @@ from dino_infer.features.files import read_features
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import ViTShape, build_backbone
 from dino_infer.sources.image_list import list_images
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint, weights_sha256
+from dino_infer.weights.checkpoints import save_checkpoint, weights_sha256
+from dino_infer.weights.info import CheckpointInfo
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")

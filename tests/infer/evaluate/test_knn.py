@@ -20,7 +20,8 @@ from dino_infer.features.files import sha256_of
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.knn import classifier as knn
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 
 DESCRIPTION = {"arch": "none", "feature": "cls", "weights_sha256": "ab", "preprocess": {"size": 8}}
 REPORT = ["accuracies.json", "classes.csv", "confusion.png"]

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import CheckpointInfo, save_checkpoint
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 from tests.infer.pixel_engine import contents
 
 ROOT = Path(__file__).parents[3]

@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import (
-    inferred_info,
-    load_backbone,
-)
+from dino_infer.weights.architectures import inferred_info
+from dino_infer.weights.checkpoints import load_backbone
 from tests.infer.weights.foreign_weights import same_weights, saved
 
 

@@ -13,12 +13,8 @@ import torch
 
 from dino_infer.errors import CheckpointError
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import (
-    CheckpointInfo,
-    load_backbone,
-    read_training_weights,
-    save_checkpoint,
-)
+from dino_infer.weights.checkpoints import load_backbone, read_training_weights, save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
 from tests.infer.weights.foreign_weights import same_weights, saved
 
 INFO = CheckpointInfo(

@@ -8,12 +8,8 @@ import torch
 
 from dino_infer.errors import CheckpointError
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import (
-    CheckpointInfo,
-    load_backbone,
-    save_checkpoint,
-    weights_sha256,
-)
+from dino_infer.weights.checkpoints import load_backbone, save_checkpoint, weights_sha256
+from dino_infer.weights.info import CheckpointInfo
 from tests.infer.weights.foreign_weights import saved
 
 INFO = CheckpointInfo(arch="vit_micro", patch_size=8, image_size=32)

@@ -4,10 +4,8 @@ import pytest
 
 from dino_infer.errors import CheckpointError
 from dino_infer.networks.build import ViTShape, build_backbone
-from dino_infer.weights.checkpoints import (
-    load_backbone,
-    load_weights,
-)
+from dino_infer.weights.checkpoints import load_backbone
+from dino_infer.weights.fitting import load_weights
 from tests.infer.weights.foreign_weights import saved
 
 

@@ -5,16 +5,15 @@ import torch
 
 from dino_infer.errors import CheckpointError
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.architectures import PUBLISHED
+from dino_infer.weights.architectures import PUBLISHED, inferred_info
 from dino_infer.weights.checkpoints import (
-    CheckpointInfo,
     backbone_of_timm,
-    inferred_info,
     load_backbone,
     read_training_weights,
     save_checkpoint,
     weights_sha256,
 )
+from dino_infer.weights.info import CheckpointInfo
 from tests.infer.weights.foreign_weights import (
     DINOV2,
     DINOV2_GIANT,

@@ -6,12 +6,8 @@ import pytest
 import torch
 
 from dino_infer.networks.build import build_backbone
-from dino_infer.weights.checkpoints import (
-    CheckpointInfo,
-    load_backbone,
-    save_checkpoint,
-    weights_sha256,
-)
+from dino_infer.weights.checkpoints import load_backbone, save_checkpoint, weights_sha256
+from dino_infer.weights.info import CheckpointInfo
 from dino_infer.weights.run_folders import newest_weights, snapshots_of
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dino_infer.errors import ImageError
-from dino_infer.images.read import EncodedImage, ImageFailure
+from dino_infer.images.encoded import EncodedImage
+from dino_infer.images.read import ImageFailure
 from dino_infer.sources.image_list import ImageList
 from dino_train.crops.in_workers import WorkerCrops, empty_crops, write_crops
 from dino_train.crops.memory import pack_images, room_for

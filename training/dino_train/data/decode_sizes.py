@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Integer
 
 from dino_infer.errors import ImageError
-from dino_infer.images.read import EncodedImage
+from dino_infer.images.encoded import EncodedImage
 from dino_infer.sources.image_list import ImageList
 from dino_train.crops.parameters import CropParams, CropSpec
 
