@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
@@ -42,7 +42,7 @@ def picture_list(pictures: object) -> tuple[list[Any], bool]:
         pictures, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | Tensor
     ):
         return [pictures], True
-    if isinstance(pictures, Iterable) and not isinstance(pictures, Mapping):
+    if isinstance(pictures, Iterable) and not isinstance(pictures, Mapping | Set):
         return list(pictures), False
     raise TypeError(f"expected {EXPECTED}, or a list of these, got {_kind(pictures)}")
 

@@ -146,6 +146,7 @@ def test_attention_and_patches_take_one_picture_or_many(look, backbone, forms, t
         (None, "got None"),
         (7, "got int 7"),
         ({"a.jpg": 1}, "got dict"),
+        ({"a.jpg"}, "got set"),  # rows would come in no order
         (np.float32(3), "got float32"),
     ],
 )
