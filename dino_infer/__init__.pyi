@@ -4,7 +4,6 @@ from .attention import (
     PatchPCA as PatchPCA,
     attention_by_layer as attention_by_layer,
     attention_maps as attention_maps,
-    best_matches as best_matches,
     mask_boxes as mask_boxes,
     mass_mask as mass_mask,
     patch_pca as patch_pca,

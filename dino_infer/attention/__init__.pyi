@@ -8,7 +8,6 @@ from .maps import (
 )
 from .patches import (
     PatchPCA as PatchPCA,
-    best_matches as best_matches,
     patch_pca as patch_pca,
     patch_similarity as patch_similarity,
     patch_tokens as patch_tokens,

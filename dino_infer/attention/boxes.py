@@ -89,12 +89,3 @@ def mask_boxes(
             place = view.box(*(int(corner) for corner in corners))
             boxes.append(Box(*place, mass=float(attention[part].sum()) / whole))
     return sorted(boxes, key=lambda box: -box.mass)
-
-
-def largest_component(mask: Bool[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
-    """The connected part of a mask with the most patches; of equals the first one."""
-    labels = components(mask)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    largest: np.ndarray = (labels == sizes.argmax()) & mask
-    return largest

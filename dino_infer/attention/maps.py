@@ -12,7 +12,7 @@ from dino_infer.attention.views import view_of
 from dino_infer.errors import CheckpointError
 from dino_infer.images.pictures import one_or_many
 from dino_infer.images.preprocess import Preprocess, denormalized
-from dino_infer.networks.backbone import Backbone, Images
+from dino_infer.networks.backbone import Backbone
 
 MASS = 0.6  # the share of the attention that the paper's masks keep
 
@@ -21,7 +21,7 @@ Head = int | Literal["mean", "max", "all"]
 
 
 class AttentionMaps(NamedTuple):
-    """What each head of one block looks at in one image."""
+    """Attention of each head of one block in one image."""
 
     picture: UInt8[np.ndarray, "height width 3"]
     """The part of the image that the network saw, resized as it saw it."""
@@ -32,6 +32,12 @@ class AttentionMaps(NamedTuple):
     """The patches that hold the wanted share of each head's mass."""
     query: tuple[int, int] | None = None
     """Row and column of the patch that asks; None where [CLS] does."""
+
+    def __repr__(self) -> str:
+        """Numbers of heads and patches, and who asks."""
+        heads, rows, columns = self.heads.shape
+        asks = "[CLS]" if self.query is None else f"patch {self.query}"
+        return f"AttentionMaps({heads} heads of {asks} over {rows} x {columns} patches)"
 
 
 @one_or_many
@@ -125,22 +131,13 @@ def check_has_attention(backbone: Backbone) -> None:
     if not backbone.has_attention:
         raise CheckpointError(
             f"attention needs a Vision Transformer, but the weights are a {backbone.arch!r}, which "
-            "has no [CLS] token; pass --weights of a ViT"
+            "has no [CLS] token; pass `weights` of a ViT"
         )
 
 
 def whole_image(preprocess: Preprocess, *, size: int, patch_size: int) -> Preprocess:
     """The same normalisation, but showing all of an image with its shorter side ``size`` pixels."""
     return dataclasses.replace(preprocess, size=size, crop="none", patch_size=patch_size)
-
-
-def cls_attention_maps(
-    backbone: Backbone, images: Images, *, layer: int = -1
-) -> Float[Tensor, "batch heads rows columns"]:
-    """``Backbone.cls_attention`` laid out as the grid of patches."""
-    grid = backbone.grid_of(*images.shape[-2:])
-    attention = backbone.cls_attention(images, layer=layer)
-    return attention.reshape(*attention.shape[:2], *grid)
 
 
 def chosen_maps(

@@ -168,14 +168,6 @@ def patch_similarity(
     return similarity
 
 
-def best_matches(
-    similarity: Float[np.ndarray, "rows columns"], *, count: int = 5
-) -> list[tuple[int, int]]:
-    """Row and column of the most similar patches, the best first; of equals the first patch."""
-    order = np.argsort(-similarity.ravel(), kind="stable")[:count]
-    return [divmod(int(patch), similarity.shape[1]) for patch in order]
-
-
 def _frame(values: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " patches"]:
     """The patches along the picture's edge."""
     edge = np.ones(values.shape, dtype=np.bool_)

@@ -3,7 +3,10 @@
 import math
 from typing import NamedTuple
 
+from dino_infer.errors import ImageError
 from dino_infer.images.preprocess import Preprocess
+
+MAX_PATCHES = 10_000  # looked at together for a stranger: time grows with their square
 
 
 class View(NamedTuple):
@@ -12,10 +15,10 @@ class View(NamedTuple):
     rows: int
     columns: int
     left: float
-    """Where the grid begins; 0 unless the preprocessing crops."""
+    """Edge of the grid; 0 unless the preprocessing crops."""
     top: float
     patch_width: float
-    """Of one patch; not an integer as a rule, because the image was resized."""
+    """Width of a patch; rarely an integer, because the image was resized."""
     patch_height: float
 
     def patch_at(self, x: float, y: float) -> tuple[int, int]:
@@ -47,12 +50,30 @@ class View(NamedTuple):
         )
 
 
+def check_patches(view: View, *, path: str) -> None:
+    """Refuse a view that would take too long to look at.
+
+    Args:
+        view: The grid of patches.
+        path: The name of the image in the error.
+
+    Raises:
+        ImageError: It has more than ``MAX_PATCHES`` patches.
+    """
+    if view.rows * view.columns > MAX_PATCHES:
+        reason = (
+            f"{view.rows} x {view.columns} patches are more than the {MAX_PATCHES} that are looked "
+            "at; choose a lower resolution, or a less elongated part"
+        )
+        raise ImageError(path, "too_large", reason)
+
+
 def view_of(height: int, width: int, *, preprocess: Preprocess, patch_size: int) -> View:
     """The view that a preprocessing gives of an image.
 
     Args:
-        height: Of the upright image, in pixels.
-        width: Likewise.
+        height: Height of the upright image, in pixels.
+        width: Width of the upright image, in pixels.
         preprocess: As the image goes through it; with either kind of crop.
         patch_size: Side in pixels of a patch of the network.
     """

@@ -71,6 +71,8 @@ def attention(
         raise DataError(f"maps go to a folder, but {printable(out)!r} is a file; pass another -o")
     videos, others = split_videos(images)
     listed = list_images(others, image_column=tables.image_column) if others else None
+    if frames != VideoOptions() and not videos:
+        raise UsageError("--frame-step and --max-frames are for videos, and there are none")
     if videos:
         imported_av()  # before the first image, not after the last
     looking = _looking(weights, look, device=device)
@@ -99,7 +101,7 @@ def _drawing(look: LookOptions, files: WriteOptions) -> "Drawing":
         head=files.head,
         opacity=files.opacity,
         colormap=files.colormap,
-        min_patches=files.min_patches,
+        min_patches=files.min_patches or 1,
     )
 
 

@@ -62,8 +62,8 @@ class WriteOptions:
     head: int | Literal["mean", "max", "all"] = "mean"
     """Map in overlays, masks, boxes and videos: mean or maximum of the heads, all heads side by
     side, or one head by its number."""
-    min_patches: int = 1
-    """Fewest patches of a connected part that gets a box."""
+    min_patches: int | None = None
+    """Fewest patches of a connected part that gets a box; by default 1."""
     opacity: float = 0.6
     """Opacity of the heat map in overlays and videos, from 0 to 1."""
     colormap: str = "inferno"
@@ -73,6 +73,8 @@ class WriteOptions:
         if not (self.write or self.boxes or self.pca):
             raise UsageError("nothing to write; name files after --write, or pass --boxes or --pca")
         check_positive("--min-patches", self.min_patches)
+        if self.min_patches is not None and not self.boxes:
+            raise UsageError("--min-patches is for boxes; pass --boxes too")
         if not 0 <= self.opacity <= 1:
             raise UsageError(f"--opacity must lie in [0, 1], got {self.opacity}")
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -57,8 +57,8 @@ class JobOptions:
     Writes FEATS.shard-0-of-8.npy and the like, for --merge."""
     merge: Flag = False
     """Join the finished shards of FEATS into FEATS; takes no images."""
-    partition_size: int = 1_000_000
-    """Images in each partition of a folder."""
+    partition_size: int | None = None
+    """Images in each partition of a folder; by default 1,000,000."""
     on_error: Literal["skip", "fail", "nan"] = "skip"
     """Treatment of an image that cannot be read: no row, an end of the run, or a row of NaN."""
     dry_run: Flag = False
@@ -69,6 +69,17 @@ class JobOptions:
         chosen = [name for name in ("resume", "update") if getattr(self, name)]
         if self.overwrite and chosen:
             raise UsageError(f"--overwrite contradicts --{chosen[0]}: pass one of them")
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        idle = [name for name in given if name not in ("merge", "overwrite")]
+        if self.merge and idle:
+            flag = idle[0].replace("_", "-")
+            raise UsageError(f"--merge joins finished shards; leave --{flag} out")
+
+
+PARTITION_SIZE = 1_000_000
+NOTHING_EMBEDDED = (
+    WeightOptions(), FeatureOptions(), TableOptions(), ViewOptions(), ComputeOptions(),
+)  # fmt: skip
 
 
 def embed(
@@ -101,6 +112,8 @@ def embed(
         job: Parts of the work, and work that was done before.
     """
     if job.merge:
+        if not images and (weights, features, tables, view, compute) != NOTHING_EMBEDDED:
+            raise UsageError("--merge embeds nothing: leave out flags about networks and images")
         return _merged(images, out, job)
     check_images(images)
     from dino_infer.sources.image_list import list_images
@@ -111,6 +124,8 @@ def embed(
 
         compute = replace(compute, device=device_of_share(compute.device))
     to_folder = _is_folder(out)
+    if job.partition_size is not None and not to_folder:
+        raise UsageError("--partition-size is for folders; pass -o FOLDER/")
     if to_folder and job.update:
         raise UsageError("--update is for a single file; partitions cannot be updated")
     listed = list_images(images, image_column=tables.image_column)
@@ -144,7 +159,12 @@ def _run(
     )
     if to_folder:
         return embed_to_folder(
-            embedder, listed, out, partition_size=job.partition_size, output=output, share=share
+            embedder,
+            listed,
+            out,
+            partition_size=job.partition_size or PARTITION_SIZE,
+            output=output,
+            share=share,
         )
     return embed_to_file(embedder, listed, out, output=output, share=share)
 

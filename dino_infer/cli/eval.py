@@ -3,7 +3,8 @@
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,34 +108,39 @@ def knn(
         raise UsageError(f"--k must be at least 1, got {' '.join(map(str, k)) or 'nothing'}")
     if temperature <= 0:
         raise UsageError(f"--temperature must be above 0, got {temperature}")
+    if overwrite and out is None:
+        raise UsageError("--overwrite is for a report; pass -o too")
     from dino_infer.devices import resolved_device
     from dino_infer.evaluate.knn import few_shot_accuracies, knn_rankings
-    from dino_infer.evaluate.knn_report import check_report_writable, write_knn_report
-    from dino_infer.evaluate.labelled import check_comparable, labelled_features
+    from dino_infer.evaluate.knn_report import hold_report, write_knn_report
+    from dino_infer.evaluate.labelled import check_comparable, is_feature_file, labelled_features
 
+    if all(is_feature_file(source) for source in (train, val) if source is not None):
+        given = (weights, replace(compute, device="auto"), tables, view)
+        if given != (WeightOptions(), ComputeOptions(), TableOptions(), ViewOptions()):
+            raise UsageError("flags about networks and images are for images; nothing is embedded")
     device = resolved_device(compute.device)
-    if out is not None:
-        check_report_writable(out, overwrite=overwrite)
     embedder = functools.cache(lambda: load_embedder(weights, compute, view))
     read = functools.partial(labelled_features, embedder=embedder, image_column=tables.image_column)
-    bank = read(train, label_file=train_labels)
-    queries = None if val is None else read(val, label_file=val_labels)
-    if queries is not None:
-        check_comparable(bank, queries)
-    rankings = knn_rankings(bank, queries, ks=k, temperature=temperature, device=device)
-    _print_accuracies(rankings)
-    shots: list[FewShot] = []
-    if queries is not None and few_shot.n_per_class:
-        shots = few_shot_accuracies(
-            bank, queries, **few_shot.keywords(), ks=k, temperature=temperature, device=device
-        )
-        _print_few_shot(shots, few_shot.keywords()["tries"])
-    if out is not None:
-        settings = {"temperature": temperature, **few_shot.keywords()}
-        write_knn_report(
-            out, train=bank, val=queries, rankings=rankings, few_shot=shots, settings=settings
-        )
-        logger.info("report in %s", printable(out))
+    with nullcontext() if out is None else hold_report(out, overwrite=overwrite):
+        bank = read(train, label_file=train_labels)
+        queries = None if val is None else read(val, label_file=val_labels)
+        if queries is not None:
+            check_comparable(bank, queries)
+        rankings = knn_rankings(bank, queries, ks=k, temperature=temperature, device=device)
+        _print_accuracies(rankings)
+        shots: list[FewShot] = []
+        if queries is not None and few_shot.n_per_class:
+            shots = few_shot_accuracies(
+                bank, queries, **few_shot.keywords(), ks=k, temperature=temperature, device=device
+            )
+            _print_few_shot(shots, few_shot.keywords()["tries"])
+        if out is not None:
+            settings = {"temperature": temperature, **few_shot.keywords()}
+            write_knn_report(
+                out, train=bank, val=queries, rankings=rankings, few_shot=shots, settings=settings
+            )
+            logger.info("report in %s", printable(out))
     sides = [bank] if queries is None else [bank, queries]
     failed = sum(side.failed for side in sides)
     if failed:

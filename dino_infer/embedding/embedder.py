@@ -50,6 +50,12 @@ class Embedding:
     files: tuple[ImageFile, ...]
     """Size and hash of the image of each row."""
 
+    def __repr__(self) -> str:
+        """Numbers of rows and failures."""
+        shape = " x ".join(map(str, self.features.shape[1:]))
+        failed = f"{len(self.failures)} of {len(self.ok)} images failed"
+        return f"Embedding({len(self.features)} rows of {shape}, {failed})"
+
 
 class EmbeddedBatch(NamedTuple):
     """Consecutive images of a list with their features."""

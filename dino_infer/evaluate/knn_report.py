@@ -10,8 +10,8 @@ The last two are for one k: that with the best top-1, the smallest of several.
 import csv
 import json
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from dino_infer.errors import DataError
 from dino_infer.evaluate.confusion import ClassResult, class_results, confusion_picture
 from dino_infer.evaluate.knn import FewShot
 from dino_infer.evaluate.labelled import MUST_AGREE, LabelledFeatures
-from dino_infer.files import whole_file
+from dino_infer.files import hold_output, remove_leftovers, whole_file
 from dino_infer.knn.classifier import accuracy
 from dino_infer.knn.votes import Ranking
 
@@ -30,20 +30,38 @@ FILES = ("accuracies.json", "classes.csv", "confusion.png")
 COLUMNS = ("class", "images", "top1_percent", "most_confused_with", "confused_percent")
 
 
-def check_report_writable(folder: Path, *, overwrite: bool) -> None:
-    """Find out whether a report can be written, before hours of work.
+@contextmanager
+def hold_report(folder: Path, *, overwrite: bool) -> Iterator[None]:
+    """Be the only process that works on a report; refuse before hours of work what cannot be.
+
+    The folder is made, and taken away again if nothing comes of it.
 
     Raises:
         DataError: It is no folder, not writable, or holds a report that must stay.
+        OutputInUseError: Another process works on it.
     """
+    _check_writable(folder)
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold_output(folder):
+            found = [str(folder / name) for name in FILES if (folder / name).exists()]
+            if found and not overwrite:
+                raise DataError(f"{found[0]!r} exists; pass `overwrite=True`, or another `out`")
+            remove_leftovers(*(folder / name for name in FILES))
+            yield
+    finally:
+        if is_new:
+            with suppress(OSError):  # it holds the report
+                folder.rmdir()
+
+
+def _check_writable(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise DataError(f"the report goes to a folder, but {str(there)!r} is a file; change -o")
+        raise DataError(f"the report goes to a folder, but {str(there)!r} is a file; change `out`")
     if not os.access(there, os.W_OK):
         raise DataError(f"cannot write {str(folder)!r}: folder {str(there)!r} is not writable")
-    found = [str(folder / name) for name in FILES if (folder / name).exists()]
-    if found and not overwrite:
-        raise DataError(f"{found[0]!r} exists; pass --overwrite to replace it, or another -o")
 
 
 def write_knn_report(
@@ -58,7 +76,7 @@ def write_knn_report(
     """Write the files of a report; when one cannot be made, no older one is touched.
 
     Args:
-        folder: Made if need be.
+        folder: An existing folder, see ``hold_report``.
         train: The neighbours.
         val: What was classified; None for leave-one-out.
         rankings: By k.
@@ -82,7 +100,6 @@ def write_knn_report(
     wanted, predicted = (np.searchsorted(names, side) for side in (labels, rankings[best].winners))
     classes = class_results(wanted, predicted, classes_number=len(names))
     title = f"k-NN with k = {best}: top-1 {results[best].top1_percent:.2f} %"
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         # Nothing takes its name before all three are written.
         paths = [files.enter_context(whole_file(folder / name)) for name in FILES]

@@ -65,7 +65,7 @@ def labelled_features(
     Raises:
         DataError: There are no labels, no rows, or the files cannot be used.
     """
-    if _is_feature_file(source):
+    if is_feature_file(source):
         found = _from_file(source, label_file)
     else:
         found = _from_images(source, label_file, embedder, image_column)
@@ -106,7 +106,8 @@ def check_comparable(train: LabelledFeatures, val: LabelledFeatures) -> None:
         logger.info("%d training classes have no image in %s", len(idle), val.source)
 
 
-def _is_feature_file(source: str) -> bool:
+def is_feature_file(source: str) -> bool:
+    """Tell if a source is a feature file, not a table of images."""
     path = Path(source)
     # A .parquet without a manifest beside it may be a table of images.
     is_images = path.suffix == ".parquet" and not feature_paths(path).manifest.is_file()

@@ -123,7 +123,7 @@ class EmbedWork:
         if failures and self._output.on_error == "fail":
             raise DataError(
                 f"{failures[0].path!r} cannot be read: {failures[0].reason}; mend it, or pass "
-                "--on-error skip"
+                "`on_error='skip'`"
             )
         if self._output.on_error == "nan":
             batch = _with_nan_rows(batch)

@@ -64,6 +64,13 @@ class Features:
     """Class name of each row, where images have one."""
     manifest: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """Numbers of rows and classes, and what made them."""
+        shape = " x ".join(map(str, self.matrix.shape[1:]))
+        made = f"{self.manifest.get('feature')} of {self.manifest.get('arch')}"
+        labels = "no labels" if self.labels is None else f"{len(set(self.labels))} classes"
+        return f"Features({len(self.matrix)} rows of {shape}, {made}, {labels})"
+
 
 def feature_paths(path: str | Path) -> FeaturePaths:
     """The files of a feature set by the name of its matrix.

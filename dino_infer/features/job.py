@@ -202,7 +202,7 @@ def _clear_others(folder: Path, count: int, *, overwrite: bool) -> None:
         if not overwrite:
             raise DataError(
                 f"{str(folder)!r} holds {paths.matrix.name!r}, but there are only {count} "
-                "partitions now; pass --overwrite, or another -o"
+                "partitions now; pass `overwrite=True`, or another `out`"
             )
         with hold_output(paths.manifest):
             discard(paths)

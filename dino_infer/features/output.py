@@ -62,14 +62,14 @@ def enter(paths: FeaturePaths, output: Output) -> None:
         discard(paths)
     elif begun and not output.resume:
         raise DataError(
-            f"{str(paths.partial)!r} holds an unfinished set; pass --resume to go on with it, or "
-            "--overwrite to start again"
+            f"{str(paths.partial)!r} holds an unfinished set; pass `resume=True` to go on with it, "
+            "or `overwrite=True` to start again"
         )
     found = [str(file) for file in (*paths.hashed, paths.manifest) if file.exists()]
     if found and not (output.overwrite or output.update or begun):
         raise DataError(
-            f"{found[0]!r} exists; pass --overwrite to replace it, --update to add what is new, "
-            "or another -o"
+            f"{found[0]!r} exists; pass `overwrite=True` to replace it, `update=True` to add what "
+            "is new, or another `out`"
         )
 
 

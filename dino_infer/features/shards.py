@@ -226,7 +226,7 @@ def _part(share: Share, paths: FeaturePaths) -> _Part:
     """
     name = str(paths.matrix)
     if unfinished(paths):
-        raise DataError(f"{name!r} is unfinished: run shard {share} again with --resume first")
+        raise DataError(f"{name!r} is unfinished: run shard {share} again with `resume=True` first")
     features = read_set(paths, verify=True)
     failures = list(failures_in(paths.failures))
     manifest = features.manifest

@@ -155,7 +155,8 @@ def older_rows(paths: FeaturePaths, job: Mapping[str, Any]) -> OlderRows:
     """
     if not paths.manifest.exists():
         raise DataError(
-            f"no finished set at {str(paths.matrix)!r} to update; leave --update away to make one"
+            f"no finished set at {str(paths.matrix)!r} to update; leave `update=True` away to "
+            "make one"
         )
     features = read_set(paths, verify=True)  # its rows get a new hash
     settings = {name: value for name, value in job.items() if name not in MAY_DIFFER}

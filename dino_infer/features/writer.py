@@ -268,7 +268,7 @@ def check_same_job(before: Mapping[str, Any], now: Mapping[str, Any], *, where: 
         changes = ", ".join(_change(name, before.get(name), now.get(name)) for name in names[:3])
         raise DataError(
             f"{str(where)!r} was made differently: {changes}; use the same images and settings, or "
-            "pass --overwrite to start again"
+            "pass `overwrite=True` to start again"
         )
 
 

@@ -123,7 +123,7 @@ class KNNClassifier:
 
     Attributes:
         k: Neighbours that vote.
-        temperature: Of the vote; lower listens more to the very nearest.
+        temperature: Temperature of the vote; lower gives the nearest more weight.
         device: Where to search: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one.
         classes_: Sorted labels, after ``fit``.
         n_features_in_: Width of the features, after ``fit``.
@@ -133,6 +133,14 @@ class KNNClassifier:
         self.k = k
         self.temperature = temperature
         self.device = device
+
+    def __repr__(self) -> str:
+        """Settings, and what was fitted."""
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        if not hasattr(self, "_train"):
+            return f"KNNClassifier({settings})"
+        rows, dim = self._train.shape
+        return f"KNNClassifier({settings}), {rows} rows of {dim} in {len(self.classes_)} classes"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The settings by name, as scikit-learn's tools expect."""

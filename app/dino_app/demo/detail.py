@@ -6,7 +6,8 @@ import gradio as gr
 import numpy as np
 from jaxtyping import UInt8
 
-from dino_app.demo.models import MAX_PATCHES, Look, Model
+from dino_app.demo.models import Look, Model
+from dino_infer.attention.views import MAX_PATCHES
 
 DETAILS = {"low": 0.5, "normal": 1.0, "high": 2.0}  # of the size that suits the network
 

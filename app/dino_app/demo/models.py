@@ -14,18 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from dino_infer.attention.maps import whole_image
-from dino_infer.attention.views import View, view_of
+from dino_infer.attention.views import View, check_patches, view_of
 from dino_infer.devices import resolved_device
-from dino_infer.errors import ImageError
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import Backbone, build_backbone
 from dino_infer.weights.checkpoints import load_backbone
 from dino_infer.weights.info import CheckpointInfo
 
 LOOKS = 12  # pictures remembered for each network, a few MB each
-MAX_PATCHES = 6400
-"""Patches of one picture: what a network of laptop size looks at within seconds."""
-
 SIZE = 480  # pixels of the shorter side, as in the figures of the paper
 SMALL_FACTOR = 8  # networks that learned on small pictures are shown larger ones, but not so large
 SHOWN, LONGEST_SHOWN = 480, 1280  # pixels of the sides of what people see
@@ -145,7 +141,7 @@ class Model:
             size: Pixels of the shorter side; ``default_size`` if None.
 
         Raises:
-            ImageError: It would be more than ``MAX_PATCHES`` patches.
+            ImageError: It would be too many patches.
         """
         size = size or self.default_size
         key = (pixel_hash(image), size)
@@ -176,7 +172,7 @@ class Look:
         self.view: View = view_of(
             *image.shape[:2], preprocess=preprocess, patch_size=model.patch_size
         )
-        check_patches(self.view)
+        check_patches(self.view, path="picture")
         self._preprocess = preprocess
         self._pixels = preprocess.pixels(image).contiguous()
         self.picture: UInt8[np.ndarray, "_height _width 3"] = (
@@ -222,20 +218,6 @@ class Look:
         shape = (*values.shape[:-1], self.view.rows, self.view.columns)
         array: np.ndarray = values.float().cpu().reshape(shape).numpy()
         return array
-
-
-def check_patches(view: View) -> None:
-    """Refuse to look at more than ``MAX_PATCHES`` patches at once.
-
-    Raises:
-        ImageError: They are too many.
-    """
-    if view.rows * view.columns > MAX_PATCHES:
-        reason = (
-            f"{view.columns} x {view.rows} patches are more than the {MAX_PATCHES} of this demo; "
-            "choose a lower resolution, or a less elongated part"
-        )
-        raise ImageError("picture", "too_large", reason)
 
 
 def _shown(

@@ -3,9 +3,10 @@ import pytest
 import torch
 from skimage import data
 
-from dino_app.demo.models import LOOKS, MAX_PATCHES, Models, pixel_hash
+from dino_app.demo.models import LOOKS, Models, pixel_hash
 from dino_infer.attention.maps import attention_maps
 from dino_infer.attention.patches import patch_tokens
+from dino_infer.attention.views import MAX_PATCHES
 from dino_infer.errors import CheckpointError, ImageError
 from tests.app.demo.tiny import noise, weights_file
 
@@ -72,7 +73,7 @@ def test_pictures_with_the_same_pixels_in_another_shape_are_told_apart():
 
 
 def test_too_many_patches_are_refused_before_a_pass(model, passes):
-    with pytest.raises(ImageError, match=f"more than the {MAX_PATCHES} of this demo"):
+    with pytest.raises(ImageError, match=f"more than the {MAX_PATCHES} that are looked at"):
         model.look(noise(8, 60_000), size=8 * 2)
     assert not passes
 

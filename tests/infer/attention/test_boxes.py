@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from dino_infer.attention.boxes import components, largest_component, mask_boxes
+from dino_infer.attention.boxes import components, mask_boxes
 from dino_infer.attention.views import View
 
 ROUNDING = 1e-6
@@ -66,15 +66,6 @@ def test_parts_below_the_least_size_get_no_box():
 def test_an_empty_mask_has_no_box_and_no_warning():
     mask = np.zeros((3, 4), dtype=bool)
     assert mask_boxes(np.zeros((3, 4)), mask, view_for(mask)) == []
-    assert not largest_component(mask).any()
-
-
-def test_the_largest_part_is_kept_and_of_equals_the_first():
-    assert largest_component(mask_of("#.##", "...#")).tolist() == [
-        [False, False, True, True],
-        [False, False, False, True],
-    ]
-    assert largest_component(mask_of("#.#")).tolist() == [[True, False, False]]
 
 
 def test_shapes_that_do_not_agree_are_named():

@@ -199,6 +199,8 @@ def test_the_colours_of_a_video_follow_the_scene_slowly():
         (["--opacity", "2"], "--opacity must lie in [0, 1], got 2.0"),
         (["--min-patches", "0"], "--min-patches must be at least 1, got 0"),
         (["--frame-step", "0"], "--frame-step must be at least 1, got 0"),
+        (["--min-patches", "2"], "--min-patches is for boxes; pass --boxes too"),
+        (["--max-frames", "2"], "--frame-step and --max-frames are for videos"),
         (["--write"], "nothing to write; name files after --write"),
     ],
 )

@@ -89,7 +89,7 @@ def test_dino_embed_will_not_replace_features_unless_told(capsys, tmp_path, phot
     assert (code, stdout) == (1, "")
     assert stderr == (
         f"dino-embed: error: '{out}' exists; pass --overwrite to replace it, --update to add "
-        "what is new, or another -o\n"
+        "what is new, or another --out\n"
     )
     assert outcome(capsys, *args, "--overwrite")[0] == 0
 
@@ -263,6 +263,8 @@ def test_one_unreadable_image_may_end_the_job(capsys, tmp_path, photos, weights)
         (["--shard", "2/2"], "a shard must lie in 0/2 to 1/2, got '2/2'"),
         (["--shard", "auto"], "shard auto needs one of RANK and WORLD_SIZE"),
         (["--partition-size", "0"], "--partition-size must be at least 1, got 0"),
+        (["--partition-size", "9"], "--partition-size is for folders; pass -o FOLDER/"),
+        (["--merge", "--dry-run"], "--merge joins finished shards; leave --dry-run out"),
         (["--update", "-o", "parts/"], "--update is for a single file; partitions cannot"),
         (["--feature", "patches", "--crop", "none"], "feature 'patches' needs images of one size"),
         (["--engine", "onnx"], "engine 'onnx' runs .onnx weights, got"),
@@ -277,6 +279,13 @@ def test_flags_that_contradict_are_named(
     assert (code, stdout) == (2, "")
     assert stderr.startswith(f"dino-embed: error: {message.format(photos=photos)}")
     assert stderr.count("\n") == 1 and os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_merge_takes_no_flags_of_networks(capsys, tmp_path, weights):
+    args = ("--merge", "-o", tmp_path / "f.npy")
+    for more in (("--weights", weights), ("--size", 64), ("--device", "cpu"), ("--normalize",)):
+        code, stdout, stderr = outcome(capsys, *args, *more)
+        assert (code, stdout) == (2, "") and "--merge embeds nothing" in stderr
 
 
 def test_a_folder_needs_no_merge(capsys, tmp_path):

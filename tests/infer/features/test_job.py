@@ -184,11 +184,11 @@ def test_what_is_there_is_replaced_only_on_demand(images, made):
     out = made("out") / "feats.npy"
     embedder = pixel_embedder()
     _stopped(images, out)
-    with pytest.raises(DataError, match=r"holds an unfinished set; pass --resume .* --overwrite"):
+    with pytest.raises(DataError, match="an unfinished set; pass `resume=True` .*`overwrite=True`"):
         embed_to_file(embedder, images, out)
     embed_to_file(embedder, images.select([0, 3]), out, output=Output(overwrite=True))
     assert read_features(out).matrix.shape == (2, 16)
-    with pytest.raises(DataError, match=r"feats.npy' exists; pass --overwrite"):
+    with pytest.raises(DataError, match=r"feats.npy' exists; pass `overwrite=True`"):
         embed_to_file(embedder, images, out)
     embed_to_file(embedder, images, out, output=Output(overwrite=True))
     fresh = made("fresh") / "feats.npy"
@@ -309,7 +309,7 @@ def test_merging_replaces_a_set_only_on_demand(images, made):
     for index in range(2):
         embed_to_file(pixel_embedder(), images, out, share=Share(index, 2))
     merge_shares(out, overwrite=False)
-    with pytest.raises(DataError, match="exists; pass --overwrite"):
+    with pytest.raises(DataError, match="exists; pass `overwrite=True`"):
         merge_shares(out, overwrite=False)
     before = contents(out.parent)
     merge_shares(out, overwrite=True)

@@ -172,7 +172,7 @@ def test_rows_made_otherwise_are_not_mixed(folder, out):
 
 
 def test_there_must_be_something_to_update(folder, tmp_path):
-    with pytest.raises(DataError, match="no finished set at .* to update; leave --update away"):
+    with pytest.raises(DataError, match="no finished set at .*; leave `update=True` away"):
         updated(folder, tmp_path / "feats.npy")
 
 

@@ -9,7 +9,6 @@ import pytest
 from dino_infer.embedding.decoding import ImageFile
 from dino_infer.errors import DataError
 from dino_infer.features.files import feature_paths, read_features
-from dino_infer.features.matrix import header, header_length
 from dino_infer.features.table import TableRow
 from dino_infer.features.writer import FeatureWriter, finished, unfinished
 from dino_infer.images.read import ImageFailure
@@ -138,13 +137,6 @@ def test_the_manifest_tells_what_is_in_the_files(whole):
     assert manifest["shape"] == [10, DIM] and (manifest["rows"], manifest["dim"]) == (10, DIM)
     assert manifest["failed"] == 1 and manifest["images_fingerprint"] == "ab"
     assert set(manifest["files_sha256"]) == {"feats.npy", "feats.parquet"}
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_headers_have_one_length_whatever_the_shape(suffix, dtype):
-    shapes = [(0,), (1, 1), (10**10, 384), (10**9, 3136, 1536)]
-    assert {len(header(suffix, shape, dtype)) for shape in shapes} == {header_length(suffix)}
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from dino_infer.errors import DinoError
-from dino_infer.knn import classifier as knn, neighbors, votes
+from dino_infer.knn import classifier as knn, votes
 
 REFERENCE = np.load(Path(__file__).parents[2] / "reference" / "knn.npz")
 ROUNDING = 1e-6  # between two ways to sum 384 float32 products below 1
@@ -171,17 +171,6 @@ def test_leave_one_out_of_a_tensor_equals_that_of_the_array():
     )
 
 
-@pytest.mark.parametrize("scores_at_once", [1, 50, 2**27])
-def test_equally_near_rows_come_in_their_own_order(monkeypatch, scores_at_once):
-    monkeypatch.setattr(neighbors, "SCORES_AT_ONCE", scores_at_once)
-    # Eight copies of the unit vectors: every similarity is exactly 0 or 1.
-    train = np.tile(np.eye(4, dtype=np.float32), (8, 1))
-    for kind in (np.asarray, torch.from_numpy):
-        near = neighbors.exact_neighbors(kind(train), kind(train[:4]), k=8)
-        assert (near.similarities == 1).all()
-        np.testing.assert_array_equal(near.rows, np.arange(4)[:, None] + range(0, 32, 4))
-
-
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
 @pytest.mark.parametrize("copies", [2, 60])
 def test_the_nearest_of_equal_rows_is_the_same_for_every_k_and_beside_any_query(kind, copies):
@@ -212,27 +201,6 @@ def test_an_accuracy_does_not_depend_on_which_other_k_are_asked_for():
         assert knn.accuracies(near, labels, labels[:90], ks=(k,))[k] == together[k]
         classifier = knn.KNNClassifier(k=k).fit(train, labels)
         assert 100 * classifier.score(features, labels[:90]) == together[k].top1_percent
-
-
-def test_a_search_keeps_the_float32_setting_of_the_process():
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    try:
-        for precision in ("tf32", "ieee"):
-            matmul.fp32_precision = precision
-            neighbors.exact_neighbors(torch.eye(3), torch.eye(3), k=1)
-            assert matmul.fp32_precision == precision
-    finally:
-        matmul.fp32_precision = before
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-def test_features_of_any_scale_are_normalised(kind):
-    rows = np.array([[3, 4], [3e-30, 4e-30], [3e30, 4e30], [0, 0]], dtype=np.float32)
-    got = neighbors.normalized(kind(rows))
-    assert type(got) is type(kind(rows))
-    expected = np.array([[0.6, 0.8]] * 3 + [[0, 0]], dtype=np.float32)
-    np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
@@ -271,21 +239,6 @@ def test_a_query_far_from_everything_still_counts_at_a_low_temperature():
     assert got[2].top1_percent == 100
 
 
-def test_rankings_say_who_won_and_where_the_own_label_ranks():
-    train = np.eye(3, dtype=np.float32)
-    queries = np.array([[3, 2, 1], [3, 2, 1], [3, 2, 1]], dtype=np.float32)
-    found = votes.rankings(
-        knn.nearest(train, queries, k=3),
-        np.array(["a", "b", "c"]),
-        np.array(["a", "c", "zebra"]),
-        ks=(1, 3),
-    )
-    assert list(found[3].winners) == ["a", "a", "a"]
-    assert list(found[3].ranks) == [0, 2, votes.UNRANKED]
-    assert list(found[1].ranks) == [0, votes.UNRANKED, votes.UNRANKED]  # b and c have no vote
-    assert knn.accuracy(found[3], k=3).top5_percent == pytest.approx(200 / 3)
-
-
 def test_a_class_without_a_vote_is_no_hit():
     rng = np.random.default_rng(0)
     train, queries = rng.normal(size=(400, 16)), rng.normal(size=(300, 16))
@@ -299,49 +252,6 @@ def test_a_class_without_a_vote_is_no_hit():
     assert many == got
     probs = knn.KNNClassifier(k=5).fit(train, train_labels).predict_proba(queries)
     assert ((probs > 0).sum(axis=1) <= 5).all()
-
-
-def test_fewer_rows_than_k_give_no_hit_to_classes_without_a_row():
-    train = np.eye(3, dtype=np.float32)
-    found = votes.rankings(
-        knn.nearest(train, train, k=3), np.array([4, 5, 6]), np.array([4, 0, 9]), ks=(5, 200)
-    )
-    for ranking in found.values():
-        assert list(ranking.ranks) == [0, votes.UNRANKED, votes.UNRANKED]
-        assert knn.accuracy(ranking, k=5).top5_percent == pytest.approx(100 / 3)
-
-
-def test_a_vote_too_far_for_a_float_still_ranks_before_no_vote():
-    train = np.array([[1, 0], [-1, 0], [0, -1]], dtype=np.float32)
-    found = votes.rankings(
-        knn.nearest(train, train[:1], k=3),
-        np.array(["a", "z", "b"]),
-        np.array(["z"]),
-        ks=(3,),
-        temperature=1e-4,
-    )
-    assert list(found[3].ranks) == [2]
-
-
-@pytest.mark.parametrize("labels", [["zebra", "ant"], ["ant", "zebra"], [1, True], [2, "2"]])
-def test_of_equal_votes_that_of_the_nearest_neighbour_is_first(labels):
-    said = votes.vote([0.5, 0.5], labels)
-    assert said == ([(labels[0], 0.5), (labels[1], 0.5)], [0.5, 0.5])
-    assert type(said.classes[0][0]) is type(labels[0])
-    rows = np.ones((2, 4), dtype=np.float32)
-    classes = np.array([f"{label} {type(label)}" for label in labels])
-    assert knn.KNNClassifier(k=2).fit(rows, classes).predict(rows[:1]) == classes[:1]
-    found = votes.rankings(knn.nearest(rows, rows, k=2), classes, classes, ks=(1, 2))
-    assert list(found[2].winners) == [classes[0]] * 2
-    assert list(found[2].ranks) == [0, 1]
-    assert list(found[1].ranks) == [0, votes.UNRANKED]
-
-
-def test_more_votes_win_over_the_nearest_neighbour():
-    said = votes.vote([0.5, 0.49, 0.49], ["zebra", "ant", "ant"])
-    assert [name for name, _ in said.classes] == ["ant", "zebra"]
-    assert sum(said.shares) == pytest.approx(1)
-    assert votes.vote([], []) == ([], [])
 
 
 def test_a_fitted_classifier_can_be_pickled():
@@ -417,3 +327,10 @@ def test_no_query_has_no_neighbours_and_no_score(kind):
     assert classifier.predict_proba(none).shape == (0, 4)
     with pytest.raises(ValueError, match="score needs at least one row, got none"):
         classifier.score(none, np.zeros(0, np.int64))
+
+
+def test_a_classifier_tells_its_settings_and_what_it_holds():
+    features, labels = toy(30)
+    classifier = knn.KNNClassifier(k=3)
+    assert repr(classifier) == "KNNClassifier(k=3, temperature=0.07, device='cpu')"
+    assert repr(classifier.fit(features, labels)).endswith(", 30 rows of 8 in 3 classes")

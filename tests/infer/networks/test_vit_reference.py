@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dino_infer.attention.maps import cls_attention_maps, mass_mask
+from dino_infer.attention.maps import mass_mask
 from dino_infer.networks.build import vision_transformer
 
 REFERENCE = np.load(Path(__file__).parents[2] / "reference" / "vit_forward.npz")
@@ -51,9 +51,8 @@ def test_all_tokens_equal_the_original(backbone, case):
 @torch.inference_mode()
 def test_cls_attention_equals_the_original(backbone, case):
     images, expected = arrays(case, "input", "cls_attention")
-    got = cls_attention_maps(backbone, images)
-    assert got.shape[2:] == (images.shape[2] // 8, images.shape[3] // 8)
-    torch.testing.assert_close(got.flatten(2), expected, rtol=0, atol=TOLERANCE)
+    got = backbone.cls_attention(images)
+    torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", CASES)

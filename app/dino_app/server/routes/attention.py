@@ -13,16 +13,17 @@ from dino_app.server.request_images import QuickRoute, json_or_form
 from dino_app.server.requests import AttentionRequest
 from dino_app.server.service import ImageEmbedder, Service, Serving
 from dino_infer.attention.maps import AttentionMaps, attention_maps, chosen_maps, whole_image
+from dino_infer.attention.views import check_patches, view_of
 from dino_infer.drawing.overlays import heat_overlay, mosaic
 from dino_infer.drawing.sheets import attention_picture
 from dino_infer.embedding.engines import TorchEngine
+from dino_infer.errors import ImageError
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.images.read import read_image
 from dino_infer.networks.build import Backbone
 
 router = APIRouter(tags=["attention"], responses=ERRORS, route_class=QuickRoute)
 
-MAX_PATCHES = 10_000  # of one image: time grows with their square
 TYPES = {"png": "image/png", "npz": "application/zip"}
 
 
@@ -70,10 +71,11 @@ def _drawn(serving: Service, backbone: Backbone, image: bytes, asked: AttentionR
 
 
 def _check_patches(preprocess: Preprocess, height: int, width: int, patch_size: int) -> None:
-    rows, columns = (side // patch_size for side in preprocess.resized(height, width))
-    if rows * columns > MAX_PATCHES:
-        message = f"{rows} x {columns} patches are too many (at most {MAX_PATCHES}); lower 'size'"
-        raise ApiError(413, "too_many_patches", message, param="size")
+    try:
+        view = view_of(height, width, preprocess=preprocess, patch_size=patch_size)
+        check_patches(view, path="image")
+    except ImageError as error:
+        raise ApiError(413, "too_many_patches", error.reason, param="size") from error
 
 
 def _png(maps: AttentionMaps, asked: AttentionRequest) -> bytes:

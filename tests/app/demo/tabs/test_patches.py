@@ -4,7 +4,6 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from dino_app.demo.models import MAX_PATCHES
 from dino_app.demo.tabs.patches import (
     SHOWN,
     Marks,
@@ -17,6 +16,7 @@ from dino_app.demo.tabs.patches import (
     similarities,
 )
 from dino_infer.attention.patches import patch_similarity
+from dino_infer.attention.views import MAX_PATCHES
 from dino_infer.errors import ImageError
 from tests.app.demo.tiny import broken_file, noise, photo_file
 
