@@ -61,7 +61,8 @@ def test_all_heads_stand_side_by_side(tmp_path, maps):
     sizes = {}
     for head in ("mean", "all"):
         (path,) = write_files(tmp_path / head, maps, ("overlay",), drawing(head=head))
-        sizes[head] = Image.open(path).size
+        with Image.open(path) as picture:
+            sizes[head] = picture.size
     assert sizes["mean"] == (32, 24)
     assert np.prod(sizes["all"]) >= 2 * 32 * 24
 

@@ -159,7 +159,7 @@ def test_a_broken_upload_is_a_message(scene, tmp_path):
 
 def test_elongated_pictures_are_seen_with_less_detail(scene, tmp_path):
     view = scene(photo_file(tmp_path / "strip.png", noise(4, 1000))).looks[0].view
-    assert view.rows == 5 and MAX_PATCHES * 0.8 < view.rows * view.columns <= MAX_PATCHES
+    assert view.rows == 6 and MAX_PATCHES * 0.8 < view.rows * view.columns <= MAX_PATCHES
     with pytest.raises(ImageError, match="patches|pixels"):
         scene(photo_file(tmp_path / "line.png", noise(1, 20_000)))
 
