@@ -47,7 +47,7 @@ def build(
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
     tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008
     pictures: tyro.conf.OmitArgPrefixes[PictureOptions] = PictureOptions(),  # noqa: B008
-    index: str = "auto",
+    index: str | None = None,
     prune: Flag = False,
 ) -> int:
     """Make an index of images, or of features from dino-embed.
@@ -68,8 +68,8 @@ def build(
         compute: Execution of the network.
         tables: Reading of image tables.
         pictures: Thumbnails to show beside results.
-        index: Kind of search: auto (exact while that is fast), flat (always exact), or a string for
-            FAISS's index_factory; in Milvus auto, flat or hnsw.
+        index: Kind of search of a new index: auto (exact while that is fast), the default, flat
+            (always exact), or a string for FAISS's index_factory; in Milvus auto, flat or hnsw.
         prune: Take items out of the index whose images are gone from the sources.
     """
     _check_sources(sources)
@@ -185,7 +185,7 @@ def _filled(
     if any(is_feature_source(source) for source in sources):
         job = _feature_job(target, sources, agree, weights, tables, pictures)
     else:
-        job = _image_job(target, sources, embedder, weights, tables, pictures)
+        job = _image_job(target, sources, embedder, weights, tables, pictures, prune=prune)
     built = fill(
         job.incoming, lambda: target.store(dim=job.dim, model=job.model), total=len(job.ids)
     )
@@ -224,14 +224,18 @@ def _feature_job(
     agree(source.model)
     if target.model is not None:
         check_model(target.model, source.model)
+    if pictures.images is None and (pictures.thumbnails, tables.image_column) != (None, None):
+        raise UsageError(
+            "--thumbnails and --image-column go with --images where features are given"
+        )
     images = (
         None
         if pictures.images is None
         else list_images(pictures.images, image_column=tables.image_column)
     )
-    ids = item_ids(source.names())
+    ids = item_ids(source.names(), location=source.location)
     incoming = feature_items(
-        source, ids, known=target.known, images=images, thumbnails=pictures.thumbnails
+        source, ids, known=target.known, images=images, thumbnails=pictures.side
     )
     hint = {} if weights.weights is None else {"weights": located(weights.weights)}
     return _Job(ids, incoming, source.dim, {**source.model, **hint})
@@ -244,9 +248,11 @@ def _image_job(
     weights: WeightOptions,
     tables: TableOptions,
     pictures: PictureOptions,
+    *,
+    prune: bool,
 ) -> _Job:
     from dino_app.indexing.building import item_ids
-    from dino_app.indexing.from_images import image_items
+    from dino_app.indexing.from_images import image_items, without_stored_files
     from dino_infer.sources.aliases import one_of_each_file
     from dino_infer.sources.image_list import list_images
 
@@ -254,10 +260,12 @@ def _image_job(
         raise UsageError("--images is for features files; here the images are the source")
     images = list_images(sources, image_column=tables.image_column)
     images = images.select(one_of_each_file(images))
+    if not prune:  # which takes the other names out
+        images = without_stored_files(images, target.known)
     names = (images.name(place) for place in range(len(images)))
     ids = item_ids(names, location=images.location)
     made_by = embedder()
-    incoming = image_items(made_by, images, ids, known=target.known, thumbnails=pictures.thumbnails)
+    incoming = image_items(made_by, images, ids, known=target.known, thumbnails=pictures.side)
     return _Job(ids, incoming, made_by.feature_shape[-1], model_of(made_by, weights))
 
 

@@ -35,14 +35,23 @@ Sources = Annotated[
 class PictureOptions:
     """Thumbnails to show beside results."""
 
-    thumbnails: int = 256
-    """Longest side of a thumbnail in pixels; 0 makes none."""
+    thumbnails: int | None = None
+    """Longest side of a thumbnail in pixels; by default 256, 0 makes none."""
     images: str | None = None
     """Images of a features file, to make their thumbnails from; by default none are made."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.thumbnails <= 1024:
+        if self.thumbnails is not None and not 0 <= self.thumbnails <= 1024:
             raise UsageError(f"--thumbnails must be from 0 to 1024, got {self.thumbnails}")
+        if self.thumbnails == 0 and self.images is not None:
+            raise UsageError("--images is for thumbnails; leave --thumbnails 0 or --images out")
+
+    @property
+    def side(self) -> int:
+        """Longest side in pixels; 0 for none."""
+        from dino_app.indexing.thumbnails import LONGEST_SIDE
+
+        return LONGEST_SIDE if self.thumbnails is None else self.thumbnails
 
 
 def new_embedder(
@@ -108,6 +117,15 @@ def check_given(
                 f"the features were made with {name} {made[name]!r}, not {value!r}; leave "
                 f"--{name} out, or embed again"
             )
+    if view.exact_decode and not made.get("exact_decode"):
+        raise UsageError("the features were made without --exact-decode; leave it out")
+    if (view.max_megapixels, view.max_file_mb) != (None, None):
+        raise UsageError("--max-megapixels and --max-file-mb are for images; none is read here")
+    if weights.weights is None and (weights, compute) != (WeightOptions(), ComputeOptions()):
+        raise UsageError(
+            "flags about how to load and run the network are for images or go with --weights; "
+            "nothing is embedded here"
+        )
     if weights.weights is not None and os.path.exists(weights.weights):
         index_embedder(model, weights, compute, view, feature=feature)
 

@@ -51,10 +51,14 @@ def search(
     if sum(given is not None for given in (image, id, vector)) != 1:
         raise UsageError("pass one of --image, --id and --vector")
     check_positive("--k", k)
-    if image is None and (weights, view) != (WeightOptions(), ViewOptions()):
-        raise UsageError("flags about weights and views are for --image; nothing is embedded here")
+    about = (weights, view, compute)
+    if image is None and about != (WeightOptions(), ViewOptions(), ComputeOptions()):
+        raise UsageError(
+            "flags about weights, views and how to run the network are for --image; nothing is "
+            "embedded here"
+        )
     condition = parsed_condition(filter)
-    from dino_app.indexing.indexes import near_item
+    from dino_app.indexing.indexes import check_exact, near_item
     from dino_app.store.interface import MAX_K, SearchParams
     from dino_app.store.opening import open_store
 
@@ -66,6 +70,7 @@ def search(
             near = near_item(store, id, k=k, filter=condition, params=how, include=["metadata"])
             if near is None:
                 raise StoreError(f"no item {id!r} in {index!r}")
+            check_exact(near, how)
             _print(near, as_json=json)
             return 0
         if image is not None:
@@ -77,6 +82,7 @@ def search(
             found = store.search(query, k=k, filter=condition, params=how, include=["metadata"])
         except ValueError as error:
             raise DataError(f"cannot search with {str(vector)!r}: {error}") from error
+    check_exact(found, how)
     _print(found, as_json=json)
     return 0
 

@@ -95,7 +95,7 @@ def item_ids(names: Iterable[str], *, location: Callable[[int], str] | None = No
     Raises:
         DataError: Two images have one name, or a name is too long for an id.
     """
-    ids = [_id(name) for name in names]
+    ids = [id_of(name) for name in names]
     for id, count in Counter(ids).most_common(1):
         if count > 1:
             first, second = [at for at, name in enumerate(ids) if name == id][:2]
@@ -124,7 +124,12 @@ def _stored(items: list[Item], store: Callable[[], Store]) -> int:
     return len(items)
 
 
-def _id(name: str) -> str:
+def id_of(name: str) -> str:
+    """Id of an image of this name.
+
+    Raises:
+        DataError: The name is too long.
+    """
     id = "".join(
         letter if letter.isprintable() or not _is_control(letter) else f"\\x{ord(letter):02x}"
         for letter in printable_name(name)

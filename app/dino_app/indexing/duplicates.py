@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from dino_app.indexing.indexes import check_exact
 from dino_app.store.interface import MAX_K, Item, Metadata, SearchParams, Store
 from dino_infer.progress import Progress
 
@@ -63,6 +64,9 @@ def duplicate_groups(store: Store, *, threshold: float, exact: bool = False) -> 
         store: With a field ``sha256`` for files that are the same.
         threshold: Cosine similarity from which on two pictures count as the same.
         exact: Compare with every vector, even where an approximate index exists.
+
+    Raises:
+        StoreError: The store cannot compare with every vector.
     """
     found = _Groups()
     params = SearchParams(exact=exact)
@@ -133,9 +137,10 @@ def _join_near(
     k = FEW_HITS
     while block:
         vectors = np.stack([item.vector for item in block])
-        answers = store.search(vectors, k=k, params=params).hits
+        answers = store.search(vectors, k=k, params=params)
+        check_exact(answers, params)
         crowded = []
-        for item, hits in zip(block, answers, strict=True):
+        for item, hits in zip(block, answers.hits, strict=True):
             for hit in hits:
                 if hit.id != item.id and hit.score >= threshold:
                     found.link(item.id, hit.id, hit.score)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,8 @@ class FeatureSource:
     """Vectors on disk that were all made alike."""
 
     parts: tuple[FeaturePaths, ...]
+    roots: tuple[tuple[str, ...], ...]
+    """The folders, tars and tables that the images of each part are from, where it tells."""
     model: Mapping[str, Any]
     """What made them: the entries of ``Embedder.description``."""
     dim: int
@@ -42,6 +45,16 @@ class FeatureSource:
         """The image of each row that has a feature."""
         for part in self.parts:
             yield from (row.path for row in table_rows(part.table) if row.status == OK)
+
+    def location(self, number: int) -> str:
+        """Path of the image of a row, counted over those with a feature, for messages."""
+        rows = (
+            os.path.join(_source_of(row, roots), row.path)
+            for part, roots in zip(self.parts, self.roots, strict=True)
+            for row in table_rows(part.table)
+            if row.status == OK
+        )
+        return next(islice(rows, number, None))
 
 
 def is_feature_source(source: str | Path) -> bool:
@@ -80,6 +93,7 @@ def feature_source(source: str | Path) -> FeatureSource:
         _check_count(Path(source), manifests)
     return FeatureSource(
         parts=parts,
+        roots=tuple(tuple(found.get("sources") or ()) for found in manifests),
         model=models[0],
         dim=int(manifests[0]["dim"]),
         rows=sum(int(found["rows"]) for found in manifests),

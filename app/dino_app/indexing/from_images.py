@@ -6,18 +6,20 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
-from dino_app.indexing.building import Incoming, known_metadata
+from dino_app.indexing.building import Incoming, id_of, known_metadata
 from dino_app.indexing.thumbnails import thumbnail
 from dino_app.store.interface import Item, Metadata, Scalar, Store
 from dino_infer.cores import cores
 from dino_infer.embedding.decoding import ImageFile
 from dino_infer.embedding.embedder import EmbeddedBatch, Embedder
-from dino_infer.errors import ImageError
+from dino_infer.errors import DataError, ImageError
 from dino_infer.features.files import class_names
 from dino_infer.sources.image_list import ImageList
 
@@ -81,6 +83,50 @@ def described(name: str, file: ImageFile, label: str | None, source: str) -> Met
     """Facts about an image that an index keeps beside its vector."""
     metadata: dict[str, Scalar] = {"path": name, **file._asdict(), "source": _mark(source)}
     return metadata if label is None else metadata | {"label": label}
+
+
+def without_stored_files(images: ImageList, known: Store | None) -> ImageList:
+    """Images without those whose file is stored already under another name.
+
+    Links of a later listing lead to such files, and so do folders above or below the one of then.
+    """
+    if known is None:
+        return images
+    names = [id_of(images.name(place)) for place in range(len(images))]
+    stored: dict[int, str] = {}
+    for place, before in enumerate(known_metadata(known, names)):
+        if before is None and (other := _other_name(images, place, known)) is not None:
+            stored[place] = other
+    if stored:
+        place, other = next(iter(stored.items()))
+        logger.info(
+            "%d of %d images are files that the index has under another name, and do not count, "
+            "such as %r, which is %r",
+            len(stored),
+            len(images),
+            images.location(place),
+            other,
+        )
+    return images.select([place for place in range(len(images)) if place not in stored])
+
+
+def _other_name(images: ImageList, place: int, known: Store) -> str | None:
+    """Id under which the file of an image is stored from any folder above it, or None."""
+    folder, file = images.place(place)
+    path = Path(os.fsdecode(os.path.realpath(os.path.join(folder, file))))
+    if str(path) == images.sources[images.source(place)]:  # a tar or table, which holds it
+        member = images.name(place).partition("/")[2]
+        names = {f"{path.name}/{member}": path}
+    else:
+        names = {str(path.relative_to(root)): root for root in path.parents}
+    marks = {}
+    for name, root in names.items():
+        with suppress(DataError):  # too long, so it cannot be stored
+            marks[id_of(name)] = _mark(str(root))
+    for item in known.get(list(marks)):
+        if item is not None and item.metadata.get("source") == marks[item.id]:
+            return item.id
+    return None
 
 
 @functools.lru_cache

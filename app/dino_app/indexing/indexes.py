@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from dino_app.errors import StoreError
 from dino_app.indexing.building import prune
 from dino_app.store.filters import Filter
 from dino_app.store.interface import MAX_K, Found, Included, SearchParams, Store
-from dino_app.store.opening import MILVUS, create_store, open_store
+from dino_app.store.opening import MILVUS, create_store, kind_at, open_store
 from dino_infer.files import hold_output, remove_leftovers, whole_folder
 from dino_infer.images.read import ImageFailure, write_failures
 
@@ -22,30 +22,38 @@ class IndexTarget:
 
     Args:
         location: As for ``open_store``.
-        index: How a new one searches its vectors, as its store takes it.
+        index: How it searches its vectors, as its store takes it; None is "auto" for a new one.
 
     Raises:
-        StoreError: It is damaged, locked, or something else lies there.
+        StoreError: It is damaged, locked, of another ``index``, or something else lies there.
     """
 
-    def __init__(self, location: str, *, index: str = "auto") -> None:
+    def __init__(self, location: str, *, index: str | None = None) -> None:
         self.location = location
-        self._index = index
+        self._index = index or "auto"
         with ExitStack() as undo:
             if not exists(location):
                 undo.enter_context(_hold_place(location))
             self.known = open_store(location, writable=True) if exists(location) else None
             """The store as it is; None while there is none."""
+            self.model: Mapping[str, Any] | None = None
+            """What made its vectors."""
+            if self.known is not None:
+                undo.callback(self.known.close)
+                info = self.known.info()
+                if index is not None and kind_at(location, index) != info.wanted_index:
+                    raise StoreError(
+                        f"{location!r} was made with `index={info.wanted_index!r}`, got {index!r}; "
+                        "leave `index` out, or make another one with dino-index copy"
+                    )
+                self.model = info.model
             self._held = undo.pop_all()
-        self.model: Mapping[str, Any] | None = None
-        """What made its vectors."""
-        if self.known is not None:
-            self.model = self.known.info().model
 
     def store(self, *, dim: int, model: Mapping[str, Any]) -> Store:
         """The store, made if need be."""
         if self.known is None:
             self.known = new_index(self.location, dim=dim, model=model, index=self._index)
+            self._held.callback(self.known.close)
         return self.known
 
     def prune(self, ids: Collection[str]) -> int:
@@ -61,9 +69,7 @@ class IndexTarget:
 
     def close(self) -> None:
         """Free its files."""
-        with self._held:
-            if self.known is not None:
-                self.known.close()
+        self._held.close()
 
 
 def exists(location: str) -> bool:
@@ -82,10 +88,8 @@ def new_index(location: str, *, dim: int, model: Mapping[str, Any], index: str =
     Raises:
         StoreError: There is no such kind of index, something is there, or nothing can be written.
     """
-    try:
+    with _told_kind(index):
         return create_store(location, dim=dim, model=model, index=index)
-    except ValueError as error:
-        raise StoreError(f"--index {index}: {error}") from error
 
 
 def near_item(
@@ -106,6 +110,16 @@ def near_item(
     )
     (hits,) = found.hits
     return found._replace(hits=[[hit for hit in hits if hit.id != id][:k]])
+
+
+def check_exact(found: Found, params: SearchParams) -> None:
+    """Refuse an answer that is not what an exact search was asked for.
+
+    Raises:
+        StoreError: The store searches approximately whatever it is asked.
+    """
+    if params.exact and not found.exact:
+        raise StoreError("this index cannot compare with every vector; leave `exact` out")
 
 
 def delete_matching(store: Store, condition: Filter) -> int:
@@ -138,7 +152,7 @@ def restored(location: str, name: str) -> Store:
 def copy_index(source: Store, target: str, *, index: str = "auto") -> int:
     """Make another index of all items of a store; returns how many.
 
-    A folder appears when it is complete.
+    It appears when it is complete; what a stop leaves behind is replaced by the next try.
 
     Raises:
         StoreError: Something is there already, or it cannot be written.
@@ -148,12 +162,8 @@ def copy_index(source: Store, target: str, *, index: str = "auto") -> int:
     with _hold_place(target):
         if exists(target):
             raise StoreError(f"{target!r} is there already; delete it or choose another place")
-        milvus = target.startswith(MILVUS)
-        place: AbstractContextManager[Any] = nullcontext(target) if milvus else whole_folder(target)
-        with place as location:
-            made = new_index(str(location), dim=found.dim, model=found.model, index=index)
-            with closing(made):
-                return copy_items(source, made)
+        with _whole_index(target, dim=found.dim, model=found.model, index=index) as made:
+            return copy_items(source, made)
 
 
 def copy_items(source: Store, target: Store) -> int:
@@ -186,6 +196,35 @@ def write_failed(location: str, failures: Iterable[ImageFailure]) -> None:
         write_failures(failed_path(location), failures)
     else:
         failed_path(location).unlink(missing_ok=True)
+
+
+@contextmanager
+def _whole_index(target: str, *, dim: int, model: Mapping[str, Any], index: str) -> Iterator[Store]:
+    """A new index that appears in its place when the block has filled it."""
+    if not target.startswith(MILVUS):
+        with (
+            whole_folder(target) as folder,
+            closing(new_index(str(folder), dim=dim, model=model, index=index)) as made,
+        ):
+            yield made
+        return
+    from dino_app.store.milvus_store.store import MilvusStore
+
+    place = target.removeprefix(MILVUS)
+    with _told_kind(index):
+        store = MilvusStore.create(place, dim=dim, model=model, index=index, published=False)
+    with closing(store):
+        yield store
+        store.publish()
+
+
+@contextmanager
+def _told_kind(index: str) -> Iterator[None]:
+    """Say which kind of index is none."""
+    try:
+        yield
+    except ValueError as error:
+        raise StoreError(f"`index={index!r}`: {error}") from error
 
 
 @contextmanager

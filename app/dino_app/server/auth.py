@@ -55,7 +55,12 @@ def read_keys(path: str | Path | None, environment: Mapping[str, str]) -> Keys:
     """
     keys = environment.get("DINO_API_KEYS", "").replace(",", " ").split()
     if path is not None:
-        lines = Path(path).read_text().splitlines()
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"--api-key-file {str(path)!r} holds bytes that are no text"
+            ) from error
         in_file = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not in_file:
             raise UsageError(f"--api-key-file {str(path)!r} holds no key")

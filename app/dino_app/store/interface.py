@@ -82,6 +82,8 @@ class StoreInfo:
     """Changes with every write."""
     index: str
     """How vectors are searched, say ``Flat`` or ``HNSW32``."""
+    wanted_index: str
+    """Kind of index that it was made with, say ``auto``."""
     recall_at_10: float | None
     """Measured against exact search when the index was built; None where search is exact."""
     model: Mapping[str, Any]

@@ -63,3 +63,12 @@ def create_store(
     from dino_app.store.faiss_store import FaissStore
 
     return FaissStore.create(Path(location), dim=dim, model=model, index=index)
+
+
+def kind_at(location: str | Path, index: str) -> str:
+    """The ``wanted_index`` of a store that is made there with this kind of index."""
+    if str(location).startswith(MILVUS):
+        from dino_app.store.milvus_store.connection import parsed_place
+
+        return parsed_place(str(location).removeprefix(MILVUS)).kind(index)
+    return index

@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from dino_app.indexing.building import item_ids
 from dino_app.indexing.from_features import feature_items, feature_source
 from dino_infer.errors import DataError
 from dino_infer.features.files import partition_paths
@@ -40,3 +41,14 @@ def test_a_row_takes_the_picture_of_its_content_among_equal_names(tmp_path):
     [part] = feature_items(source, ["x.bmp"], images=both, thumbnails=16)
     [red] = feature_items(source, ["x.bmp"], images=both.select([0]), thumbnails=16)
     assert part.items[0].thumbnail == red.items[0].thumbnail is not None
+
+
+def test_two_rows_of_one_name_are_named_with_their_folders(tmp_path):
+    for name, colour in (("a", "red"), ("b", "blue")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (24, 24), colour).save(tmp_path / name / "x.bmp")
+    both = list_images([tmp_path / "a", tmp_path / "b"])
+    embed_to_file(pixel_embedder(), both, tmp_path / "t.npy")
+    source = feature_source(tmp_path / "t.npy")
+    with pytest.raises(DataError, match=r"2 images are named 'x.bmp': '.*/a/x.bmp', '.*/b/x"):
+        item_ids(source.names(), location=source.location)

@@ -129,9 +129,9 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path):
     assert not read_keys(None, {})
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "short\n"])
-def test_a_file_without_a_proper_key_is_refused(tmp_path, text):
+@pytest.mark.parametrize("data", [b"", b"# nothing\n", b"short\n", b"\xff\xfe" * 20])
+def test_a_file_without_a_proper_key_is_refused(tmp_path, data):
     path = tmp_path / "keys"
-    path.write_text(text)
+    path.write_bytes(data)
     with pytest.raises(UsageError, match="key"):
         read_keys(path, {})

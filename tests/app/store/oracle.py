@@ -30,6 +30,7 @@ class NumpyStore:
             deleted=0,
             version=str(self._version),
             index="Flat",
+            wanted_index="auto",
             recall_at_10=None,
             model=self._model,
         )

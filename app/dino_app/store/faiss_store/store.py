@@ -125,6 +125,7 @@ class FaissStore:
             deleted=view.deleted,
             version=view.version,
             index=approximate.FLAT if proposer is None else proposer.note.kind,
+            wanted_index=manifest.wanted_index,
             recall_at_10=None if proposer is None else proposer.note.recall_at_10,
             model=dict(manifest.model),
         )

@@ -10,7 +10,9 @@ Aliases change at once for every reader, so a restored snapshot appears whole.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dino_app.errors import StoreError
@@ -27,11 +29,22 @@ MAX_PARTS = 32
 NO_DIM = 2  # Milvus wants a vector in every collection; of pictures it is zero
 AT_ONCE = 1000  # ids in one request, and rows in one answer
 CALL_BYTES = 8 << 20  # of rows in one request; servers take 64 MiB
+_CODE = re.compile(r"(?:2d|2e|3\d|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a])+")  # see checked_name
 INDEXES: dict[str, dict[str, Any]] = {
     "flat": {"index_type": "FLAT"},
     "auto": {"index_type": "AUTOINDEX"},
     "hnsw": {"index_type": "HNSW", "params": {"M": 32, "efConstruction": 200}},
 }
+
+
+@dataclass(frozen=True)
+class Made:
+    """Properties of a store, as it was made."""
+
+    dim: int
+    model: dict[str, Any]
+    index: str
+    """One of ``INDEXES``."""
 
 
 class Collections:
@@ -51,14 +64,20 @@ class Collections:
         return bool(self._connection.call("has_collection", self.rows))
 
     def create(self, *, dim: int, model: Mapping[str, Any], index: str) -> None:
-        """Make an empty store; its name appears last."""
+        """Make an empty store, which has no name before ``publish``."""
         properties = {MODEL: json.dumps(dict(model)), DIM: str(dim), INDEX: index}
-        first = self._numbered(1)
         if self._call("has_collection", self.pictures):  # a stop left it behind
             self._call("drop_alias", self.pictures)
-        self._make(first, properties)
-        self._call("create_alias", collection_name=first + PICTURES, alias=self.pictures)
-        self._call("create_alias", collection_name=first, alias=self.rows)
+        self.rows = self._numbered(1)
+        self.pictures = self.rows + PICTURES
+        self._make(self.rows, properties)
+
+    def publish(self) -> None:
+        """Give a new store its name, which appears last."""
+        made, name = self.rows, self._connection.place.collection
+        for suffix in (PICTURES, ""):
+            self._call("create_alias", collection_name=made + suffix, alias=name + suffix)
+        self.rows, self.pictures = name, name + PICTURES
 
     def load(self) -> None:
         """Make rows and thumbnails searchable."""
@@ -69,15 +88,20 @@ class Collections:
         """What was told when the store was made.
 
         Raises:
-            StoreError: The collection is none of ours.
+            StoreError: The collection is none of ours, or damaged.
         """
         found: dict[str, str] = self._call("describe_collection", self.rows)["properties"]
-        if MODEL not in found or DIM not in found:
+        if not _are_ours(found):
             raise StoreError(
-                f"{str(self._connection.place)!r} is a collection that dino-index did not make; "
-                "choose another name"
+                f"{str(self._connection.place)!r} is a collection that dino-index did not make, or "
+                "its properties are damaged; choose another name"
             )
         return found
+
+    def made_with(self) -> Made:
+        """Width, model and kind of index; raises as ``properties``."""
+        found = self.properties()
+        return Made(int(found[DIM]), json.loads(found[MODEL]), found[INDEX])
 
     def flush(self) -> None:
         """Put what was written into segments: Milvus Lite scans what is not, and may lose it.
@@ -139,13 +163,14 @@ class Collections:
 
     def snapshots(self) -> list[str]:
         """Names of the snapshots that are complete, sorted."""
-        prefix = self.rows + "__snapshot_"
-        found = [name.removeprefix(prefix) for name in self._names() if name.startswith(prefix)]
-        return sorted(bytes.fromhex(code).decode() for code in found if "_" not in code)
+        prefix = self._snapshot("")
+        codes = [name.removeprefix(prefix) for name in self._names() if name.startswith(prefix)]
+        return sorted(bytes.fromhex(code).decode() for code in codes if _CODE.fullmatch(code))
 
     def keep(self, snapshot: str) -> None:
         """Copy the rows in use under the name of a snapshot, which appears last."""
         copy = f"{self.rows}__copy"
+        self._drop(self._snapshot(snapshot))  # the part of it that a stop left behind
         self._copy(self.rows, copy)
         for suffix in (PICTURES, ""):
             self._call("rename_collection", copy + suffix, self._snapshot(snapshot) + suffix)
@@ -157,13 +182,15 @@ class Collections:
         source = self._snapshot(snapshot)
         for suffix in (PICTURES, ""):
             self._call("load_collection", source + suffix)
-        before = self._call("describe_alias", self.rows)["collection_name"]
-        after = self._numbered(1 + int(before.rpartition("__")[2]))
+        # A stop between the two aliases leaves them at different numbers.
+        before = {self._number(self.rows), self._number(self.pictures)}
+        after = self._numbered(1 + max(before))
         self._copy(source, after)
         for suffix in (PICTURES, ""):
             self._call("alter_alias", after + suffix, self.rows + suffix)
             self._call("release_collection", source + suffix)
-        self._drop(before)
+        for number in before:
+            self._drop(self._numbered(number))
 
     def _make(self, name: str, properties: Mapping[str, str]) -> None:
         """Empty collections for rows and thumbnails, instead of any that a stop left behind."""
@@ -211,14 +238,26 @@ class Collections:
         names: list[str] = self._call("list_collections")
         return names
 
+    def _number(self, alias: str) -> int:
+        name: str = self._call("describe_alias", alias)["collection_name"]
+        return int(name.removesuffix(PICTURES).rpartition("__")[2])
+
     def _numbered(self, number: int) -> str:
-        return f"{self.rows}__{number}"
+        return f"{self._connection.place.collection}__{number}"
 
     def _snapshot(self, name: str) -> str:
         return f"{self.rows}__snapshot_{name.encode().hex()}"
 
     def _call(self, method: str, /, *args: Any, **options: Any) -> Any:
         return self._connection.call(method, *args, **options)
+
+
+def _are_ours(properties: Mapping[str, str]) -> bool:
+    try:
+        dim, model = int(properties[DIM]), json.loads(properties[MODEL])
+        return dim >= 1 and isinstance(model, dict) and properties[INDEX] in INDEXES
+    except (KeyError, ValueError, RecursionError):
+        return False
 
 
 def in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -32,6 +32,10 @@ class Place(NamedTuple):
         """Whether it is a file here."""
         return "://" not in self.uri
 
+    def kind(self, index: str) -> str:
+        """Kind of index that is made for a wanted one: Milvus Lite has no choice of its own."""
+        return "flat" if index == "auto" and self.is_lite else index
+
     def __str__(self) -> str:
         return f"milvus:{self.uri}/{self.collection}"
 

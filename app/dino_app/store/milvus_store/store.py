@@ -7,7 +7,6 @@ consistent: they see all that was acknowledged before they began.
 """
 
 import itertools
-import json
 import os
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,10 +23,7 @@ from dino_app.store.interface import Found, Hit, Included, Item, SearchParams, S
 from dino_app.store.item_checks import checked_items, checked_name, checked_queries, is_id
 from dino_app.store.milvus_store.collections import (
     AT_ONCE,
-    DIM,
-    INDEX,
     INDEXES,
-    MODEL,
     Collections,
     in_parts,
 )
@@ -46,19 +42,23 @@ class MilvusStore:
     number of stores may share it. Snapshots are copies: they take the time and room of all rows.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, collections: Collections) -> None:
         """For ``create`` and ``open``."""
         self._connection = connection
-        self._collections = Collections(connection)
-        properties = self._collections.properties()
-        self._collections.load()
-        self._dim = int(properties[DIM])
-        self._model: dict[str, Any] = json.loads(properties[MODEL])
-        self._index = properties[INDEX]
+        self._collections = collections
+        made = collections.made_with()
+        collections.load()
+        self._dim, self._model, self._index = made.dim, made.model, made.index
 
     @classmethod
     def create(
-        cls, location: str, *, dim: int, model: Mapping[str, Any], index: str = "auto"
+        cls,
+        location: str,
+        *,
+        dim: int,
+        model: Mapping[str, Any],
+        index: str = "auto",
+        published: bool = True,
     ) -> "MilvusStore":
         """A new, empty store.
 
@@ -68,6 +68,7 @@ class MilvusStore:
             model: What makes the vectors; anything that JSON holds.
             index: "flat" compares with every vector, "hnsw" searches a graph, "auto" is "flat" in
                 Milvus Lite and what a server chooses otherwise.
+            published: Give it its name at once; without, ``publish`` does.
 
         Raises:
             ValueError: No such index, or no such width.
@@ -79,9 +80,8 @@ class MilvusStore:
             raise ValueError(f"vectors need a width of at least 1, got {dim}")
         if index not in INDEXES:
             raise ValueError(f"expected an index of Milvus, one of {[*INDEXES]}, got {index!r}")
-        if index == "auto" and place.is_lite:
-            index = "flat"
-        return cls._connected(place, {"dim": dim, "model": model, "index": index})
+        new = {"dim": dim, "model": model, "index": place.kind(index)}
+        return cls._connected(place, new, published=published)
 
     @classmethod
     def open(cls, location: str) -> "MilvusStore":
@@ -92,10 +92,7 @@ class MilvusStore:
             StoreLockedError: Another process has the file of Milvus Lite open.
             MissingExtraError: pymilvus is not installed.
         """
-        place = parsed_place(location)
-        if place.is_lite and not os.path.isdir(place.uri):
-            raise _missing(place)
-        return cls._connected(place, None)
+        return cls._connected(parsed_place(location), None)
 
     @classmethod
     def exists(cls, location: str) -> bool:
@@ -111,20 +108,31 @@ class MilvusStore:
             return Collections(connection).exist()
 
     @classmethod
-    def _connected(cls, place: Place, new: Mapping[str, Any] | None) -> "MilvusStore":
+    def _connected(
+        cls, place: Place, new: Mapping[str, Any] | None, *, published: bool = True
+    ) -> "MilvusStore":
+        if new is None and place.is_lite and not os.path.isdir(place.uri):
+            raise _missing(place)
         connection = Connection(place)
         try:
             collections = Collections(connection)
-            if new is None and not collections.exist():
+            is_there = collections.exist()
+            if new is None and not is_there:
                 raise _missing(place)
-            if new is not None and collections.exist():
-                raise StoreError(f"{str(place)!r} is there already")
             if new is not None:
+                if is_there:
+                    raise StoreError(f"{str(place)!r} is there already")
                 collections.create(**new)
-            return cls(connection)
+                if published:
+                    collections.publish()
+            return cls(connection, collections)
         except BaseException:
             connection.close()
             raise
+
+    def publish(self) -> None:
+        """Give a new store its name: from now on it can be opened."""
+        self._collections.publish()
 
     def info(self) -> StoreInfo:
         """What is in it; recall is not measured, also where a server searches approximately."""
@@ -135,6 +143,7 @@ class MilvusStore:
             deleted=0,
             version=self._version(),
             index=str(INDEXES[self._index]["index_type"]),
+            wanted_index=self._index,
             recall_at_10=None,
             model=dict(self._model),
         )
@@ -199,9 +208,9 @@ class MilvusStore:
 
     def count(self, filter: Filter | None = None) -> int:
         """As ``Store.count``."""
-        total = 0
+        total, rows = 0, self._collections.rows
         for where in self._expressions(filter):
-            (row,) = self._call("query", filter=where, output_fields=["count(*)"])
+            (row,) = self._connection.call("query", rows, filter=where, output_fields=["count(*)"])
             total += int(row["count(*)"])
         return total
 
@@ -285,9 +294,6 @@ class MilvusStore:
         self._collections.upsert(self._collections.pictures, [row])
         self._collections.flush()
         return version
-
-    def _call(self, method: str, *, name: str = "", **options: Any) -> Any:
-        return self._connection.call(method, name or self._collections.rows, **options)
 
 
 def _missing(place: Place) -> StoreError:
