@@ -106,3 +106,15 @@ def test_every_flag_in_a_message_is_one_of_the_commands_that_may_print_it():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_flags_of_every_command_are_found(command: str):
     assert all_flags_of(command) - {"--help"}
+
+
+def test_the_library_names_parameters_and_leaves_flags_to_commands():
+    wrong = [
+        f"{path.name}: {text[:60]!r}"
+        for path, inner in modules()
+        if inner[0] == "dino_infer"
+        for text in messages(path)
+        for command, flag in NAMED.findall(text)
+        if not command and flag not in ELSEWHERE
+    ]
+    assert not wrong, "\n".join(wrong)
