@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from dino_infer.errors import MissingExtraError
@@ -27,6 +28,7 @@ __all__ = [
     "build_backbone",
     "imported_timm",
     "resampled_positions",
+    "takes_small_stem",
     "vision_transformer",
 ]
 
@@ -216,15 +218,25 @@ def build_backbone(
         network = _timm_network(timm, arch, image_size=image_size, drop_path_rate=drop_path_rate)
     else:
         raise ValueError(_unknown_arch(arch, timm.list_models()))
+    if small_stem:
+        _shrink_stem(network, arch)
     if kind := _vit_kind(timm, network):
         patch = network.patch_embed.patch_size[0]
         return kind(network, arch=arch, patch_size=patch, image_size=image_size)
-    if small_stem:
-        _shrink_stem(network, arch)
     stride = max((info["reduction"] for info in network.feature_info), default=1)
     backbone = Backbone(network, arch=arch, patch_size=stride, image_size=image_size)
     backbone.small_stem = small_stem
     return backbone
+
+
+def takes_small_stem(arch: str) -> bool:
+    """True if ``small_stem`` fits a network of this name, which not every ResNet's does."""
+    try:
+        with torch.device("meta"):  # nothing is allocated or drawn
+            build_backbone(arch, small_stem=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _vit_kind(timm: Any, network: Any) -> type[ViTBackbone] | None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from dino_infer.networks.build import build_backbone
 from dino_infer.weights.checkpoints import save_checkpoint
@@ -119,6 +120,19 @@ def test_the_reason_given_for_the_momentum_is_true(momentum: float, said: str):
 def test_the_small_stem_is_for_images_below_64_px_as_its_help_says(image_side: int, small: bool):
     config = recipes.auto(num_images=2_000, image_side=image_side, arch="resnet18")
     assert config.model.small_stem is small
+
+
+@pytest.mark.parametrize(
+    ("arch", "small"),
+    [("resnet18", True), ("resnet_micro", True), ("wide_resnet50_2", True), ("resnetv2_18", False),
+     ("resnet50_clip", False), ("resnetaa50", False), ("regnety_002", False)],
+)  # fmt: skip
+def test_the_stem_that_auto_derives_fits_the_network(arch: str, small: bool):
+    model = recipes.auto(num_images=2_000, image_side=32, arch=arch).model
+    assert model.small_stem is small
+    with torch.device("meta"):
+        network = build_backbone(arch, image_size=32, small_stem=model.small_stem)
+    assert network.small_stem is small
 
 
 def test_what_outlasts_the_run_is_said_with_the_setting_that_does():

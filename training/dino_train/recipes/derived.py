@@ -62,7 +62,7 @@ def auto(
             arch=arch,
             patch_size=patch_size,
             drop_path_rate=0.1 if is_vit and not tiny else 0.0,
-            small_stem=image_side < TINY_SIDE and arch.startswith("resnet"),
+            small_stem=image_side < TINY_SIDE and not is_vit and _takes_small_stem(arch),
         ),
         head=HeadConfig(
             out_dim=2 ** round(math.log2(_clamp(num_images // 10, 1024, 65536))),
@@ -111,6 +111,12 @@ def what_outlasts(config: TrainConfig, *, total_steps: int) -> list[str]:
             "run: the teacher will hardly move; lower it or train longer"
         )
     return lines
+
+
+def _takes_small_stem(arch: str) -> bool:
+    from dino_infer.networks.build import takes_small_stem  # loads PyTorch, which --help must not
+
+    return takes_small_stem(arch)
 
 
 def _auto_crops(image_side: int, patch_size: int, *, local_crops: bool) -> CropSpec:
