@@ -105,8 +105,9 @@ def in_flags(
 
 def _flags_of(command: Callable[[list[str]], int | None], arguments: list[str]) -> set[str]:
     """All flags that the command, or its subcommand, names in its own --help."""
+    subcommand = [name for name in arguments[:1] if not name.startswith("-")]
     with redirect_stdout(io.StringIO()) as text, suppress(SystemExit):
-        command([*arguments[:1], "--help"])
+        command([*subcommand, "--help"])
     return set(re.findall(r"--[a-z][a-z0-9.-]*", text.getvalue()))
 
 

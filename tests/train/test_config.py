@@ -11,7 +11,6 @@ from dino_train.config import (
     TeacherConfig,
     TrainConfig,
     as_dict,
-    differences,
     from_dict,
 )
 
@@ -30,12 +29,6 @@ def test_an_unknown_setting_in_a_file_is_refused():
     values["optim"]["learning_rate"] = 1.0
     with pytest.raises(ValueError, match="OptimConfig has no setting 'learning_rate'"):
         from_dict(values)
-
-
-def test_differences_name_each_setting_with_both_values():
-    old, new = as_dict(TrainConfig()), as_dict(TrainConfig(seed=3))
-    new["optim"]["lr"] = 1.0
-    assert differences(old, new) == {"optim.lr": "0.0005 -> 1.0", "seed": "0 -> 3"}
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     name = "auto"
     if arguments and not arguments[0].startswith("-"):
-        name = arguments.pop(0)
+        name, *arguments = arguments
     elif not arguments or arguments == ["-h"] or arguments == ["--help"]:
         print(HELP, end="")
         if not arguments:

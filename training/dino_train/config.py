@@ -248,18 +248,6 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     return _build(TrainConfig, values)  # type: ignore[no-any-return]
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings that differ between two configs, as ``{"optim.lr": "0.001 -> 0.002"}``."""
-    found: dict[str, str] = {}
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found |= differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found[f"{prefix}{key}"] = f"{before!r} -> {after!r}"
-    return found
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

@@ -82,8 +82,8 @@ class Evaluation:
         except CheckpointError as error:
             raise TrainingError(
                 "the teacher gives features that are not finite: training has diverged, or started "
-                "from damaged weights; lower optim.lr, set optim.clip_grad to 0.3 or use "
-                "optim.precision fp32"
+                "from damaged weights; lower `optim.lr`, set `optim.clip_grad=0.3` or use "
+                "`optim.precision='fp32'`"
             ) from error
 
     def _numbers(self, backbone: Backbone) -> dict[str, float]:
@@ -137,8 +137,8 @@ def _labelled(folder: Path) -> ImageList:
     images = list_images([folder])
     if images.labels() is None:
         raise DataError(
-            f"--eval-data needs a folder for each class, but {str(folder)!r} has images outside "
-            "class folders; arrange it as CLASS/IMAGE, or leave --eval-data out"
+            f"`eval_data` needs a folder for each class, but {str(folder)!r} has images outside "
+            "class folders; arrange it as CLASS/IMAGE, or leave `eval_data` out"
         )
     return images
 

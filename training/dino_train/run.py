@@ -40,6 +40,7 @@ class Run:
         process: Process,
         *,
         data_fingerprint: str,
+        init_from: str | None = None,
         compiled: bool = False,
     ) -> None:
         self.config = config
@@ -47,6 +48,7 @@ class Run:
         self.out = out
         self.process = process
         self._data_fingerprint = data_fingerprint
+        self._init_from = init_from
         c, o = config, config.optim
         self.steps_per_epoch = len(images) // o.batch_size
         self.total_steps = self.steps_per_epoch * o.epochs
@@ -101,7 +103,13 @@ class Run:
 
     def _load(self, state: snapshots.State) -> None:
         """Take over a state, or raise what shows that it is not one of this run."""
-        check_state(state, as_dict(self.config), data_fingerprint=self._data_fingerprint)
+        check_state(
+            state,
+            as_dict(self.config),
+            defaults=as_dict(TrainConfig()),
+            data_fingerprint=self._data_fingerprint,
+            init_from=self._init_from,
+        )
         if not 0 < state["step"] <= self.total_steps:
             raise ValueError(f"the run has {self.total_steps} steps")
         self.learner.load_state(state)
@@ -128,6 +136,7 @@ class Run:
             "skipped_steps": self.skipped_before
             + int(self.learner.skipped.numbers()["skipped_steps"]),
             "config": as_dict(self.config),
+            "init_from": self._init_from,
             "checkpoint_info": self.checkpoint_info().as_metadata(),
         }
         snapshots.save_snapshot(self.out, state, step=self.step)
@@ -188,12 +197,12 @@ def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
     if images < batch:
         raise DataError(
             f"one batch needs {batch} images but the data has {images}; "
-            f"give --optim.batch-size {images} or less, or more images"
+            f"pass `optim.batch_size={images}` or less, or more images"
         )
     parts = world_size * config.optim.accumulation_steps
     if batch % parts:
         raise SettingsError(
-            f"optim.batch_size must be a multiple of processes x accumulation steps = "
+            f"`optim.batch_size` must be a multiple of processes x accumulation steps = "
             f"{world_size} x {config.optim.accumulation_steps}, got {batch}"
         )
 

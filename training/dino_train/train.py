@@ -98,19 +98,27 @@ def train(
             images = list_images(data) if images is None else images
             check_amounts(config, len(images), process.world_size)
             fingerprint = images.fingerprint()
+            started_from = _named(init_from, checkpoint_key) if init_from else None
             record = config_record(
                 out,
                 as_dict(config),
+                defaults=as_dict(TrainConfig()),
                 data={
                     "sources": [str(source) for source in data],
                     "images": len(images),
                     "fingerprint": fingerprint,
                 },
-                init_from=_named(init_from, checkpoint_key) if init_from else None,
+                init_from=started_from,
                 extend=extend,
             )
             run = Run(
-                config, images, out, process, data_fingerprint=fingerprint, compiled=machine.compile
+                config,
+                images,
+                out,
+                process,
+                data_fingerprint=fingerprint,
+                init_from=started_from,
+                compiled=machine.compile,
             )
             evaluation = Evaluation(
                 images,

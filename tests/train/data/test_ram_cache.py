@@ -187,7 +187,7 @@ def test_the_cache_goes_where_it_fits(asked, needed, gpu, place):
 
 
 def test_a_gpu_too_small_for_the_cache_is_said_with_both_sizes():
-    with pytest.raises(TrainingError, match="at most 8.0 GiB .* got 9.0 GiB .*--cache ram"):
+    with pytest.raises(TrainingError, match="at most 8.0 GiB .* got 9.0 GiB .*cache='ram'"):
         plan_cache("gpu", needed_bytes=9 * GIB, free_ram_bytes=90 * GIB, free_gpu_bytes=10 * GIB)
 
 

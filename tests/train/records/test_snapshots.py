@@ -179,16 +179,19 @@ def test_hidden_files_and_folders_of_others_stay(run: Path):
 
 def test_out_that_is_a_file_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="--out must be a folder"):
+    with pytest.raises(RunError, match="`out` must be a folder"):
         enter(tmp_path / "file")
 
 
+DEFAULTS = as_dict(TrainConfig())
 DATA = {"sources": ["x"], "images": 3, "fingerprint": "abc"}
 
 
 def enter(run: Path, *, epochs=5, lr=1.0, data=DATA, init_from=None, extend=False) -> None:
     config = TrainConfig(optim=OptimConfig(epochs=epochs, lr=lr, warmup_epochs=0))
-    record = config_record(run, as_dict(config), data=data, init_from=init_from, extend=extend)
+    record = config_record(
+        run, as_dict(config), defaults=DEFAULTS, data=data, init_from=init_from, extend=extend
+    )
     enter_run_folder(run, record)
 
 
@@ -242,7 +245,7 @@ def test_changed_data_is_refused_with_both_counts(run: Path):
 
 def test_other_starting_weights_are_another_run(run: Path):
     enter(run)
-    with pytest.raises(RunError, match=r"--init-from: None -> 'w.pth'"):
+    with pytest.raises(RunError, match=r"`init_from`: None -> 'w.pth'"):
         enter(run, init_from="w.pth")
 
 
@@ -290,17 +293,34 @@ def test_a_folder_with_files_that_would_be_replaced_is_no_new_run(run: Path, nam
         enter(run)
 
 
-def test_a_snapshot_of_other_settings_or_images_is_none_of_this_run(run: Path):
-    config = as_dict(TrainConfig())
-    state = {"config": as_dict(TrainConfig()), "checkpoint_info": {"data_fingerprint": "abc"}}
-    check_state(state, config, data_fingerprint="abc")
+def test_a_snapshot_of_other_settings_images_or_weights_is_none_of_this_run():
+    def check(state: dict, *, fingerprint: str = "abc", init_from: str | None = "w.pth") -> None:
+        check_state(
+            state,
+            DEFAULTS,
+            defaults=DEFAULTS,
+            data_fingerprint=fingerprint,
+            init_from=init_from,
+        )
+
+    state = {
+        "config": as_dict(TrainConfig()),
+        "checkpoint_info": {"data_fingerprint": "abc"},
+        "init_from": "w.pth",
+    }
+    check(state)
     with pytest.raises(ValueError, match="other images"):
-        check_state(state, config, data_fingerprint="abd")
+        check(state, fingerprint="abd")
+    for other in (None, "v.pth", "w.pth (student)"):
+        with pytest.raises(ValueError, match="it started from 'w.pth', not"):
+            check(state, init_from=other)
+    del state["config"]["data_order"]
+    check(state)  # the setting is newer than the run
     state["config"]["optim"]["epochs"] -= 1
-    check_state(state, config, data_fingerprint="abc")  # the run was extended
+    check(state)  # the run was extended
     state["config"]["optim"]["epochs"] += 2
     with pytest.raises(ValueError, match=r"other settings: optim.epochs: \d+ -> \d+"):
-        check_state(state, config, data_fingerprint="abc")
+        check(state)
     state["config"]["seed"] = 9
     with pytest.raises(ValueError, match=r"seed: 9 -> 0"):
-        check_state(state, config, data_fingerprint="abc")
+        check(state)

@@ -94,7 +94,7 @@ def _plan(
         plan = CachePlan(place="none", capacity_bytes=0, why="no image could be looked at")
     elif cache == "auto" and scaled:
         why = "decoded images are not kept: they would be kept smaller than their files"
-        plan = CachePlan(place="none", capacity_bytes=0, why=f"{why}; --cache ram does so")
+        plan = CachePlan(place="none", capacity_bytes=0, why=f"{why}; `cache='ram'` does so")
     else:
         free_gpu = None
         if device.type == "cuda" and executor == "device":

@@ -60,7 +60,7 @@ def plan_cache(
     if asked == "gpu" and needed_bytes > _MOST_SHARE * gpu:
         raise TrainingError(
             f"expected at most {_MOST_SHARE * gpu / _GIB:.1f} GiB for the cache on a GPU, got "
-            f"{in_gib}; use --cache ram, or --cache none"
+            f"{in_gib}; pass `cache='ram'` or `cache='none'`"
         )
     if asked == "gpu" or (asked == "auto" and 0 < needed_bytes <= _AUTO_SHARE * gpu):
         why = f"{in_gib} in GPU memory, {gpu / _GIB:.1f} GiB free"

@@ -122,13 +122,15 @@ class _TensorBoard:
 
 
 def check_wandb() -> None:
-    """Whether Weights & Biases can be used.
+    """Check that Weights & Biases can be used.
 
     Raises:
         MissingExtraError: It is not installed.
     """
     if importlib.util.find_spec("wandb") is None:
-        raise MissingExtraError("--wandb needs the wandb extra: pip install 'dino-toolkit[wandb]'")
+        raise MissingExtraError(
+            "`wandb_project` needs the wandb extra: pip install 'dino-toolkit[wandb]'"
+        )
 
 
 class _WandB:

@@ -12,8 +12,8 @@ from dino_infer import __version__
 from dino_infer.errors import RunError
 from dino_infer.files import hold_output, remove_leftovers, write_json
 from dino_infer.weights.run_folders import CHECKPOINT, SNAPSHOTS
-from dino_train.config import as_dict, differences, from_dict
 from dino_train.records.metrics import METRICS
+from dino_train.records.settings import Settings, completed, differences, in_words, is_longer
 from dino_train.records.snapshots import State, sweep_snapshots
 
 FORMAT_VERSION = 1
@@ -24,17 +24,19 @@ WRITTEN = (CHECKPOINT, SNAPSHOTS, METRICS, "failures.jsonl", "report", "tensorbo
 
 def config_record(
     run: Path,
-    config: dict[str, Any],
+    config: Settings,
     *,
+    defaults: Settings,
     data: dict[str, Any],
     init_from: str | None,
     extend: bool,
 ) -> dict[str, Any] | None:
-    """What ``config.json`` must become, or None when it is there and right; writes nothing.
+    """Content that ``config.json`` must get, or None when it is right; writes nothing.
 
     Args:
         run: The run folder, which need not exist.
         config: The resolved settings.
+        defaults: Of all settings; a run that is older than a setting has its default.
         data: ``sources``, ``images`` and ``fingerprint`` of the training data.
         init_from: The weights that the run starts from.
         extend: Let ``optim.epochs`` grow.
@@ -54,26 +56,25 @@ def config_record(
     path = run / CONFIG
     if not path.exists():
         if there := [name for name in WRITTEN if (run / name).exists()]:
-            raise RunError(f"{str(run)!r} has {there[0]} but no config.json; choose another --out")
+            raise RunError(f"{str(run)!r} has {there[0]} but no config.json; choose another `out`")
         return record
     before = _read(path)
     if before["data"]["fingerprint"] != data["fingerprint"]:
         raise RunError(
             f"the training data of {str(run)!r} changed: {before['data']['images']:,} images when "
             f"the run began, {data['images']:,} now; restore it, or start a new run with "
-            f"--init-from {run} --out ANOTHER"
+            f"`init_from={str(run)!r}` and another `out`"
         )
-    changed = differences(_completed(before["config"]), config)
+    changed = differences(completed(before["config"], defaults), config)
     if before["init_from"] != init_from:
-        changed["--init-from"] = f"{before['init_from']!r} -> {init_from!r}"
-    if extend and set(changed) == {"optim.epochs"} and _is_longer(config, before["config"]):
+        changed["`init_from`"] = f"{before['init_from']!r} -> {init_from!r}"
+    if extend and set(changed) == {"optim.epochs"} and is_longer(config, before["config"]):
         return record
     if changed:
-        listed = ", ".join(f"{name}: {change}" for name, change in changed.items())
         raise RunError(
-            f"{str(run)!r} was begun with other settings ({listed}); repeat the old ones to go "
-            "on, choose another --out to start anew, or give --extend to train for more epochs "
-            "and change nothing else"
+            f"{str(run)!r} was begun with other settings ({in_words(changed)}); repeat the old "
+            "ones to go on, choose another `out` for a new run, or pass `extend=True` to train "
+            "for more epochs and change nothing else"
         )
     return None
 
@@ -124,39 +125,35 @@ def enter_run_folder(run: Path, record: dict[str, Any] | None) -> None:
         raise RunError(f"cannot use run folder {str(run)!r}: {error.strerror}") from error
 
 
-def check_state(state: State, config: dict[str, Any], *, data_fingerprint: str) -> None:
+def check_state(
+    state: State,
+    config: Settings,
+    *,
+    defaults: Settings,
+    data_fingerprint: str,
+    init_from: str | None,
+) -> None:
     """Check that a snapshot is one of this run.
 
     Raises:
-        ValueError: It is of other settings or data.
+        ValueError: It is of other settings, data or starting weights.
         KeyError: A part is missing.
     """
-    saved = _completed(state["config"])
+    saved = completed(state["config"], defaults)
     changed = differences(saved, config)
-    if _is_longer(config, saved):
+    if is_longer(config, saved):
         del changed["optim.epochs"]  # the run has been extended since
     if changed:
-        listed = ", ".join(f"{name}: {change}" for name, change in changed.items())
-        raise ValueError(f"it has other settings: {listed}")
+        raise ValueError(f"it has other settings: {in_words(changed)}")
+    if state["init_from"] != init_from:
+        raise ValueError(f"it started from {state['init_from']!r}, not {init_from!r}")
     if state["checkpoint_info"]["data_fingerprint"] != data_fingerprint:
         raise ValueError("it was trained on other images")
 
 
-def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the defaults of those that did not exist when the run began."""
-    with suppress(ValueError, TypeError, AttributeError):  # the difference is said
-        return as_dict(from_dict(settings))
-    return settings
-
-
-def _is_longer(config: dict[str, Any], before: dict[str, Any]) -> bool:
-    epochs = before["optim"]["epochs"]
-    return isinstance(epochs, int) and bool(config["optim"]["epochs"] > epochs)
-
-
 def _check_is_folder(run: Path) -> None:
     if run.exists() and not run.is_dir():
-        raise RunError(f"--out must be a folder, but {str(run)!r} is a file; choose another")
+        raise RunError(f"`out` must be a folder, but {str(run)!r} is a file; choose another")
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
@@ -177,7 +174,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise TypeError("init_from must be a text or null")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
-            f"{str(path)!r} is not a config.json of dino-train ({error!r}); choose another --out"
+            f"{str(path)!r} is not a config.json of dino-train ({error!r}); choose another `out`"
         ) from error
     return record
 

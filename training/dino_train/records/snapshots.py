@@ -68,7 +68,7 @@ def latest_snapshot(
     if found:
         raise RunError(
             f"none of the {len(found)} snapshots in {str(run / SNAPSHOTS)!r} can be read and "
-            "belongs to this run; choose another --out to start anew"
+            "belongs to this run; choose another `out` for a new run"
         )
     return None
 
