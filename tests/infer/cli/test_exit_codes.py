@@ -122,10 +122,11 @@ def test_names_from_a_tar_cannot_leave_the_folder(tmp_path):
 def test_dino_eval_knn_gives_the_same_from_folders_and_files(capsys, tmp_path, photos, weights):
     out = tmp_path / "feats.npy"
     outcome(capsys, embed.main, photos, "-o", out, "--weights", weights)
-    args = ("--k", 1, 5, "--weights", weights)
+    args = ("--k", 1, 5)
+    named = ("--weights", weights)
     results = [
-        outcome(capsys, evaluation.main, "knn", "--train", train, "--val", val, *args)
-        for train, val in ((out, out), (photos, photos), (out, photos))
+        outcome(capsys, evaluation.main, "knn", "--train", train, "--val", val, *args, *more)
+        for train, val, more in ((out, out, ()), (photos, photos, named), (out, photos, named))
     ]
     assert results[0] == (
         0,
@@ -165,7 +166,8 @@ def test_dino_eval_knn_names_what_is_wrong(capsys, tmp_path, photos, weights, ar
     others.mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(others / "1.png")
     args = [arg.format(photos=photos, others=others.parent) for arg in args]
-    got, stdout, stderr = outcome(capsys, evaluation.main, "knn", *args, "--weights", weights)
+    named = () if "none.npy" in args else ("--weights", weights)
+    got, stdout, stderr = outcome(capsys, evaluation.main, "knn", *args, *named)
     assert (got, stdout) == (code, "")
     assert stderr.startswith("dino-eval: error: ") and message in stderr
     assert stderr.count("\n") == 1
