@@ -40,10 +40,10 @@ def print_rows(name: str, precision: str, path: Path) -> None:
     """Export one network and compare it at every size."""
     import torch
 
-    from dino_export.export import export_backbone
+    from dino_export.exports import export
     from dino_export.graph import default_outputs
     from dino_export.parity import parity, reference, sample_photos
-    from dino_export.runtimes import opened
+    from dino_export.runtimes import open_export
     from dino_export.settings import ExportSettings
     from dino_infer.images.preprocess import Preprocess
     from dino_infer.networks.build import ViTBackbone, build_backbone
@@ -66,10 +66,10 @@ def print_rows(name: str, precision: str, path: Path) -> None:
         size=(224, 224),
         precision=precision,  # type: ignore[arg-type]
     )
-    export_backbone(path, backbone, info, settings, photos=sample_photos())
+    export(path, backbone, info, settings, photos=sample_photos())
     found = parity(
         reference(backbone, settings.outputs, None),
-        opened(path, device=torch.device("cpu")).run,
+        open_export(path, device=torch.device("cpu")).run,
         settings,
         sizes=SIZES,
         preprocess=Preprocess(),

@@ -114,9 +114,9 @@ def prepared(way: str, folder: Path, options: argparse.Namespace) -> Callable[[A
     """A function from images to features on the host."""
     import torch
 
-    from dino_export.export import export_backbone
+    from dino_export.exports import export
     from dino_export.parity import sample_photos
-    from dino_export.runtimes import opened
+    from dino_export.runtimes import open_export
     from dino_export.settings import ExportSettings
     from dino_infer.networks.build import build_backbone
     from dino_infer.weights.info import CheckpointInfo
@@ -148,7 +148,7 @@ def prepared(way: str, folder: Path, options: argparse.Namespace) -> Callable[[A
     )
     path = folder / f"{way.replace(' ', '_')}{ENDINGS[form]}"
     calibration = calibration_images(options.images) if way == CALIBRATED else []
-    export_backbone(
+    export(
         path,
         backbone,
         info,
@@ -157,7 +157,7 @@ def prepared(way: str, folder: Path, options: argparse.Namespace) -> Callable[[A
         calibration=calibration,
         device=device,
     )
-    return opened(path, device=device).run
+    return open_export(path, device=device).run
 
 
 def calibration_images(folder: Path) -> list[Any]:

@@ -96,6 +96,8 @@ def in_flags(
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
         flag = (renamed or {}).get(name, "--" + name.replace("_", "-"))
+        if value == "False" and (off := flag.replace("--", "--no-", 1)) in flags:
+            return off
         if flag not in flags:
             return found[0]
         return flag if value in (None, "True") else f"{flag} {value.strip(chr(39))}"

@@ -8,8 +8,8 @@ dino-export info model.onnx
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +20,8 @@ from dino_infer.cli.options import SourceOptions
 from dino_infer.cli.parsing import parsed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dino_export.convert import Target
     from dino_export.parity import Parity
     from dino_export.settings import ExportSettings, Format
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from dino_infer.weights.info import CheckpointInfo
 
 logger = logging.getLogger(__name__)
+
+AXES = ({"batch", "size"}, {"batch"}, {"size"}, {"none"})
+# Flags of the library's parameters that are called otherwise there.
+FLAGS = {"calibration": "--images", "dynamic_size": "--dynamic"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,30 +48,36 @@ class FileOptions:
     """Add the projection head, whose output is "logits"."""
     dynamic: Annotated[str | None, tyro.conf.arg(metavar="batch,size|batch|size|none")] = None
     """Sides of the input that may vary; by default both, and batch for TorchScript."""
-    size: tuple[int, ...] = ()
+    size: tuple[int, ...] | None = None
     """Height and width in pixels, or one number for both, of a file whose size may not vary; by
     default the size of the weights."""
     preprocess: tyro.conf.FlagCreatePairsOff[bool] = False
     """Take uint8 images (batch, height, width, 3), resized by the caller, and normalise them inside
     the file."""
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """Precision of the weights; int8 is for ONNX: a scale for each channel, calibrated with
+    precision: Literal["fp32", "fp16", "int8"] | None = None
+    """Precision of the weights, by default fp32; int8 is for ONNX: a scale for each channel, calibrated with
     --images."""
-    opset: int = 20
-    """Version of ONNX's operators, 18 to 23."""
+    opset: int | None = None
+    """Version of ONNX's operators, 18 to 23; by default 20."""
 
     def __post_init__(self) -> None:
-        if not self.dynamic_axes <= {"batch", "size", "none"}:
+        if self.dynamic is not None and self.axes not in AXES:
             raise UsageError(
                 f"--dynamic takes batch,size, batch, size or none, got {self.dynamic!r}"
             )
-        if len(self.size) > 2 or not all(side > 0 for side in self.size):
+        if self.size is not None and (len(self.size) not in (1, 2) or min(self.size) < 1):
             raise UsageError(f"--size takes one side, or height and width, got {self.size}")
 
     @property
-    def dynamic_axes(self) -> set[str]:
-        """What ``dynamic`` names."""
-        return set(self.dynamic.split(",")) if self.dynamic else set()
+    def axes(self) -> set[str]:
+        """Names in ``dynamic``."""
+        return set((self.dynamic or "").split(","))
+
+    def given(self) -> list[str]:
+        """Flags that the user has given."""
+        values = asdict(self).items()
+        given = [name for name, value in values if value is not None and value is not False]
+        return ["--" + name.replace("_", "-") for name in given]
 
 
 def export(
@@ -76,7 +88,7 @@ def export(
     source: tyro.conf.OmitArgPrefixes[SourceOptions] = SourceOptions(),  # noqa: B008
     file: tyro.conf.OmitArgPrefixes[FileOptions] = FileOptions(),
     images: Path | None = None,
-    device: str = "auto",
+    device: str | None = None,
 ) -> int:
     """Export weights, or with --to convert them, and prove that the result is equal.
 
@@ -92,17 +104,24 @@ def export(
         file: Content of the exported file.
         images: Folder of your images, to compare on beside a photograph of ours; with int8,
             every other one calibrates.
-        device: Device to compare on and to compile for: cpu, cuda or cuda:N; auto takes a GPU if
-            there is one.
+        device: Device to compare on and to compile for: cpu, cuda or cuda:N; by default auto,
+            which takes a GPU if there is one.
     """
     from dino_infer.files import hold_output, remove_leftovers
 
+    if to is not None:
+        beside = {"--images": images, "--device": device}
+        if given := [*file.given(), *(flag for flag in beside if beside[flag] is not None)]:
+            raise UsageError(
+                f"--to converts weights; {', '.join(given)} would say how to export them: leave "
+                "that out, or leave --to out"
+            )
     _check_writable(out)
     with hold_output(out):
         remove_leftovers(out)
         if to is not None:
             return _convert(weights, out, to, source)
-        return _export(weights, out, source, file, images, device)
+        return _export(weights, out, source, file, images, "auto" if device is None else device)
 
 
 def info(path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]) -> int:
@@ -113,15 +132,15 @@ def info(path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE
     """
     import torch
 
-    from dino_export.runtimes import opened
+    from dino_export.runtimes import open_export
 
-    print(json.dumps(opened(path, device=torch.device("cpu")).metadata, indent=2))
+    print(json.dumps(open_export(path, device=torch.device("cpu")).metadata, indent=2))
     return 0
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-export and return its exit code."""
-    return exit_code(_main, prog="dino-export", args=args)
+    return exit_code(_main, prog="dino-export", args=args, renamed=FLAGS)
 
 
 def _main(arguments: list[str]) -> int:
@@ -138,11 +157,12 @@ def _export(
     images: Path | None,
     device: str,
 ) -> int:
-    from dino_export.export import export_backbone
+    from dino_export import exports
     from dino_export.onnx import check_onnx_installed
     from dino_export.parity import sample_photos
     from dino_export.settings import format_of
     from dino_infer.devices import resolved_device
+    from dino_infer.weights.checkpoints import load_backbone
 
     try:
         form = file.format or format_of(out)
@@ -151,9 +171,10 @@ def _export(
         own = [] if images is None else _photos(images)
         calibration = own[::2] if file.precision == "int8" else []
         photos = sample_photos() + (own[1::2] if calibration else own)
-        backbone, about, head = _loaded(weights, source, with_head=file.with_head)
+        backbone, about = load_backbone(weights, **source.keywords())
+        head = _head(weights, source) if file.with_head else None
         settings = _settings(form, file, backbone, about)
-        found = export_backbone(
+        found = exports.export(
             out,
             backbone,
             about,
@@ -186,9 +207,10 @@ def _check_writable(out: Path) -> None:
 
 def _convert(weights: str, out: Path, to: "Target", source: SourceOptions) -> int:
     from dino_export.convert import convert_weights
+    from dino_infer.weights.checkpoints import load_backbone
 
     try:
-        backbone, about, _ = _loaded(weights, source)
+        backbone, about = load_backbone(weights, **source.keywords())
         difference = convert_weights(out, backbone, about, to=to)
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -196,35 +218,36 @@ def _convert(weights: str, out: Path, to: "Target", source: SourceOptions) -> in
     return 0
 
 
-def _loaded(weights: str, source: SourceOptions, *, with_head: bool = False) -> Any:
-    """Backbone, what is known about it, and the head if that is wanted."""
+def _head(weights: str, source: SourceOptions) -> "Mapping[str, Tensor]":
+    """Tensors of the projection head."""
     from dino_export.errors import ExportError
-    from dino_infer.weights.checkpoints import load_backbone, read_training_weights
+    from dino_infer.weights.checkpoints import read_training_weights
 
-    backbone, about = load_backbone(weights, **source.keywords())
-    if not with_head:
-        return backbone, about, None
     head = read_training_weights(weights, source.checkpoint_key or "teacher").get("head")
     if head is None:
         raise ExportError(
             f"--with-head: {weights!r} holds no head; pass a snapshot (RUN/snapshots/step-*.pt) or "
             "a full .pth"
         )
-    return backbone, about, head
+    return head
 
 
 def _settings(
     form: "Format", file: FileOptions, backbone: "Backbone", about: "CheckpointInfo"
 ) -> "ExportSettings":
     from dino_export.graph import default_outputs
-    from dino_export.settings import ExportSettings
+    from dino_export.settings import OPSET, ExportSettings
 
     outputs: Any = default_outputs(backbone)
     if file.outputs is not None:
         outputs = tuple(file.outputs.split(","))
-    if file.with_head:
+    if file.with_head and "logits" not in outputs:
         outputs += ("logits",)
-    dynamic = file.dynamic_axes or ({"batch"} if form == "torchscript" else {"batch", "size"})
+    if file.opset is not None and form != "onnx":
+        raise UsageError(f"--opset is for ONNX files, got format {form!r}")
+    axes = {"batch"} if form == "torchscript" else {"batch", "size"}
+    if file.dynamic is not None:
+        axes = file.axes
     side = about.input_size or about.image_size
     size = (file.size[0], file.size[-1]) if file.size else (side, side)
     if form == "torchscript":
@@ -236,12 +259,12 @@ def _settings(
     return ExportSettings(
         format=form,
         outputs=outputs,
-        dynamic_batch="batch" in dynamic,
-        dynamic_size="size" in dynamic,
+        dynamic_batch="batch" in axes,
+        dynamic_size="size" in axes,
         size=size,
         preprocess=file.preprocess,
-        precision=file.precision,
-        opset=file.opset,
+        precision=file.precision or "fp32",
+        opset=OPSET if file.opset is None else file.opset,
     )
 
 

@@ -56,7 +56,7 @@ def convert_weights(
     """
     path = Path(path)
     if to not in TARGETS:
-        raise ValueError(f"to must be one of {', '.join(TARGETS)}, got {to!r}")
+        raise ValueError(f"`to` must be one of {', '.join(TARGETS)}, got {to!r}")
     if to in FOLDERS:
         return _whole_folder(path, lambda folder: _write_folder(folder, backbone, info, to))
     if path.suffix != ENDINGS[to]:
@@ -82,8 +82,8 @@ def _write_folder(folder: Path, backbone: Backbone, info: CheckpointInfo, to: Ta
         shape = _shape(backbone)
         if shape is None or not isinstance(backbone, ViTBackbone):
             raise ExportError(
-                f"transformers has no class for {backbone.arch!r} with DINO's names; convert it "
-                "--to timm or dino-pth"
+                f"transformers has no class for {backbone.arch!r} with DINO's names; use "
+                "`to='timm'` or `to='dino-pth'`"
             )
         _save(folder, in_hugging_face_names(_tensors(backbone), shape))
         write_json(folder / CONFIG, hugging_face_config(shape, info))
@@ -101,7 +101,7 @@ def _save(folder: Path, state: State) -> None:
 
 
 def hugging_face_config(shape: ViTShape, info: CheckpointInfo) -> dict[str, Any]:
-    """What ``config.json`` must say for transformers to build the same network.
+    """``config.json`` from which transformers builds the same network.
 
     The LayerNorm epsilon is that of DINO, 1e-6; the default of its ViT class is another.
     """
@@ -157,7 +157,7 @@ def _mlp_ratio(shape: ViTShape, hidden_dim: int) -> int:
             return ratio
     raise ExportError(
         f"transformers has no DINOv2 of width {shape.embed_dim} with {hidden_dim} in its MLP; use "
-        "--to dino-pth"
+        "`to='dino-pth'`"
     )
 
 
@@ -181,7 +181,7 @@ def _preprocessing(info: CheckpointInfo) -> dict[str, Any]:
 
 
 def timm_config(backbone: Backbone, info: CheckpointInfo) -> dict[str, Any]:
-    """What ``config.json`` must say for ``timm.create_model("local-dir:FOLDER")``."""
+    """``config.json`` for ``timm.create_model("local-dir:FOLDER")``."""
     size = info.input_size or info.image_size
     name, arguments = _timm_architecture(backbone, info)
     return {
@@ -212,7 +212,8 @@ def _timm_architecture(backbone: Backbone, info: CheckpointInfo) -> tuple[str, d
         return backbone.arch, size
     if shape.gated or shape.rotary or shape.registers:
         raise ExportError(
-            f"timm has no name for a Vision Transformer like {shape}; use --to hf or dino-pth"
+            f"timm has no name for a Vision Transformer like {shape}; use `to='hf'` or "
+            "`to='dino-pth'`"
         )
     base = TIMM_ARCHS.get(backbone.arch, "small")
     arguments: dict[str, Any] = {
@@ -229,7 +230,7 @@ def _timm_architecture(backbone: Backbone, info: CheckpointInfo) -> tuple[str, d
 
 
 def _difference(backbone: Backbone, info: CheckpointInfo, written: Path, to: Target) -> float:
-    """How far the features of weights that were written are from those of the backbone.
+    """Largest difference between features of the backbone and of the weights written.
 
     Raises:
         ExportError: Too far.

@@ -1,4 +1,4 @@
-"""What goes wrong when weights leave PyTorch."""
+"""Errors of exporting and converting."""
 
 from dino_infer.errors import DinoError
 

@@ -57,7 +57,7 @@ def captured_program(
 
 def save_program(path: Path, program: ExportedProgram, metadata: Mapping[str, Any]) -> None:
     """Write a .pt2 file, which torch.export.load reads."""
-    # Where this machine keeps its code is nobody's business, and would make files differ.
+    # Where this machine keeps its code is private, and would make files differ.
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     with warnings.catch_warnings():
@@ -91,5 +91,5 @@ def save_compiled(path: Path, program: ExportedProgram, metadata: Mapping[str, A
         reason = first_line(error)
         raise ExportError(
             f"AOTInductor could not compile the network ({reason}); it needs a C++ compiler such "
-            "as g++, or use --format onnx"
+            "as g++, or use `format='onnx'`"
         ) from error

@@ -114,7 +114,7 @@ class TraceableViT(ViTBackbone):
 
 
 class TraceableRotaryViT(RotaryViTBackbone, TraceableViT):
-    """The same with rotary positions."""
+    """A ``TraceableViT`` with rotary positions."""
 
     def _embedded(self, images: Tensor) -> Embedded:
         embedded = ViTBackbone._embedded(self, images)
@@ -159,7 +159,9 @@ def check_outputs(outputs: Sequence[str], backbone: Backbone, *, has_head: bool)
     """
     have = default_outputs(backbone) + (("logits",) if has_head else ())
     if unknown := [name for name in outputs if name not in OUTPUTS]:
-        raise ValueError(f"outputs must be among {', '.join(OUTPUTS)}, got {unknown[0]!r}")
+        raise ValueError(f"`outputs` must be among {', '.join(OUTPUTS)}, got {unknown[0]!r}")
+    if len(set(outputs)) < len(outputs):
+        raise ValueError(f"`outputs` must name each output once, got {', '.join(outputs)}")
     if missing := [name for name in outputs if name not in have]:
         why = (
             "the weights hold no head or none was asked for"
@@ -171,12 +173,12 @@ def check_outputs(outputs: Sequence[str], backbone: Backbone, *, has_head: bool)
         )
     if "cls" not in outputs:
         raise ValueError(
-            f"outputs must hold 'cls', the feature, got {', '.join(outputs) or 'none'}"
+            f"`outputs` must hold 'cls', the feature, got {', '.join(outputs) or 'none'}"
         )
 
 
 def default_outputs(backbone: Backbone) -> tuple[Output, ...]:
-    """All that the network gives."""
+    """Names of all outputs that the network has."""
     return ("cls", "patches", "attention") if backbone.has_attention else ("cls",)
 
 

@@ -78,12 +78,12 @@ def _prepared(model: "onnx.ModelProto") -> Iterator[tuple[Path, Path]]:
 
 
 def _is_convnet(model: "onnx.ModelProto") -> bool:
-    """Whether it convolves more than once; a Vision Transformer does that to cut patches."""
+    """Tell a convnet, which convolves more than once, from a ViT, which does it to cut patches."""
     return [node.op_type for node in model.graph.node].count("Conv") > 1
 
 
 def _products_without_weights(model: "onnx.ModelProto") -> list[str]:
-    """Those of attention, where 8 bits cost a trained network six times the error."""
+    """Names of attention's products, where 8 bits cost a trained network six times the error."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [
         node.name

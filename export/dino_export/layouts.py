@@ -1,4 +1,4 @@
-"""Tensors under the names that other projects give them: the opposite of ``weight_layouts``.
+"""Tensors under the names that other projects give them: the opposite of ``weights.layouts``.
 
 From timm's names to those of the project that published the architecture, and from there to
 those of the classes in transformers.

@@ -33,7 +33,7 @@ def check_onnx_installed() -> None:
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(
                 f"ONNX needs the package {name!r}; install it with pip install "
-                "'dino-toolkit[export]', or use --format pt2"
+                "'dino-toolkit[export]', or use `format='pt2'`"
             )
 
 
@@ -50,7 +50,7 @@ def save_onnx(
     Args:
         path: File to write.
         program: From ``captured_program``.
-        settings: What the file is to be.
+        settings: Outputs, sizes and precision.
         metadata: Goes into the file.
         calibration: Batches that the program takes, to fix the ranges of int8 by.
 
@@ -60,8 +60,8 @@ def save_onnx(
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     if size > MAX_BYTES:
         raise ExportError(
-            f"the weights are {size / 2**30:.1f} GiB and an ONNX file holds 2; use --precision "
-            "fp16, or --format pt2"
+            f"the weights are {size / 2**30:.1f} GiB and an ONNX file holds 2; use "
+            "`precision='fp16'` or `format='pt2'`"
         )
     model = _model(program, settings)
     if settings.precision == "int8":

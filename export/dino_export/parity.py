@@ -1,4 +1,4 @@
-"""Whether an exported file computes what PyTorch does: on photographs and noise, over sizes.
+"""Comparison of an exported file with PyTorch: on photographs and noise, over sizes.
 
 The comparison is with the backbone itself, not with the module that was traced.
 """
@@ -35,15 +35,15 @@ class Deviation:
     mean_error: float
     """Mean absolute difference, in the same units."""
     cosine: float
-    """Between the outputs for an image; the smallest of all images."""
+    """Cosine between the outputs for an image; the smallest of all images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """What a comparison found."""
+    """Result of a comparison."""
 
     deviations: dict[str, Deviation]
-    """By output."""
+    """Deviation of each output."""
     images: int
     """Images compared."""
     sizes: tuple[tuple[int, int], ...]
@@ -71,7 +71,7 @@ class Parity:
 def reference(
     backbone: Backbone, outputs: Sequence[Output], head: Mapping[str, Tensor] | None
 ) -> Compute:
-    """What PyTorch computes for normalised images, in float32."""
+    """Reference outputs: those of PyTorch for normalised images, in float32."""
     logits = None if head is None else ExportedHead(head).eval()
 
     @torch.inference_mode()

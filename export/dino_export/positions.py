@@ -19,7 +19,7 @@ ANTIALIASED_SHARPNESS = -0.5  # of the kernel that it widens against aliases, wh
 def axis_weights(
     old: int, new: int | torch.SymInt, *, offset: Float[Tensor, ""]
 ) -> Float[Tensor, "new old"]:
-    """How much each old position gives to each new one along an axis, without antialias.
+    """Weights of the old positions in each new one along an axis, without antialias.
 
     Args:
         old: Learned positions along the axis.
@@ -41,7 +41,7 @@ def axis_weights(
 def antialiased_axis_weights(
     old: int, new: int | torch.SymInt, *, device: torch.device
 ) -> Float[Tensor, "new old"]:
-    """The same with a kernel that widens when the axis shrinks; the identity for an equal size."""
+    """``axis_weights`` of a kernel that widens when the axis shrinks; identity for equal sizes."""
     scale = old / torch.scalar_tensor(new, dtype=torch.float32, device=device)
     centers = (torch.arange(new, dtype=torch.float32, device=device) + 0.5) * scale
     positions = torch.arange(old, dtype=torch.float32, device=device) + 0.5

@@ -34,7 +34,7 @@ class ExportedFile:
     """The outputs for a batch, by name."""
 
 
-def opened(path: Path, *, device: torch.device) -> ExportedFile:
+def open_export(path: Path, *, device: torch.device) -> ExportedFile:
     """Open a file in its own runtime.
 
     Args:

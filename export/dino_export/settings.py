@@ -1,4 +1,4 @@
-"""What an exported file is to be: its format, sizes, outputs and precision; and how it says so."""
+"""Settings of an exported file, its format, sizes, outputs and precision, and their metadata."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,17 @@ ENDINGS: dict[str, Format] = {
     ".torchscript": "torchscript",
     ".pt2": "pt2",
 }
-OPSETS = range(18, 24)
+OPSETS, OPSET = range(18, 24), 20
 METADATA_KEY = "dino"
 PIXELS, UINT8_PIXELS = "float32_nchw", "uint8_nhwc"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What an exported file is to be."""
+    """Settings of an exported file."""
 
     format: Format
-    """What runs it."""
+    """Format, which says what runs it."""
     outputs: tuple[Output, ...]
     """Names, in the order of the file."""
     dynamic_batch: bool = True
@@ -39,20 +39,22 @@ class ExportSettings:
     preprocess: bool = False
     """Takes uint8 images (batch, height, width, 3) and normalises them itself."""
     precision: Precision = "fp32"
-    """Of weights and products; inputs and outputs stay as they are."""
-    opset: int = 20
+    """Precision of weights and products; inputs and outputs stay as they are."""
+    opset: int = OPSET
     """Version of ONNX's operators."""
 
     def __post_init__(self) -> None:
         if self.precision == "int8" and self.format != "onnx":
-            raise ValueError(f"precision 'int8' is for ONNX files, got format {self.format!r}")
+            raise ValueError(f"`precision='int8'` is for ONNX files, got format {self.format!r}")
         if self.opset not in OPSETS:
-            raise ValueError(f"opset must lie in [{OPSETS[0]}, {OPSETS[-1]}], got {self.opset}")
+            raise ValueError(f"`opset` must lie in [{OPSETS[0]}, {OPSETS[-1]}], got {self.opset}")
         if self.format == "torchscript" and self.dynamic_size:
-            raise ValueError("a TorchScript file holds for one size: dynamic_size must be False")
+            raise ValueError(
+                "a TorchScript file holds for one size and cannot take `dynamic_size=True`"
+            )
 
     def as_metadata(self, info: CheckpointInfo, weights_sha256: str) -> dict[str, Any]:
-        """What the file says about itself; ``CheckpointInfo.from_metadata`` reads its part."""
+        """Metadata of the file; ``CheckpointInfo.from_metadata`` reads its part."""
         own: dict[str, Any] = {
             "weights_sha256": weights_sha256,
             "export_format": self.format,
@@ -73,14 +75,14 @@ class ExportSettings:
 
 
 def format_of(path: Path) -> Format:
-    """The format that a file's ending asks for.
+    """Format that a file's ending asks for.
 
     Raises:
         ValueError: None that is known; the known ones are listed.
     """
     if path.suffix not in ENDINGS:
         raise ValueError(
-            f"the file name must end in one of {', '.join(ENDINGS)}, or the format be given: one "
+            f"the file name must end in one of {', '.join(ENDINGS)}, or `format` be given: one "
             f"of {', '.join(FORMATS)}; got {str(path)!r}"
         )
     return ENDINGS[path.suffix]

@@ -1,7 +1,10 @@
-"""Small networks to export, and their weights as files."""
+"""Small networks to export, their weights as files, and their exports."""
 
 import torch
 
+from dino_export.exports import export
+from dino_export.runtimes import open_export
+from dino_export.settings import ExportSettings
 from dino_infer.networks.build import ViTShape, build_backbone
 from dino_infer.weights.checkpoints import save_checkpoint
 from dino_infer.weights.info import CheckpointInfo
@@ -12,6 +15,11 @@ ROTARY = ViTShape(
     embed_dim=64, depth=2, num_heads=2, layer_scale=True, registers=4, rotary=True, gated=True
 )
 PATCH, SIZE = 8, 32
+CPU = torch.device("cpu")
+OUTPUTS = ("cls", "patches", "attention")
+
+# The same operators in another order.
+ROUNDING = {"rtol": 0, "atol": 1e-5}
 
 
 def small_network(shape=PLAIN):
@@ -39,3 +47,25 @@ def small_network(shape=PLAIN):
 def weights_file(path, shape=PLAIN):
     save_checkpoint(path, *small_network(shape))
     return path
+
+
+def settings_of(form, **changes):
+    changes = {"outputs": OUTPUTS, "size": (SIZE, SIZE)} | changes
+    return ExportSettings(format=form, dynamic_size=form != "torchscript", **changes)
+
+
+def exported(path, form, **changes):
+    backbone, info = small_network()
+    export(path, backbone, info, settings_of(form, **changes))
+    return backbone
+
+
+def assert_same(backbone, path, size):
+    run = open_export(path, device=CPU).run
+    for batch in (0, 3):
+        images = torch.randn(batch, 3, *size)
+        found = run(images)
+        with torch.inference_mode():
+            tokens = backbone.tokens(images)
+        torch.testing.assert_close(torch.from_numpy(found["cls"]), tokens.cls, **ROUNDING)
+        torch.testing.assert_close(torch.from_numpy(found["patches"]), tokens.patches, **ROUNDING)

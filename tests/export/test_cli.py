@@ -149,8 +149,13 @@ def test_conversions_say_how_far_features_moved(capsys, weights, tmp_path, to):
         (["-o", "model.onnx", "--dynamic", "height"], "--dynamic takes"),
         (["-o", "model.onnx", "--outputs", "cls,maps"], "got 'maps'"),
         (["-o", "model.onnx", "--outputs", "patches"], "must hold 'cls'"),
-        (["-o", "model.onnx", "--opset", "9"], "opset must lie in"),
-        (["-o", "model.pt2", "--precision", "int8"], "'int8' is for ONNX"),
+        (["-o", "model.onnx", "--opset", "9"], "--opset must lie in"),
+        (["-o", "model.pt2", "--precision", "int8"], "--precision int8 is for ONNX"),
+        (["-o", "model.pt2", "--opset", "20"], "--opset is for ONNX files, got format 'pt2'"),
+        (["-o", "model.ts", "--dynamic", "size"], "holds for one size and cannot take --dynamic"),
+        (["-o", "model.onnx", "--dynamic", ""], "--dynamic takes"),
+        (["-o", "model.onnx", "--dynamic", "none,batch"], "--dynamic takes"),
+        (["-o", "model.onnx", "--outputs", "cls,cls"], "--outputs must name each output once"),
     ],
 )
 def test_usage_errors_are_one_line(capsys, weights, tmp_path, monkeypatch, arguments, message):
@@ -160,6 +165,27 @@ def test_usage_errors_are_one_line(capsys, weights, tmp_path, monkeypatch, argum
     assert (code, stdout) == (2, "")
     assert last.startswith("dino-export: error: ") and message in last
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--format", "onnx"],
+        ["--outputs", "cls"],
+        ["--with-head"],
+        ["--dynamic", "batch,size"],
+        ["--size", "32"],
+        ["--preprocess"],
+        ["--precision", "fp32"],
+        ["--opset", "20"],
+        ["--images", "photos"],
+        ["--device", "auto"],
+    ],
+)
+def test_flags_of_exports_are_refused_where_weights_are_converted(capsys, tmp_path, flags):
+    out = tmp_path / "timm"
+    code, _, stderr = outcome(capsys, "none.pth", "-o", out, "--to", "timm", *flags)
+    assert code == 2 and f"--to converts weights; {flags[0]} would say how to export" in stderr
 
 
 def test_a_head_that_is_not_there_is_missed(capsys, weights, tmp_path):
@@ -189,7 +215,7 @@ def test_a_convnet_has_no_attention_to_export(capsys, tmp_path):
 def test_weights_that_do_not_match_are_an_error(capsys, tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "odd.pth")
     code, _, stderr = outcome(capsys, tmp_path / "odd.pth", "-o", tmp_path / "m.onnx")
-    assert code == 1 and "cannot tell the architecture" in stderr
+    assert code == 1 and "holds no network" in stderr
 
 
 def test_a_folder_that_is_missing_is_an_error(capsys, weights, tmp_path):

@@ -7,9 +7,9 @@ import onnx
 import pytest
 import torch
 
-from dino_export.export import export_backbone
+from dino_export.exports import export
 from dino_export.parity import sample_photos
-from dino_export.runtimes import opened
+from dino_export.runtimes import open_export
 from dino_export.settings import ExportSettings
 from dino_infer.networks.build import build_backbone
 from dino_infer.weights.info import CheckpointInfo
@@ -28,8 +28,8 @@ def photos(count):
 
 def exported(path, calibration=(), network=None, settings=INT8):
     backbone, info = network or small_network()
-    export_backbone(path, backbone, info, settings, photos=sample_photos(), calibration=calibration)
-    return opened(path, device=CPU)
+    export(path, backbone, info, settings, photos=sample_photos(), calibration=calibration)
+    return open_export(path, device=CPU)
 
 
 def convnet():
@@ -82,7 +82,7 @@ def test_the_products_of_attention_stay_exact(tmp_path):
 
 def test_a_convnet_has_an_8_bit_form_when_images_calibrate_it(tmp_path):
     path = tmp_path / "model.onnx"
-    with pytest.raises(ValueError, match=r"'resnet_micro' is calibrated .* \(--images FOLDER\)"):
+    with pytest.raises(ValueError, match=r"'resnet_micro' is calibrated .*`calibration`"):
         exported(path, network=convnet(), settings=dataclasses.replace(INT8, size=(64, 64)))
     assert not path.exists()
     settings = dataclasses.replace(INT8, size=(64, 64))
@@ -94,7 +94,7 @@ def test_a_convnet_has_an_8_bit_form_when_images_calibrate_it(tmp_path):
 
 def test_only_8_bits_are_calibrated(tmp_path):
     settings = dataclasses.replace(INT8, precision="fp32")
-    with pytest.raises(ValueError, match="calibration is for precision 'int8', got 'fp32'"):
+    with pytest.raises(ValueError, match="`calibration` is for `precision='int8'`, got 'fp32'"):
         exported(tmp_path / "model.onnx", photos(1), settings=settings)
 
 

@@ -8,10 +8,9 @@ import onnx
 import pytest
 import torch
 
-from dino_export.export import export_backbone
-from dino_export.graph import ExportedHead
+from dino_export.exports import export
 from dino_export.parity import sample_photos
-from dino_export.runtimes import opened
+from dino_export.runtimes import open_export
 from dino_export.settings import ExportSettings
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import CheckpointError
@@ -32,7 +31,7 @@ ROUNDING = {"rtol": 0, "atol": 2e-5}
 def exported_file(folder, shape=PLAIN):
     """A backbone, what it is, and its file, which takes any number of images of any size."""
     backbone, info = small_network(shape)
-    export_backbone(folder / "model.onnx", backbone, info, DYNAMIC, photos=sample_photos())
+    export(folder / "model.onnx", backbone, info, DYNAMIC, photos=sample_photos())
     return backbone, info, folder / "model.onnx"
 
 
@@ -60,14 +59,14 @@ def compare(backbone, run, images):
 @pytest.mark.parametrize("batch", [0, 1, 3, 8])
 def test_one_file_serves_every_size(exported, batch):
     backbone, _, path = exported
-    run = opened(path, device=CPU).run
+    run = open_export(path, device=CPU).run
     for size in SIZES:
         compare(backbone, run, torch.randn(batch, 3, *size))
 
 
 def test_two_exports_are_the_same_bytes(plain, tmp_path):
     backbone, info, path = plain
-    export_backbone(tmp_path / "other.onnx", backbone, info, DYNAMIC, photos=sample_photos())
+    export(tmp_path / "other.onnx", backbone, info, DYNAMIC, photos=sample_photos())
     assert (tmp_path / "other.onnx").read_bytes() == path.read_bytes()
 
 
@@ -108,12 +107,12 @@ def test_a_file_that_normalises_takes_levels_and_the_embedder_knows(plain, tmp_p
     own = tmp_path / "levels.onnx"
     info = dataclasses.replace(info, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     settings = dataclasses.replace(DYNAMIC, preprocess=True, outputs=("cls",))
-    export_backbone(own, backbone, info, settings, photos=sample_photos())
+    export(own, backbone, info, settings, photos=sample_photos())
     embedder = Embedder.load(own, device="cpu")
     photo = sample_photos()[0]
     levels = embedder.preprocess.pixels(photo).permute(1, 2, 0)[None]
     theirs = Embedder(backbone, embedder.preprocess, device="cpu", precision="fp32")([photo])
-    np.testing.assert_allclose(opened(own, device=CPU).run(levels)["cls"], theirs, **ROUNDING)
+    np.testing.assert_allclose(open_export(own, device=CPU).run(levels)["cls"], theirs, **ROUNDING)
     np.testing.assert_allclose(embedder([photo]), theirs, **ROUNDING)
 
 
@@ -121,9 +120,9 @@ def test_a_fixed_size_holds_for_that_size_alone(tmp_path):
     backbone, info = small_network()
     path = tmp_path / "fixed.onnx"
     settings = dataclasses.replace(DYNAMIC, dynamic_size=False, dynamic_batch=False, size=(40, 64))
-    found = export_backbone(path, backbone, info, settings, photos=sample_photos())
+    found = export(path, backbone, info, settings, photos=sample_photos())
     assert found.sizes == ((40, 64),)
-    compare(backbone, opened(path, device=CPU).run, torch.randn(1, 3, 40, 64))
+    compare(backbone, open_export(path, device=CPU).run, torch.randn(1, 3, 40, 64))
     operators = {node.op_type for node in onnx.load(path).graph.node}
     assert not operators & {"Range", "Shape", "Floor", "Resize"}  # positions are baked
     with pytest.raises(CheckpointError, match="takes images of shape .*1, 3, 40, 64"):
@@ -135,7 +134,7 @@ def test_lower_precision_is_smaller_and_close(plain, tmp_path, precision, share)
     backbone, info, full = plain
     path = tmp_path / "small.onnx"
     settings = dataclasses.replace(DYNAMIC, precision=precision, outputs=("cls",))
-    found = export_backbone(path, backbone, info, settings, photos=sample_photos())
+    found = export(path, backbone, info, settings, photos=sample_photos())
     assert path.stat().st_size < share * full.stat().st_size + 150_000  # of operators and names
     assert 1e-4 < found.deviations["cls"].max_error < 0.5
     assert Embedder.load(path, device="cpu").description()["precision"] == precision
@@ -147,25 +146,8 @@ def test_a_convnet_exports_its_feature_for_any_size(tmp_path):
     info = CheckpointInfo(arch="resnet_micro", patch_size=backbone.patch_size, image_size=64)
     settings = ExportSettings(format="onnx", outputs=("cls",), size=(64, 64))
     path = tmp_path / "resnet.onnx"
-    export_backbone(path, backbone, info, settings, photos=sample_photos())
+    export(path, backbone, info, settings, photos=sample_photos())
     images = torch.randn(2, 3, 75, 130)
     with torch.inference_mode():
-        found = torch.from_numpy(opened(path, device=CPU).run(images)["cls"])
+        found = torch.from_numpy(open_export(path, device=CPU).run(images)["cls"])
         torch.testing.assert_close(found, backbone(images), rtol=1e-4, atol=1e-5)
-
-
-def test_the_head_of_a_snapshot_gives_its_logits():
-    from dino_train.head import DINOHead
-
-    for use_bn, norm_last_layer in ((False, True), (True, False)):
-        torch.manual_seed(0)
-        head = DINOHead(
-            16, 40, hidden_dim=24, bottleneck_dim=8, use_bn=use_bn, norm_last_layer=norm_last_layer
-        ).eval()
-        with torch.no_grad():
-            for parameter in head.parameters():
-                parameter.add_(torch.rand_like(parameter) * 0.1)
-        features = torch.randn(5, 16)
-        with torch.inference_mode():
-            found = ExportedHead(head.state_dict()).eval()(features)
-            torch.testing.assert_close(found, head(features), rtol=0, atol=1e-5)

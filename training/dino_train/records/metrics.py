@@ -108,6 +108,11 @@ class MetricsLog:
 
 class _TensorBoard:
     def __init__(self, folder: Path, start_step: int) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise MissingExtraError(
+                "TensorBoard needs the train extra: pip install 'dino-toolkit[train]'; or pass "
+                "`tensorboard=False`"
+            )
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), purge_step=start_step)

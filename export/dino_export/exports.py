@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dino_export.exported_program import captured_program, save_compiled, save_program
 from dino_export.graph import ExportedNetwork
-from dino_export.parity import Parity, compared_sizes, parity, reference
-from dino_export.runtimes import opened
+from dino_export.parity import Parity, compared_sizes, parity, reference, sample_photos
+from dino_export.runtimes import open_export
 from dino_export.settings import ExportSettings
 from dino_export.torchscript import save_torchscript
 from dino_infer.files import whole_file
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 CALIBRATION_BATCH = 4  # images at once: all activations of a batch are held
 
 
-def export_backbone(
+def export(
     path: str | Path,
     backbone: Backbone,
     info: CheckpointInfo,
     settings: ExportSettings,
     *,
-    photos: Sequence[np.ndarray],
+    photos: Sequence[np.ndarray] | None = None,
     calibration: Sequence[np.ndarray] = (),
     head: Mapping[str, Tensor] | None = None,
     device: str | torch.device = "cpu",
@@ -43,15 +43,15 @@ def export_backbone(
         path: File to create or replace; its folder must exist.
         backbone: In evaluation mode.
         info: Goes into the file.
-        settings: What the file is to be.
-        photos: RGB arrays to compare on, see ``sample_photos``.
+        settings: Format, outputs, sizes and precision.
+        photos: RGB arrays to compare on; by default ``sample_photos()``.
         calibration: RGB arrays like those that the file is for; they fix the ranges of int8,
             which a convnet cannot do without.
         head: Tensors of the projection head, for the output "logits".
         device: Where the file is compared, and what a compiled package is for.
 
     Returns:
-        What the comparison found.
+        Deviations that the comparison found.
 
     Raises:
         ExportError: The file would not be equal; there is none then, or still the older one.
@@ -60,11 +60,11 @@ def export_backbone(
     path, device = Path(path), torch.device(device)
     backbone.grid_of(*settings.size)
     if calibration and settings.precision != "int8":
-        raise ValueError(f"calibration is for precision 'int8', got {settings.precision!r}")
+        raise ValueError(f"`calibration` is for `precision='int8'`, got {settings.precision!r}")
     if settings.precision == "int8" and not backbone.has_attention and not calibration:
         raise ValueError(
-            f"precision 'int8' of the convnet {backbone.arch!r} is calibrated with images like "
-            "yours; give some (--images FOLDER), or use fp16"
+            f"`precision='int8'` of the convnet {backbone.arch!r} is calibrated with images like "
+            "yours: give `calibration`, or use `precision='fp16'`"
         )
     backbone = backbone.to(device)
     preprocess = Preprocess(mean=info.mean, std=info.std)
@@ -82,11 +82,11 @@ def export_backbone(
         logger.info("comparing %s with PyTorch", path.name)
         found = parity(
             reference(backbone, settings.outputs, head),
-            opened(temporary, device=device).run,
+            open_export(temporary, device=device).run,
             settings,
             sizes=sizes,
             preprocess=preprocess,
-            photos=photos,
+            photos=sample_photos() if photos is None else photos,
             device=device,
         )
         found.check(settings.precision, path)
