@@ -55,8 +55,8 @@ class FileOptions:
     """Take uint8 images (batch, height, width, 3), resized by the caller, and normalise them inside
     the file."""
     precision: Literal["fp32", "fp16", "int8"] | None = None
-    """Precision of the weights, by default fp32; int8 is for ONNX: a scale for each channel, calibrated with
-    --images."""
+    """Precision of the weights, by default fp32; int8 is for ONNX: a scale for each channel,
+    calibrated with --images."""
     opset: int | None = None
     """Version of ONNX's operators, 18 to 23; by default 20."""
 
