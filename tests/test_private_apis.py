@@ -132,7 +132,7 @@ def test_timm_turns_queries_by_positions():  # dino_infer/networks/vit.py, dino_
 
 
 def test_gradio_moves_uploads_through_a_method_of_each_component():  # dino_app/demo/only_uploads.py
-    gradio = pytest.importorskip("gradio")
+    pytest.importorskip("gradio")
     from gradio.components.base import Component
 
     assert callable(Component.async_move_resource_to_block_cache)
