@@ -11,7 +11,7 @@ import pytest
 import dino_infer
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = [importlib.import_module(name) for name in ("dino_app", "dino_infer")]
+PACKAGES = [importlib.import_module(name) for name in ("dino_app", "dino_export", "dino_infer")]
 NAMES = [(package, name) for package in PACKAGES for name in package.__all__]
 
 
