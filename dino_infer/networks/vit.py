@@ -255,8 +255,9 @@ class RotaryViTBackbone(ViTBackbone):
         return Embedded(net.norm_pre(x), grid, rotary=net.rope.get_embed(shape=grid))
 
     def _block(self, block: Any, embedded: Embedded) -> Tensor:
-        x: Tensor = block(embedded.x, rope=embedded.rotary)
-        return x
+        if _is_empty(embedded.x):  # timm's reshape cannot tell the width of nothing
+            return embedded.x
+        return block(embedded.x, rope=embedded.rotary)  # type: ignore[no-any-return]
 
     def _queries_and_keys(self, block: Any, embedded: Embedded) -> tuple[Tensor, Tensor]:
         attn = block.attn
@@ -264,7 +265,8 @@ class RotaryViTBackbone(ViTBackbone):
         if attn.q_bias is not None:
             biases = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
         qkv = F.linear(block.norm1(embedded.x), attn.qkv.weight, biases)
-        q, k, _ = qkv.reshape(*qkv.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        shape = (*qkv.shape[:2], 3, attn.num_heads, qkv.shape[-1] // (3 * attn.num_heads))
+        q, k, _ = qkv.reshape(shape).permute(2, 0, 3, 1, 4)
         q, k = attn.q_norm(q), attn.k_norm(k)
         return self._turned(attn, q, embedded), self._turned(attn, k, embedded)
 
@@ -276,6 +278,12 @@ class RotaryViTBackbone(ViTBackbone):
         assert embedded.rotary is not None  # ``_embedded`` made it
         patches = apply_rot_embed_cat(x[:, :, prefix:], embedded.rotary, half=attn.rotate_half)
         return torch.cat([x[:, :, :prefix], patches.to(x.dtype)], dim=2)
+
+
+def _is_empty(x: Tensor) -> bool:
+    """True for a batch of no image; never while a graph is recorded, which is for any batch."""
+    recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return not recording and not len(x)
 
 
 def _is_plain(block: Any) -> bool:

@@ -1,7 +1,8 @@
 """ONNX models with 8-bit weights: a quarter of the size, and on CPUs more than twice the speed.
 
-Weights are rounded once, with a scale for each output channel. Activations are rounded in ranges
-that images have shown, or without images, in the range that each batch turns out to have.
+Weights are rounded once, with a scale for each output channel, to 7 bits: processors without VNNI
+add two products in 16 bits, which 8-bit weights overflow. Activations are rounded in ranges that
+images have shown, or without images, in the range that each batch turns out to have.
 """
 
 import tempfile
@@ -30,6 +31,7 @@ def quantized(model: "onnx.ModelProto") -> "onnx.ModelProto":
             after,
             op_types_to_quantize=PRODUCTS,
             per_channel=True,
+            reduce_range=True,
             weight_type=QuantType.QInt8,
         )
         return onnx.load(after)
@@ -56,6 +58,7 @@ def calibrated(model: "onnx.ModelProto", batches: Sequence[np.ndarray]) -> "onnx
             op_types_to_quantize=None if _is_convnet(model) else PRODUCTS,
             nodes_to_exclude=_products_without_weights(onnx.load(prepared)),
             per_channel=True,
+            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             extra_options={"OpTypesToExcludeOutputQuantization": PRODUCTS},
