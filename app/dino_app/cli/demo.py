@@ -67,13 +67,13 @@ def demo(flags: Demo) -> int:
     from dino_app.cli.serve_options import temporary_uploads
 
     try:
-        from dino_app.server.uvicorn_server import bound_socket
+        from dino_app.server.uvicorn_server import listen
     except ImportError as error:
         raise MissingExtraError(
             f"dino-demo needs {error.name}; install it with: pip install 'dino-toolkit[app]'"
         ) from error
     door = _door(flags)
-    with bound_socket(flags.host, flags.port) as listening, temporary_uploads():
+    with listen(flags.host, flags.port) as listening, temporary_uploads():
         app = _app(flags, door)
         shown = f"[{flags.host}]" if ":" in flags.host else flags.host
         logger.info("open http://%s:%d in a browser", shown, listening.getsockname()[1])
@@ -82,10 +82,11 @@ def demo(flags: Demo) -> int:
 
 
 def _door(flags: Demo) -> "Door":
-    from dino_app.cli.serve_options import Place, check_place
+    from dino_app.cli.serve_options import Place, check_place, usage_errors
     from dino_app.server.auth import LOOPBACK_HOSTS, Door, RateLimit, read_keys
 
-    keys = read_keys(flags.api_key_file, os.environ)
+    with usage_errors():
+        keys = read_keys(flags.api_key_file, os.environ)
     place = Place(host=flags.host, port=flags.port, insecure=flags.insecure)
     check_place(place, has_keys=bool(keys))
     hosts = (*LOOPBACK_HOSTS, flags.host) if place.is_local and not keys else None
@@ -134,9 +135,9 @@ def _settings(flags: Demo) -> "Settings":
 
 def _server(app: "FastAPI") -> "Server":
     from dino_app.demo.app import end_streams
-    from dino_app.server.uvicorn_server import Server, configured
+    from dino_app.server.uvicorn_server import Server, uvicorn_config
 
-    config = configured(app, app.state.settings, drain_s=DRAIN_S)
+    config = uvicorn_config(app, app.state.settings, drain_s=DRAIN_S)
     return Server(config, load=app.state.load, on_leave=partial(end_streams, app))
 
 

@@ -13,6 +13,7 @@ from dino_app.cli.serve_options import (
     Serve,
     check_place,
     temporary_uploads,
+    usage_errors,
     with_environment,
 )
 from dino_infer.cli.exit_codes import exit_code
@@ -39,21 +40,22 @@ def serve(flags: Serve) -> int:
     """Answer requests until a signal ends the server."""
     try:
         from dino_app.server.auth import read_keys
-        from dino_app.server.uvicorn_server import Server, bound_socket, configured
+        from dino_app.server.uvicorn_server import Server, listen, uvicorn_config
     except ImportError as error:
         raise MissingExtraError(
             f"dino-serve needs {error.name}; install it with pip install 'dino-toolkit[app]'"
         ) from error
     place = flags.place
-    keys = read_keys(place.api_key_file, os.environ)
+    with usage_errors():
+        keys = read_keys(place.api_key_file, os.environ)
     check_place(place, has_keys=bool(keys))
     uploads = temporary_uploads() if flags.demo else nullcontext()
-    with bound_socket(place.host, place.port) as listening, uploads:
+    with listen(place.host, place.port) as listening, uploads:
         store = _store(flags)
         try:
             app = _app(flags, keys, store)
             logger.info("answering at %s", _address(place.host, listening.getsockname()[1]))
-            config = configured(
+            config = uvicorn_config(
                 app, flags.limits, drain_s=place.drain_s, trusted_proxies=place.trusted_proxies
             )
             server = Server(

@@ -127,6 +127,15 @@ def _no(flag: str) -> str:
 
 
 @contextmanager
+def usage_errors() -> Iterator[None]:
+    """Take arguments that the server refuses for wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+@contextmanager
 def temporary_uploads() -> Iterator[Path]:
     """Keep what the demo's pages upload in a folder of its own, and delete it at the end."""
     with tempfile.TemporaryDirectory() as folder:

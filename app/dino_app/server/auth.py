@@ -13,7 +13,6 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from dino_app.server.errors import ApiError, BusyError
-from dino_infer.cli.exit_codes import UsageError
 
 MIN_KEY_LETTERS = 16
 MAX_CLIENTS = 10_000  # whose last requests are remembered
@@ -50,7 +49,7 @@ def read_keys(path: str | Path | None, environment: Mapping[str, str]) -> Keys:
     """Keys from a file (one a line, ``#`` begins a comment) and from ``DINO_API_KEYS``.
 
     Raises:
-        UsageError: A key is too short, or the file holds none.
+        ValueError: A key is too short, or the file holds none.
         OSError: The file cannot be read.
     """
     keys = environment.get("DINO_API_KEYS", "").replace(",", " ").split()
@@ -58,15 +57,15 @@ def read_keys(path: str | Path | None, environment: Mapping[str, str]) -> Keys:
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise UsageError(
-                f"--api-key-file {str(path)!r} holds bytes that are no text"
+            raise ValueError(
+                f"`api_key_file` {str(path)!r} holds bytes that are no text"
             ) from error
         in_file = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not in_file:
-            raise UsageError(f"--api-key-file {str(path)!r} holds no key")
+            raise ValueError(f"`api_key_file` {str(path)!r} holds no key")
         keys += in_file
     if any(len(key) < MIN_KEY_LETTERS for key in keys):
-        raise UsageError(
+        raise ValueError(
             f"API keys need at least {MIN_KEY_LETTERS} letters; make one with: "
             "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )

@@ -200,7 +200,7 @@ class Batcher(Generic[Item, Answer]):
         self._metrics.batch_size.labels(self.name).observe(size)
 
 
-def called(calls: list[Callable[[], Any]]) -> list[Any]:
+def call_all(calls: list[Callable[[], Any]]) -> list[Any]:
     """What each call returns: a stage whose items are the work itself."""
     return [call() for call in calls]
 

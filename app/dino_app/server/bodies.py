@@ -81,11 +81,11 @@ class Body:
         self._load.requests += 1
         self._reschedule(self._settings.body_timeout_s)
         if self._has_none:
-            self._completed()
+            self._complete()
 
         async def send_timed(message: Message) -> None:
             if message["type"] == "http.response.start" and not self._is_api:
-                await self._answered(message)
+                await self._begin_answer(message)
             held = len(message.get("body", b""))
             self._load.body_bytes += held
             try:
@@ -117,7 +117,7 @@ class Body:
         else:
             self._load.requests -= 1
 
-    async def _answered(self, start: Message) -> None:
+    async def _begin_answer(self, start: Message) -> None:
         """Another application begins its answer, which may be a stream without end."""
         kind = next((value for name, value in start["headers"] if name == b"content-type"), b"")
         if not kind.startswith(EVENTS):
@@ -139,13 +139,13 @@ class Body:
             return {"type": "http.disconnect"}
         message = await self._receive()
         if message["type"] == "http.request":
-            if (error := self._counted(message.get("body", b""))) is not None:
+            if (error := self._count(message.get("body", b""))) is not None:
                 await self._end(error)
             if not message.get("more_body", False):
-                self._completed()
+                self._complete()
         return message
 
-    def _counted(self, part: bytes) -> ApiError | None:
+    def _count(self, part: bytes) -> ApiError | None:
         self.bytes += len(part)
         self._load.body_bytes += len(part)
         if self.bytes > self._largest:
@@ -164,7 +164,7 @@ class Body:
         await asyncio.Event().wait()
         raise AssertionError("the task is cancelled")
 
-    def _completed(self) -> None:
+    def _complete(self) -> None:
         self.complete = True
         self._reschedule(self._settings.request_timeout_s)
         self._watch = asyncio.create_task(self._client_goes())

@@ -21,7 +21,7 @@ MAX_URL_LETTERS = 2048
 PORTS = {"http": 80, "https": 443}
 
 
-async def fetched(
+async def fetch(
     address: str, *, max_bytes: int, timeout_s: float, param: str, resolve: Resolve | None = None
 ) -> bytes:
     """The bytes at an address.
@@ -39,7 +39,7 @@ async def fetched(
     url = _checked(address, param)
     try:
         async with asyncio.timeout(timeout_s):
-            ip = await _public_ip(url, resolve or _resolved, param)
+            ip = await _public_ip(url, resolve or _resolve, param)
             return await _body(url, ip, max_bytes=max_bytes, param=param)
     except TimeoutError as error:
         raise _failed(f"no answer within {timeout_s:g} s", param) from error
@@ -82,7 +82,7 @@ def is_public(ip: str) -> bool:
     return address.is_global and not address.is_multicast
 
 
-async def _resolved(host: str, port: int) -> list[str]:
+async def _resolve(host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(place[4][0]) for place in found]

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from dino_app.server.errors import ApiError
-from dino_app.server.request_images import decoded_base64
+from dino_app.server.request_images import base64_bytes
 
 Row = Float32[np.ndarray, " dim"]
 
@@ -33,7 +33,7 @@ def encoded(vector: Float[np.ndarray, " dim"]) -> str:
 
 
 def _read(text: str, param: str) -> Float32[np.ndarray, " dim"]:
-    data = decoded_base64(text, param=param, max_bytes=MAX_BYTES)
+    data = base64_bytes(text, param=param, max_bytes=MAX_BYTES)
     if len(data) % 4:
         message = f"expected float32 values, got {len(data)} bytes"
         raise ApiError(400, "invalid_vector", message, param=param)

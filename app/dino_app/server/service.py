@@ -12,12 +12,12 @@ from fastapi import Depends, Request
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from dino_app.server.batching import Batcher, aside, called
+from dino_app.server.batching import Batcher, aside, call_all
 from dino_app.server.bodies import Load
 from dino_app.server.errors import ApiError
-from dino_app.server.fetching import fetched
+from dino_app.server.fetching import fetch
 from dino_app.server.metrics import Metrics
-from dino_app.server.request_images import check_bytes, decoded_base64
+from dino_app.server.request_images import base64_bytes, check_bytes
 from dino_app.server.request_vectors import Row, numbers
 from dino_app.server.routes.idempotency import Idempotency
 from dino_app.server.settings import Settings
@@ -105,7 +105,7 @@ class Service:
             max_batch=SEARCHES_AT_ONCE, max_waiting=settings.max_searches,
             initializer=_one_thread_a_search,
         )  # fmt: skip
-        calls = functools.partial(stage, called, max_waiting=settings.max_requests)
+        calls = functools.partial(stage, call_all, max_waiting=settings.max_requests)
         self._metadata: Batcher[Callable[[], Any], Any] = calls(name="metadata", workers=2)
         self._write: Batcher[Callable[[], Any], Any] = calls(name="write")
         self._look: Batcher[Callable[[], Any], Any] = calls(
@@ -150,9 +150,17 @@ class Service:
         Raises:
             ApiError: There is none.
         """
+        self.require_index()
+        return cast(Store, self._store)
+
+    def require_index(self) -> None:
+        """Refuse requests that need an index where there is none.
+
+        Raises:
+            ApiError: There is none.
+        """
         if self._store is None:
             raise ApiError(404, "no_index", NO_INDEX)
-        return self._store
 
     async def image(
         self, given: str | bytes | None, url: str | None, *, param: str = "image"
@@ -165,12 +173,12 @@ class Service:
         if isinstance(given, str) and given[:8].lower().startswith(("http://", "https://")):
             given, url = None, given
         if url is not None:
-            return await self._fetched(url, param)
+            return await self._fetch(url, param)
         if isinstance(given, bytes):
             check_bytes(len(given), param=param, max_bytes=self.max_image_bytes)
             return given
         decode = functools.partial(
-            decoded_base64, given or "", param=param, max_bytes=self.max_image_bytes
+            base64_bytes, given or "", param=param, max_bytes=self.max_image_bytes
         )
         return await aside(decode, is_quick=len(given or "") <= QUICK_LETTERS)
 
@@ -216,7 +224,7 @@ class Service:
             FilterError: The filter makes no sense.
             ApiError: There is no index, or the queue is full.
         """
-        _ = self.store
+        self.require_index()
         condition = None if filter is None else parsed_filter(filter)
         query = _Query(vector, k, condition, params or SearchParams(), frozenset(include))
         # Not the parsed filter: 1 and true are equal keys.
@@ -255,12 +263,12 @@ class Service:
         """What a call that draws attention returns."""
         return cast(Answer, await self._look(call))
 
-    async def _fetched(self, url: str, param: str) -> bytes:
+    async def _fetch(self, url: str, param: str) -> bytes:
         if not self.settings.url_input:
             message = "addresses are not fetched here; send the image itself"
             raise ApiError(400, "url_input_off", message, param=param)
         start = time.perf_counter()
-        data = await fetched(
+        data = await fetch(
             url, max_bytes=self.max_image_bytes, timeout_s=self.settings.url_timeout_s, param=param
         )
         self.metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - start)

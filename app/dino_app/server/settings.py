@@ -6,8 +6,6 @@ from typing import Any
 
 import tyro
 
-from dino_infer.cli.exit_codes import UsageError
-
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
@@ -78,9 +76,9 @@ class Settings:
             least = 0 if field.name in may_be_zero or isinstance(value, bool) else 1e-3
             if value < least:
                 sign = "not be negative" if field.name in may_be_zero else "be positive"
-                raise UsageError(f"--{field.name.replace('_', '-')} must {sign}, got {value}")
+                raise ValueError(f"`{field.name}` must {sign}, got {value}")
         if self.max_k > 1000:
-            raise UsageError(f"--max-k must be at most 1000, got {self.max_k}")
+            raise ValueError(f"`max_k` must be at most 1000, got {self.max_k}")
 
     def shown(self) -> dict[str, Any]:
         """The limits that clients have to keep, for /v1/info."""

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 1024
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there; port 0 takes a free one.
 
     Raises:
@@ -39,11 +39,11 @@ def bound_socket(host: str, port: int) -> socket.socket:
         listening.close()
         reason = getattr(error, "strerror", None) or error
         raise DinoError(
-            f"cannot listen on {host}:{port} ({reason}); pass another --port or --host"
+            f"cannot listen on {host}:{port} ({reason}); pass another `port` or `host`"
         ) from error
 
 
-def configured(
+def uvicorn_config(
     app: FastAPI,
     settings: Settings,
     *,

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dino_app.server.app import create_app
-from dino_app.server.uvicorn_server import Server, bound_socket, configured
+from dino_app.server.uvicorn_server import Server, listen, uvicorn_config
 from dino_app.store.interface import Found, Hit, Item, StoreInfo
 from dino_app.store.opening import create_store
 from dino_infer.embedding.embedder import Embedder
@@ -61,8 +61,8 @@ def store(tmp_path, dim):
 def served(app, *, settings=None, headers=None):
     """A client of the application behind a socket; ``client.server`` is uvicorn's."""
     service = app.state.service
-    server = Server(configured(app, settings or service.settings, drain_s=3), load=service.load)
-    listening = bound_socket("127.0.0.1", 0)
+    server = Server(uvicorn_config(app, settings or service.settings, drain_s=3), load=service.load)
+    listening = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     base = f"http://127.0.0.1:{listening.getsockname()[1]}"

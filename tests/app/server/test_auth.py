@@ -9,7 +9,6 @@ from dino_app.server.app import create_app
 from dino_app.server.auth import Keys, RateLimit, read_keys
 from dino_app.server.errors import BusyError
 from dino_app.server.settings import Settings
-from dino_infer.cli.exit_codes import UsageError
 from tests.app.server.conftest import KEY, code_of, served, until
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
@@ -133,5 +132,5 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path):
 def test_a_file_without_a_proper_key_is_refused(tmp_path, data):
     path = tmp_path / "keys"
     path.write_bytes(data)
-    with pytest.raises(UsageError, match="key"):
+    with pytest.raises(ValueError, match="key"):
         read_keys(path, {})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dino_app.server.app import create_app
-from dino_app.server.fetching import fetched, is_public
+from dino_app.server.fetching import fetch, is_public
 from dino_app.server.routes.search import image_url
 from dino_app.server.settings import Settings
 from dino_app.store.interface import Item
@@ -300,13 +300,13 @@ def test_an_address_that_changes_between_look_ups_is_looked_up_once():
         asked.append(host)
         return ["127.0.0.1"] if len(asked) > 1 else ["203.0.113.9", "127.0.0.1"]
 
-    async def fetch():
-        await fetched(
+    async def ask():
+        await fetch(
             "http://rebind.example/", max_bytes=10, timeout_s=1, param="url", resolve=rebinding
         )
 
     with pytest.raises(Exception, match="public internet"):
-        asyncio.run(fetch())
+        asyncio.run(ask())
     assert asked == ["rebind.example"]
 
 

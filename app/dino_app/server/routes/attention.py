@@ -38,7 +38,7 @@ async def attention(serving: Serving, request: Request) -> Response:
     asked = await json_or_form(request, AttentionRequest, text={"url", "image"})
     backbone = _vision_transformer(serving.embedder)
     image = await serving.image(asked.image, asked.url)
-    draw = functools.partial(_drawn, serving, backbone, image, asked)
+    draw = functools.partial(_draw, serving, backbone, image, asked)
     return Response(await serving.look(draw), media_type=TYPES[asked.format])
 
 
@@ -52,7 +52,7 @@ def _vision_transformer(embedder: ImageEmbedder) -> Backbone:
     raise ApiError(400, "no_attention", message)
 
 
-def _drawn(serving: Service, backbone: Backbone, image: bytes, asked: AttentionRequest) -> bytes:
+def _draw(serving: Service, backbone: Backbone, image: bytes, asked: AttentionRequest) -> bytes:
     size = max(asked.size, backbone.patch_size)
     preprocess = whole_image(serving.embedder.preprocess, size=size, patch_size=backbone.patch_size)
     pixels = read_image(

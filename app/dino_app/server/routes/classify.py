@@ -25,7 +25,7 @@ async def classify(serving: Serving, request: Request) -> Classes:
     votes that of the nearer item is first; equally near items come in the order of their ids.
     """
     asked = await json_or_form(request, ClassifyRequest, text={"id", "url", "image", "label"})
-    _ = serving.store
+    serving.require_index()
     check_k(serving, asked.k)
     vector, own = await subject_vector(serving, asked)
     labelled = {asked.label: {"$exists": True}}

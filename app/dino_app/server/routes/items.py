@@ -23,7 +23,7 @@ from dino_app.server.responses import (
 )
 from dino_app.server.routes.idempotency import Write
 from dino_app.server.routes.search import image_url, not_found
-from dino_app.server.routes.upserting import upserted
+from dino_app.server.routes.upserting import upsert
 from dino_app.server.service import Service, Serving
 from dino_app.store.filters import Filter, parsed_filter
 from dino_app.store.interface import Item, Store
@@ -40,7 +40,7 @@ READ_AT_ONCE = 100
 async def put_items(serving: Serving, asked: UpsertRequest, write: Write) -> UpsertAnswer:
     """Add items or replace those with their ids; each is reported by itself."""
     check_count(serving, len(asked.items), "items")
-    answer: UpsertAnswer = await write(functools.partial(upserted, serving, asked.items))
+    answer: UpsertAnswer = await write(functools.partial(upsert, serving, asked.items))
     return answer
 
 
@@ -48,7 +48,7 @@ async def put_items(serving: Serving, asked: UpsertRequest, write: Write) -> Ups
 async def delete_items(serving: Serving, asked: DeleteRequest, write: Write) -> DeleteAnswer:
     """Delete items for good; says which were there."""
     check_count(serving, len(asked.ids), "ids")
-    answer: DeleteAnswer = await write(functools.partial(_deleted, serving, asked.ids))
+    answer: DeleteAnswer = await write(functools.partial(_delete, serving, asked.ids))
     return answer
 
 
@@ -102,7 +102,7 @@ async def put_item(serving: Serving, request: Request, id: str, write: Write) ->
     """
     body = await json_or_form(request, ItemBody, text={"url", "image"})
     item = NamedItem.model_construct(id=id, **dict(body))
-    answer: UpsertAnswer = await write(functools.partial(upserted, serving, [item], alone=True))
+    answer: UpsertAnswer = await write(functools.partial(upsert, serving, [item], alone=True))
     return answer
 
 
@@ -121,7 +121,7 @@ async def get_item(
 @router.delete("/v1/items/{id:path}")
 async def delete_item(serving: Serving, id: str, write: Write) -> DeleteAnswer:
     """Delete one item for good."""
-    answer: DeleteAnswer = await write(functools.partial(_deleted, serving, [id]))
+    answer: DeleteAnswer = await write(functools.partial(_delete, serving, [id]))
     if not answer.deleted:
         raise not_found(id)
     return answer
@@ -133,7 +133,7 @@ def check_count(serving: Service, count: int, param: str) -> None:
     Raises:
         ApiError: There are more.
     """
-    _ = serving.store
+    serving.require_index()
     if count > serving.settings.max_items:
         message = f"a request may hold {serving.settings.max_items} {param}, got {count}"
         raise ApiError(413, "too_many_items", message, param=param)
@@ -154,7 +154,7 @@ def _page(store: Store, after: str | None, limit: int, condition: Filter | None)
     return json_with_list("items", items, ItemPage(items=[], next_cursor=following))
 
 
-async def _deleted(serving: Service, ids: list[str]) -> DeleteAnswer:
+async def _delete(serving: Service, ids: list[str]) -> DeleteAnswer:
     store = serving.store
     possible = list(dict.fromkeys(id for id in ids if is_id(id)))
     return DeleteAnswer(deleted=await serving.write(lambda: store.delete(possible)))

@@ -94,7 +94,7 @@ def _parts(searches: Sequence[SearchRequest]) -> Iterator[range]:
 
 async def _answer(serving: Service, asked: SearchRequest, place: str) -> bytes:
     start = time.perf_counter()
-    _ = serving.store  # before any work on an image
+    serving.require_index()  # before any work on an image
     check_k(serving, asked.k, place)
     vector, own = await subject_vector(serving, asked, place)
     embedded = time.perf_counter()

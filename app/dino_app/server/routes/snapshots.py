@@ -25,7 +25,7 @@ async def snapshots(serving: Serving) -> Snapshots:
 @router.post("/v1/snapshots")
 async def snapshot(serving: Serving, asked: SnapshotRequest, write: Write) -> SnapshotAnswer:
     """Keep the present state under a name."""
-    _ = serving.store
+    serving.require_index()
     answer: SnapshotAnswer = await write(functools.partial(_keep, serving, asked.name))
     return answer
 
@@ -33,7 +33,7 @@ async def snapshot(serving: Serving, asked: SnapshotRequest, write: Write) -> Sn
 @router.post("/v1/snapshots/{name}/restore")
 async def restore(serving: Serving, name: str, write: Write) -> SnapshotAnswer:
     """Go back to a named state; what was written since is lost, the snapshot stays."""
-    _ = serving.store
+    serving.require_index()
     answer: SnapshotAnswer = await write(functools.partial(_restore, serving, name))
     return answer
 

@@ -22,9 +22,7 @@ from dino_infer.images.read import image_size
 MAX_MESSAGE_LETTERS = 500  # values that came may be long
 
 
-async def upserted(
-    serving: Service, items: list[NamedItem], *, alone: bool = False
-) -> UpsertAnswer:
+async def upsert(serving: Service, items: list[NamedItem], *, alone: bool = False) -> UpsertAnswer:
     """What became of each item; those that are in order are written together.
 
     Args:
@@ -43,7 +41,7 @@ async def upserted(
         message = f"a request may hold {serving.settings.max_images} images, got {images}"
         raise ApiError(413, "too_many_images", message, param="items")
     serving.check_space(images)
-    found = await together([_made(serving, item, place) for place, item in enumerate(items)])
+    found = await together([_make(serving, item, place) for place, item in enumerate(items)])
     made = await asyncio.to_thread(_checked, found, serving.dim)
     good = [item for item in made if isinstance(item, Item)]
     version = await serving.write(lambda: store.upsert(good)) if good else None
@@ -62,7 +60,7 @@ def _check_ids(items: list[NamedItem]) -> None:
         seen.add(item.id)
 
 
-async def _made(serving: Service, item: NamedItem, place: int) -> Item | HTTPException:
+async def _make(serving: Service, item: NamedItem, place: int) -> Item | HTTPException:
     try:
         return await _item(serving, item, f"items[{place}].")
     except (HTTPException, DinoError) as error:
@@ -89,7 +87,7 @@ async def _item(serving: Service, item: NamedItem, place: str) -> Item:
         return Item(id=item.id, vector=vector, metadata=metadata)
     param = f"{place}{'url' if item.image is None else 'image'}"
     data = await serving.image(item.image, item.url, param=param)
-    describe = functools.partial(_described, data, param, serving.max_pixels)
+    describe = functools.partial(_facts_and_thumbnail, data, param, serving.max_pixels)
     vector, (found, picture) = cast(
         tuple[Row, tuple[dict[str, Any], bytes]],
         await together([serving.embedded(data, param=param), serving.picture(describe)]),
@@ -97,7 +95,7 @@ async def _item(serving: Service, item: NamedItem, place: str) -> Item:
     return Item(id=item.id, vector=vector, metadata=found | dict(metadata), thumbnail=picture)
 
 
-def _described(data: bytes, name: str, max_pixels: int) -> tuple[dict[str, Any], bytes]:
+def _facts_and_thumbnail(data: bytes, name: str, max_pixels: int) -> tuple[dict[str, Any], bytes]:
     """What the index keeps of an image beside its vector: some metadata and a thumbnail."""
     height, width = image_size(data, name, max_pixels=max_pixels)
     digest = hashlib.sha256(data).hexdigest()
