@@ -282,7 +282,7 @@ class RotaryViTBackbone(ViTBackbone):
 
 def _is_empty(x: Tensor) -> bool:
     """True for a batch of no image; never while a graph is recorded, which is for any batch."""
-    recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     return not recording and not len(x)
 
 
