@@ -31,9 +31,9 @@ NOT_RUN = {
     r"dino-train|torchrun": "trains for hours; short runs are in tests/train",
     r"dino-serve|dino-demo": "runs until it is stopped; tests/app/server and tests/browser do",
     r"dino-export ": "takes long for a test; tests/export runs each kind",
-    r"dino-embed .*model\.onnx": "tests/infer/test_engines.py runs exports",
-    r"dino-attention .*clip\.mp4": "needs a video; tests/infer/test_attention_cli.py has one",
-    r"dino-index copy .* milvus:https": "needs a Milvus server; test_index_cli.py copies to a file",
+    r"dino-embed .*model\.onnx": "tests/infer/embedding/test_engines.py runs exports",
+    r"dino-attention .*clip\.mp4": "needs a video; tests/infer/cli/test_attention.py has one",
+    r"dino-index copy .* milvus:https": "needs a Milvus server; tests/app/cli copies to a file",
     r"dino-index build photos/ -o photos\.index$": "downloads the default weights",
     r"pip |\.venv/bin/pip |python3 -m venv": "changes the installation",
     r"python examples/": "tests/export/test_onnx.py runs it",
@@ -242,3 +242,16 @@ def test_every_flag_of_a_command_exists(block, command):
     known = set(FLAG.findall(_help(program, *verb)))
     given = {word for word in words if FLAG.fullmatch(word)}
     assert known and given <= known, f"{block}: {command}: {sorted(given - known)}"
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+def test_links_lead_to_files_of_the_repository(document):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8"))
+    assert not [to for to in links if "://" not in to and not (document.parent / to).exists()]
+
+
+def test_the_guide_to_the_code_names_files_that_exist():
+    packages = ("dino_infer", "training", "export", "app")
+    names = {path.name for package in packages for path in (ROOT / package).rglob("*.py")}
+    named = re.findall(r"`([a-z_]+\.py)`", (ROOT / "docs" / "code.md").read_text(encoding="utf-8"))
+    assert named and not set(named) - names

@@ -1,4 +1,4 @@
-"""The Triton kernels against plain tensor maths; run by test_crop_kernels.py.
+"""The Triton kernels against plain tensor maths; run by test_triton_kernels.py.
 
 Needs TRITON_INTERPRET=1 from the start of the process: Triton then runs them on the CPU.
 """
