@@ -1,4 +1,4 @@
-"""What runs on top of features: a retrieval index, an HTTP server and a demo in the browser."""
+"""Applications built on features: a retrieval index, an HTTP server and a browser demo."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What goes wrong when vectors are stored, searched and served."""
+"""Errors raised when vectors are stored, searched and served."""
 
 from dino_infer.errors import DinoError
 

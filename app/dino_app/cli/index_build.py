@@ -197,7 +197,7 @@ def _filled(
 
 
 class _Job(NamedTuple):
-    """What goes into an index."""
+    """Input of an index build: ids, items and the model that made the vectors."""
 
     ids: list[str]
     incoming: "Iterator[Incoming]"
@@ -270,7 +270,7 @@ def _image_job(
 
 
 def _report(target: "IndexTarget", built: "Built", gone: int) -> None:
-    """What there is now, on stdout; what failed, on stderr."""
+    """Print the state of the index on stdout, and failures on stderr."""
     from dino_app.indexing.indexes import failed_path
 
     if target.known is not None:

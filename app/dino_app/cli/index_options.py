@@ -131,7 +131,7 @@ def check_given(
 
 
 def model_of(embedder: "Embedder", weights: WeightOptions) -> dict[str, Any]:
-    """What an index remembers of its embedder, with the weights as a hint where to find them."""
+    """Description of an embedder to store in an index, with a hint where to find its weights."""
     return {**embedder.description(), "weights": located(weights.weights or DEFAULT_WEIGHTS)}
 
 
@@ -157,7 +157,7 @@ def parsed_condition(written: str | None) -> "Filter | None":
 
 
 def _same_view(view: ViewOptions, stored: Mapping[str, Any]) -> ViewOptions:
-    """What the index was made with, but for the flags that were given."""
+    """View options stored in the index, overridden by the flags that were given."""
     size = stored.get("size")
     return replace(
         view,

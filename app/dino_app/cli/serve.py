@@ -126,7 +126,7 @@ def _embedder(flags: Serve, made_by: Mapping[str, Any]) -> "Embedder":
 
 
 def _weights(network: Network, made_by: Mapping[str, Any]) -> str:
-    """Those that were asked for, or that the index names; a hint, since files can move."""
+    """Weights that were asked for, or that the index names; a hint, since files can move."""
     return network.weights or str(made_by.get("weights", DEFAULT_WEIGHTS))
 
 

@@ -29,10 +29,10 @@ class Album(Protocol):
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """What made the vectors, as ``Embedder.description`` says it."""
+        """Description of the model that made the vectors, as ``Embedder.description`` gives it."""
 
     def summary(self) -> str:
-        """What is in it, in one line."""
+        """Summary of the content, in one line."""
 
     def search(
         self, vector: Float[np.ndarray, " dim"], *, k: int, condition: Filter | None = None
@@ -51,11 +51,11 @@ class IndexAlbum:
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """What made the vectors."""
+        """Description of the model that made the vectors."""
         return self._store.info().model
 
     def summary(self) -> str:
-        """What is in it, in one line."""
+        """Summary of the content, in one line."""
         info = self._store.info()
         recall = "" if info.recall_at_10 is None else f", recall@10 {info.recall_at_10:.3f}"
         return f"{info.rows:,} photos · {info.dim} numbers each · index {info.index}{recall}"
@@ -102,7 +102,7 @@ class UploadedAlbum:
         self.model: Mapping[str, Any] = embedder.description()
 
     def summary(self) -> str:
-        """What is in it, in one line."""
+        """Summary of the content, in one line."""
         return f"{len(self._names)} photos · {self._vectors.shape[1]} numbers each"
 
     def search(

@@ -93,7 +93,7 @@ def mount_demo(
         path=path,
         allowed_paths=[],
         max_file_size=blocks.max_file_size,
-        show_error=False,  # of errors that nobody foresaw; those we raise are always shown
+        show_error=False,  # of unforeseen errors; those we raise are always shown
         run_history=False,
         footer_links=["api"],
         ssr_mode=False,
@@ -122,7 +122,7 @@ def _mounted(app: "FastAPI") -> "list[gr.routes.App]":
 
 
 def _picker(models: Models) -> gr.Dropdown:
-    """Which network the tabs use, and a line about it."""
+    """Build the picker of the network that the tabs use, and a line about it."""
     first = models.names[0]
     with gr.Row(elem_id="network"):
         picker = gr.Dropdown(

@@ -1,4 +1,4 @@
-"""What a network cannot do is hidden, and a line says why."""
+"""Hide the parts of the page that a network does not support, and show a line that says why."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def vit_only(models: Models, picker: gr.Dropdown, what: str) -> Iterator[None]:
 
 
 def missing(what: str) -> str:
-    """Why a network that is no Vision Transformer shows none of this."""
+    """Notice that a network other than a Vision Transformer lacks a feature."""
     return (
         f"**This network has no {what}.** It is a convolutional network: it turns a picture into "
         "one vector and has no [CLS] token that could look at patches. Choose a Vision Transformer "

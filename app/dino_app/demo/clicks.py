@@ -1,4 +1,4 @@
-"""From a click on a shown picture to the patch under it, and which matches to mark."""
+"""Patch under a click on a shown picture, and the matches to mark."""
 
 import math
 

@@ -21,7 +21,7 @@ MAX_FRAME_PIXELS = 9_000_000  # of one frame: 4K
 
 
 class Clip(NamedTuple):
-    """What was written."""
+    """Frames and seconds of a video that was written."""
 
     frames: int
     seconds: float

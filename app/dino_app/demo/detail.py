@@ -1,4 +1,4 @@
-"""How finely a network looks at a picture: a choice that means the same for every network."""
+"""Level of detail at which a network sees a picture, with one meaning for every network."""
 
 import math
 
@@ -13,14 +13,14 @@ DETAILS = {"low": 0.5, "normal": 1.0, "high": 2.0}  # of the size that suits the
 
 
 def detail_choice() -> gr.Radio:
-    """The choice."""
+    """Build the choice of the level of detail."""
     return gr.Radio(
         list(DETAILS), value="normal", label="Detail", info="More is finer, and slower."
     )
 
 
 def detailed_look(model: Model, image: UInt8[np.ndarray, "height width 3"], detail: str) -> Look:
-    """What a network sees in a picture, with less detail where it would be too many patches.
+    """Look of a network at a picture, with less detail where there would be too many patches.
 
     Args:
         model: The network.

@@ -50,5 +50,5 @@ def picture_examples(field: gr.Image) -> None:
 
 @functools.cache
 def _folder() -> "tempfile.TemporaryDirectory[str]":
-    """Lives as long as the process."""
+    """Return a folder that lives as long as the process."""
     return tempfile.TemporaryDirectory(prefix="dino-demo-")

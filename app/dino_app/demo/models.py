@@ -54,12 +54,12 @@ class Models:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the picker shows: the shortest endings of the paths that tell them apart."""
+        """Names in the picker: the shortest endings of the paths that tell them apart."""
         return tuple(self._weights)
 
     @property
     def names_with_untrained(self) -> tuple[str, ...]:
-        """As ``names``, each also with random weights, to compare with."""
+        """Names as in ``names``, each also with random weights, to compare with."""
         return (*self.names, *(name + UNTRAINED for name in self.names))
 
     def model(self, name: str) -> "Model":
@@ -106,7 +106,7 @@ class Model:
 
     @property
     def has_attention(self) -> bool:
-        """Whether it has a [CLS] token over patches: attention maps and patch tokens."""
+        """True if it has a [CLS] token over patches: attention maps and patch tokens."""
         return self.backbone.has_attention
 
     @property
@@ -134,7 +134,7 @@ class Model:
     def look(
         self, image: UInt8[np.ndarray, "height width 3"], *, size: int | None = None
     ) -> "Look":
-        """What the network sees in an upright RGB picture; remembered for the next call.
+        """Look of the network at an upright RGB picture; remembered for the next call.
 
         Args:
             image: As ``read_image`` gives it.
@@ -223,7 +223,7 @@ class Look:
 def _shown(
     image: UInt8[np.ndarray, "height width 3"], view: View
 ) -> UInt8[np.ndarray, "shown_height shown_width 3"]:
-    """What the patches cover of a picture, ``SHOWN`` pixels on the shorter side."""
+    """Part of a picture that the patches cover, ``SHOWN`` pixels on the shorter side."""
     x0, y0, x1, y1 = view.box(0, 0, view.rows, view.columns)
     width, height = max(1, x1 - x0), max(1, y1 - y0)
     ratio = min(SHOWN / min(width, height), LONGEST_SHOWN / max(width, height))

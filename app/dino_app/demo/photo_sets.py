@@ -57,5 +57,5 @@ def readable_photos(
 
 
 def _uploaded_paths(payload: Any) -> list[str] | None:
-    """Where the uploads lie; Gradio has checked that they are some."""
+    """Paths of the uploads; Gradio has checked that they are some."""
     return None if payload is None else [str(file.path) for file in payload]

@@ -1,4 +1,4 @@
-"""How the demo looks: colours, fonts that every system has, and the texts around the tabs."""
+"""Style of the demo: colours, fonts that every system has, and the texts around the tabs."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ from dino_infer.errors import ImageError
 from dino_infer.images.read import read_image
 
 TILE = 256  # pixels of the longest side, as in an index
-MAX_TILE_PIXELS = 4_000_000  # thumbnails of an index that somebody else made
+MAX_TILE_PIXELS = 4_000_000  # thumbnails of an index from elsewhere
 NAME_LETTERS = 28  # of a caption, which must not fill a phone
 
 _GROUND, _DRAWN = (126, 134, 148), (166, 174, 187)  # seen on a light and on a dark page
@@ -45,7 +45,7 @@ def empty_tile() -> Image.Image:
 
 
 def caption(name: str, *facts: str) -> str:
-    """What stands below a tile: facts, and the end of a name, which tells files apart."""
+    """Caption below a tile: facts, and the end of a name, which tells files apart."""
     short = PurePosixPath(name).name or name
     if len(short) > NAME_LETTERS:
         short = "…" + short[1 - NAME_LETTERS :]

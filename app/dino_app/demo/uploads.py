@@ -92,7 +92,7 @@ def picture_input(label: str = "Picture", **options: Any) -> gr.Image:
 
 
 def _uploaded_path(payload: Any) -> str | None:
-    """Where the upload lies; Gradio has checked that it is one."""
+    """Path of the upload; Gradio has checked that it is one."""
     if payload is None:
         return None
     if not payload.path:

@@ -32,14 +32,14 @@ class Examples(Protocol):
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """What made the vectors, as ``Embedder.description`` says it."""
+        """Description of the model that made the vectors, as ``Embedder.description`` gives it."""
 
     @property
     def has_tiles(self) -> bool:
-        """Whether there are pictures of them."""
+        """True if there are pictures of the examples."""
 
     def summary(self) -> str:
-        """What they are, in one line."""
+        """Summary of the examples, in one line."""
 
     def nearest(self, vector: Float[np.ndarray, " dim"], *, k: int) -> list[Voter]:
         """The most similar examples, the best first; all where there are fewer."""
@@ -75,7 +75,7 @@ class FileExamples:
         self.model: Mapping[str, Any] = features.manifest
 
     def summary(self) -> str:
-        """What they are, in one line."""
+        """Summary of the examples, in one line."""
         return f"{len(self._names):,} labelled photos of {len(set(self._labels)):,} classes"
 
     def nearest(self, vector: Float[np.ndarray, " dim"], *, k: int) -> list[Voter]:
@@ -108,11 +108,11 @@ class IndexExamples:
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """What made the vectors."""
+        """Description of the model that made the vectors."""
         return self._store.info().model
 
     def summary(self) -> str:
-        """What they are, in one line."""
+        """Summary of the examples, in one line."""
         return f"{self._store.count(Exists(LABEL, True)):,} labelled photos of the index"
 
     def nearest(self, vector: Float[np.ndarray, " dim"], *, k: int) -> list[Voter]:

@@ -27,18 +27,18 @@ class Incoming(NamedTuple):
     """The next few images of a source."""
 
     images: int
-    """How many, with those that failed or need no change."""
+    """Number of images, with those that failed or need no change."""
     items: list[Item]
     failures: list[ImageFailure]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What became of the images of a source."""
+    """Outcome for the images of a source."""
 
     images: int = 0
     stored: int = 0
-    """New or changed."""
+    """Number of images that are new or changed."""
     failures: tuple[ImageFailure, ...] = ()
 
 
@@ -108,7 +108,7 @@ def item_ids(names: Iterable[str], *, location: Callable[[int], str] | None = No
 
 
 def known_metadata(store: Store | None, ids: list[str]) -> Iterator[Metadata | None]:
-    """What a store says of each id; None where it has none."""
+    """Metadata that a store has for each id; None where it has none."""
     for start in range(0, len(ids), IDS_AT_ONCE):
         part = ids[start : start + IDS_AT_ONCE]
         found = [None] * len(part) if store is None else store.get(part)

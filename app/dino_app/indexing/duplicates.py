@@ -172,7 +172,7 @@ def _described(store: Store, found: _Groups) -> list[Group]:
             for item in items
         ]
         members.sort(key=lambda member: (-member.pixels, -_bytes(member), member.id))
-        if len(members) < 2:  # somebody deleted the others
+        if len(members) < 2:  # the others were deleted
             continue
         hashes = {member.metadata.get("sha256") for member in members}
         kind: Kind = "exact" if len(hashes) == 1 and None not in hashes else "near"

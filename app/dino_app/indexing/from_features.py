@@ -37,7 +37,7 @@ class FeatureSource:
     roots: tuple[tuple[str, ...], ...]
     """The folders, tars and tables that the images of each part are from, where it tells."""
     model: Mapping[str, Any]
-    """What made them: the entries of ``Embedder.description``."""
+    """Description of the model that made them: the entries of ``Embedder.description``."""
     dim: int
     rows: int
 
@@ -58,7 +58,7 @@ class FeatureSource:
 
 
 def is_feature_source(source: str | Path) -> bool:
-    """Whether a source holds features of dino-embed rather than images."""
+    """Tell if a source holds features of dino-embed rather than images."""
     path = Path(source)
     if path.is_dir():
         return (path / "img_emb").is_dir() and (path / "manifests").is_dir()
@@ -143,7 +143,7 @@ class _Pictures:
                 self._places.setdefault(images.name(place), []).append(place)
 
     def wanted(self, id: str, known: Store | None) -> bool:
-        """Whether there is no thumbnail yet and there should be one."""
+        """Tell if there is no thumbnail yet and there should be one."""
         return self._images is not None and (known is None or known.thumbnail(id) is None)
 
     def of(self, row: TableRow) -> bytes | None:

@@ -37,7 +37,7 @@ class IndexTarget:
             self.known = open_store(location, writable=True) if exists(location) else None
             """The store as it is; None while there is none."""
             self.model: Mapping[str, Any] | None = None
-            """What made its vectors."""
+            """Description of the model that made its vectors."""
             if self.known is not None:
                 undo.callback(self.known.close)
                 info = self.known.info()
@@ -73,7 +73,7 @@ class IndexTarget:
 
 
 def exists(location: str) -> bool:
-    """Whether something lies where an index would be."""
+    """Tell if something lies where an index would be."""
     if location.startswith(MILVUS):
         from dino_app.store.milvus_store.store import MilvusStore
 
@@ -83,7 +83,7 @@ def exists(location: str) -> bool:
 
 
 def new_index(location: str, *, dim: int, model: Mapping[str, Any], index: str = "auto") -> Store:
-    """``create_store`` for commands.
+    """Call ``create_store`` for commands.
 
     Raises:
         StoreError: There is no such kind of index, something is there, or nothing can be written.
@@ -180,7 +180,7 @@ def copy_items(source: Store, target: Store) -> int:
 
 
 def failed_path(location: str) -> Path:
-    """Where the images that could not be read are listed: beside the index."""
+    """Path of the list of images that could not be read: beside the index."""
     if location.startswith(MILVUS):
         uri, _, collection = location.removeprefix(MILVUS).rpartition("/")
         folder = Path() if "://" in uri else Path(uri).parent

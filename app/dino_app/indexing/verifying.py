@@ -1,4 +1,4 @@
-"""Whether everything in a store can be read and makes sense."""
+"""Verify that everything in a store can be read and makes sense."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Who may ask: API keys, which hosts and sites, and how often."""
+"""Access control: API keys, allowed hosts and sites, and rate limits."""
 
 import base64
 import binascii

@@ -93,7 +93,7 @@ class Batcher(Generic[Item, Answer]):
 
     @property
     def working(self) -> bool:
-        """Whether it still takes work."""
+        """True if it still takes work."""
         return self._dispatching is not None and not self._dispatching.done()
 
     @property
@@ -201,7 +201,7 @@ class Batcher(Generic[Item, Answer]):
 
 
 def call_all(calls: list[Callable[[], Any]]) -> list[Any]:
-    """What each call returns: a stage whose items are the work itself."""
+    """Return the result of each call: a stage whose items are the work itself."""
     return [call() for call in calls]
 
 

@@ -20,13 +20,13 @@ EVENTS = b"text/event-stream"
 
 @dataclass
 class Load:
-    """What is in work, and whether more is welcome."""
+    """Load of the server: the work in progress, and whether more is welcome."""
 
     requests: int = 0
     streams: int = 0
     """Answers that go on as long as a page is open."""
     body_bytes: int = 0
-    """Of requests, and of answers that clients have not taken yet."""
+    """Bytes of requests, and of answers that clients have not taken yet."""
     draining: bool = False
 
 
@@ -110,7 +110,7 @@ class Body:
             self._release()
 
     def _release(self) -> None:
-        """Neither the request nor its bytes are in work any more."""
+        """Stop counting the request and its bytes as work."""
         self._load.body_bytes -= self.bytes
         if self._is_stream:
             self._load.streams -= 1

@@ -110,7 +110,7 @@ def as_http(error: Exception) -> HTTPException:
 
 
 def invalid(problems: Any) -> ApiError:
-    """What pydantic found wrong, in one line; values that came are not repeated."""
+    """Problems that pydantic found, in one line; values that came are not repeated."""
     first = problems[0]
     place = [str(part)[:64] for part in first["loc"] if part not in ("body", "query", "header")]
     param = ".".join(place)[:256] or None

@@ -67,7 +67,7 @@ async def _public_ip(url: httpx.URL, resolve: Resolve, param: str) -> str:
 
 
 def is_public(ip: str) -> bool:
-    """Whether an address is one of the public internet, also where it hides another."""
+    """Tell if an address is one of the public internet, also where it hides another."""
     try:
         address = ipaddress.ip_address(ip.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus; all names begin with ``dino_``."""
+"""Metrics of the server for Prometheus; all names begin with ``dino_``."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -47,7 +47,7 @@ class Metrics:
         )  # fmt: skip
 
     def text(self, store: StoreInfo | None) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         if store is not None:
             self._rows.set(store.rows)
             self._deleted.set(store.deleted)

@@ -142,17 +142,17 @@ class Traffic:
 
 @dataclass
 class _Seen:
-    """What the log says of one request."""
+    """Facts about one request for the log."""
 
     status: int = 0
     client: str | None = None
     length: str = "0"
-    """Of the body, as the header claims."""
+    """Length of the body, as the header claims."""
     body: "Body | None" = None
 
     @property
     def may_go_on(self) -> bool:
-        """Whether the connection is fit for another request: its body is read, or short."""
+        """True if the connection is fit for another request: its body is read, or short."""
         if self.body is not None and self.body.complete:
             return True
         return self.length.isdigit() and int(self.length[:20]) <= UNREAD_BYTES

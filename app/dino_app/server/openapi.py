@@ -1,4 +1,4 @@
-"""What the OpenAPI document says about routes that FastAPI cannot see by itself."""
+"""OpenAPI descriptions of routes that FastAPI cannot derive by itself."""
 
 from typing import Any
 

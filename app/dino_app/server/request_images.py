@@ -59,7 +59,7 @@ def base64_bytes(text: str, *, param: str, max_bytes: int) -> bytes:
 
 
 def _data_uri(data: bytes, param: str) -> tuple[bytes, bool]:
-    """What follows the comma of a data URI, and whether its head says base64."""
+    """Return the part after the comma of a data URI, and True if its head says base64."""
     head, comma, _ = data[:MAX_HEAD].partition(b",")
     if not comma:
         message = "expected 'data:image/...;base64,...'; this data URI has no comma"
@@ -140,7 +140,7 @@ class QuickRoute(APIRoute):
     """An endpoint whose JSON is read by ``parse_json``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request."""
+        """Return the handler of the route, which reads JSON by ``parse_json``."""
         answer = super().get_route_handler()
 
         async def read_quickly(request: Request) -> Response:
@@ -155,7 +155,7 @@ class _QuickRequest(Request):
 
 
 def parse_json(body: bytes) -> Any:
-    """What JSON says; several times as quick for numbers as Python's own parser.
+    """Parse JSON; several times as quick for numbers as Python's own parser.
 
     Raises:
         ApiError: It is none.

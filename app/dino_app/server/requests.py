@@ -1,4 +1,4 @@
-"""What requests look like; anything else is refused with 422."""
+"""Schemas of requests; anything else is refused with 422."""
 
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ Metadata = Annotated[
 
 
 class Strict(BaseModel):
-    """No unknown fields, no conversions."""
+    """Request body without unknown fields or conversions."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -52,7 +52,7 @@ class EmbeddingsRequest(Strict):
 
 
 class Subject(Strict):
-    """What a request is about: exactly one of an image, a vector, an item, an address."""
+    """Subject of a request: exactly one of an image, a vector, an item, an address."""
 
     image: Base64 | SkipJsonSchema[bytes] | None = None
     """A data URI or base64."""
@@ -61,7 +61,7 @@ class Subject(Strict):
     id: Id | None = None
     """An item of the index, which is then left out of the results."""
     url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
-    """Where the server allows it."""
+    """Address of the image, where the server allows it."""
 
     @model_validator(mode="after")
     def _one(self) -> "Subject":
@@ -72,7 +72,7 @@ class Subject(Strict):
 
 
 class Effort(Strict):
-    """How hard a search tries."""
+    """Effort of a search."""
 
     exact: bool = False
     """Compare with every vector."""
@@ -82,7 +82,7 @@ class Effort(Strict):
     """Lists visited of an inverted file."""
 
     def search_params(self) -> SearchParams:
-        """The same for a store."""
+        """Return the same settings for a store."""
         return SearchParams(**self.model_dump())
 
 
@@ -90,11 +90,11 @@ class SearchRequest(Subject):
     """The nearest items."""
 
     k: Annotated[int, Field(ge=1, le=1000)] = 10
-    """How many."""
+    """Number of results."""
     filter: dict[str, Any] | None = None
     """Conditions on metadata, such as {"label": "cat", "year": {"$gte": 2020}}."""
     include: Annotated[list[Included], Field(max_length=2)] = ["metadata"]
-    """What results carry beside id and score."""
+    """Fields that results carry beside id and score."""
     params: Effort = Effort()
 
     model_config = ConfigDict(
@@ -116,7 +116,7 @@ class ItemBody(Strict):
     vector: Vector | Base64 | None = None
     """Numbers, or base64 of float32, little-endian."""
     url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
-    """Where the server allows it."""
+    """Address of the image, where the server allows it."""
     metadata: Metadata = {}
     """Texts, numbers and truth values by name."""
 
@@ -158,22 +158,22 @@ class ClassifyRequest(Subject):
     k: Annotated[int, Field(ge=1, le=1000)] = 20
     """Neighbours that vote."""
     temperature: Annotated[float, Field(gt=1e-6, le=1000, allow_inf_nan=False)] = TEMPERATURE
-    """Lower listens more to the very nearest."""
+    """Temperature of the vote; lower listens more to the very nearest."""
     label: Annotated[str, Field(min_length=1, max_length=256)] = "label"
     """The field of the metadata that names the class."""
     filter: dict[str, Any] | None = None
-    """Who may vote."""
+    """Conditions on the metadata of the items that may vote."""
 
 
 class AttentionRequest(Strict):
-    """What a Vision Transformer looks at."""
+    """Request for the attention of a Vision Transformer in an image."""
 
     image: Base64 | SkipJsonSchema[bytes] | None = None
     """A data URI or base64."""
     url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
-    """Where the server allows it."""
+    """Address of the image, where the server allows it."""
     heads: Literal["all", "mean", "max"] | Annotated[int, Field(ge=0, le=1000)] = "all"
-    """Of a picture: a sheet of all heads, or the overlay of one map."""
+    """Maps that a picture shows: a sheet of all heads, or the overlay of one map."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of the attention that the masks keep."""
     layer: Annotated[int, Field(ge=-1000, le=1000)] = -1

@@ -1,4 +1,4 @@
-"""What answers look like."""
+"""Schemas of answers."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,7 +11,7 @@ MAX_ANSWER_BYTES = 32 << 20
 
 
 class ErrorBody(BaseModel):
-    """What is wrong."""
+    """Description of an error."""
 
     message: str
     type: str
@@ -27,25 +27,25 @@ class ErrorAnswer(BaseModel):
 
 
 class Status(BaseModel):
-    """Whether it works."""
+    """Health of the server."""
 
     status: str
     checks: dict[str, str] = {}
 
 
 class Info(BaseModel):
-    """What clients may want to know."""
+    """Facts about the server for clients."""
 
     version: str
     model: str
     """The name that embedding requests give."""
     dim: int
     description: dict[str, Any]
-    """How vectors are made."""
+    """Settings that determine how vectors are made."""
     limits: dict[str, Any]
     read_only: bool
     index: dict[str, Any] | None
-    """None where no index is served."""
+    """Facts about the index; None where no index is served."""
 
 
 class EmbeddingRow(BaseModel):
@@ -79,7 +79,7 @@ class Result(BaseModel):
     score: float
     """Cosine similarity: higher is nearer, 1 is the same direction."""
     image_url: str
-    """Its thumbnail, if it has one."""
+    """URL of its thumbnail, if it has one."""
     metadata: dict[str, Scalar] | None = None
     vector: list[float] | None = None
 
@@ -91,7 +91,7 @@ class SearchAnswer(BaseModel):
     snapshot: str
     """The version of the index that was searched."""
     exact: bool
-    """Whether every vector that may match was compared."""
+    """True if every vector that may match was compared."""
     timing_ms: dict[str, float]
 
 
@@ -115,11 +115,11 @@ class ItemPage(BaseModel):
 
     items: list[ItemAnswer]
     next_cursor: str | None
-    """For the next page; None at the end."""
+    """Cursor for the next page; None at the end."""
 
 
 class ItemStatus(BaseModel):
-    """What became of one item."""
+    """Outcome for one item."""
 
     id: str
     status: Literal["ok", "failed"]
@@ -127,7 +127,7 @@ class ItemStatus(BaseModel):
 
 
 class UpsertAnswer(BaseModel):
-    """What became of each item; those that are ok survive a power cut."""
+    """Outcome for each item; those that are ok survive a power cut."""
 
     items: list[ItemStatus]
     snapshot: str | None
@@ -153,7 +153,7 @@ class SnapshotAnswer(BaseModel):
 
 
 class Share(BaseModel):
-    """How much of the vote a class has."""
+    """Share of the vote that a class has."""
 
     label: Scalar
     probability: float
@@ -169,7 +169,7 @@ class Voter(BaseModel):
 
 
 class Classes(BaseModel):
-    """What the neighbours vote, largest share first."""
+    """Classes by the vote of the neighbours, largest share first."""
 
     label: Scalar | None
     """The winner; None where no neighbour has a label."""

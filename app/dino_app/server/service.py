@@ -1,4 +1,4 @@
-"""What the routes share: the embedder and the store, each behind its queue."""
+"""State that the routes share: the embedder and the store, each behind its queue."""
 
 import asyncio
 import functools
@@ -40,7 +40,7 @@ NO_INDEX = "this server has no index; start it with one: dino-serve INDEX"
 
 @runtime_checkable
 class ImageEmbedder(Protocol):
-    """What the server needs of an ``Embedder``."""
+    """Part of the interface of an ``Embedder`` that the server needs."""
 
     engine: Engine
     preprocess: Preprocess
@@ -53,7 +53,7 @@ class ImageEmbedder(Protocol):
         """A vector for each image."""
 
     def description(self) -> dict[str, Any]:
-        """How vectors are made."""
+        """Settings that determine how vectors are made."""
 
 
 class _Query:
@@ -140,7 +140,7 @@ class Service:
 
     @property
     def has_index(self) -> bool:
-        """Whether there is an index."""
+        """True if there is an index."""
         return self._store is not None
 
     @property
@@ -232,11 +232,11 @@ class Service:
         return await self._search(query, group=group)
 
     async def read(self, call: Callable[[], Answer]) -> Answer:
-        """What a call that reads the store returns."""
+        """Return the result of a call that reads the store."""
         return cast(Answer, await self._metadata(call))
 
     async def write(self, call: Callable[[], Answer]) -> Answer:
-        """What a call that changes the store returns; it goes on when the client has gone.
+        """Return the result of a call that changes the store; it goes on when the client has gone.
 
         Raises:
             ApiError: The server only reads, or what was asked for is not allowed.
@@ -256,11 +256,11 @@ class Service:
             raise ApiError(403, "read_only", "this server does not change its index")
 
     async def picture(self, call: Callable[[], Answer]) -> Answer:
-        """What a call that makes a thumbnail returns."""
+        """Return the result of a call that makes a thumbnail."""
         return cast(Answer, await self._picture(call))
 
     async def look(self, call: Callable[[], Answer]) -> Answer:
-        """What a call that draws attention returns."""
+        """Return the result of a call that draws attention."""
         return cast(Answer, await self._look(call))
 
     async def _fetch(self, url: str, param: str) -> bytes:
@@ -278,7 +278,7 @@ class Service:
         return [self.embedder.decoded(data, name=name) for data, name in images]
 
     def _images_may_come(self) -> bool:
-        """Whether somebody else is at work whose image could share the next batch."""
+        """Tell if another request is in work whose image could share the next batch."""
         decoding = self._decode.depth + self._decode.running
         return decoding > 0 or self.load.requests > self._embed.depth
 

@@ -50,7 +50,7 @@ def uvicorn_config(
     drain_s: float = 30,
     trusted_proxies: str | None = None,
 ) -> uvicorn.Config:
-    """How uvicorn runs an application within limits.
+    """Configuration by which uvicorn runs an application within limits.
 
     Args:
         app: The application.

@@ -60,21 +60,21 @@ class Exists:
 
 @dataclass(frozen=True)
 class And:
-    """All must hold; without parts it always does."""
+    """Conjunction of filters: all must hold; without parts it always does."""
 
     parts: tuple["Filter", ...]
 
 
 @dataclass(frozen=True)
 class Or:
-    """One must hold; without parts it never does."""
+    """Disjunction of filters: one must hold; without parts it never does."""
 
     parts: tuple["Filter", ...]
 
 
 @dataclass(frozen=True)
 class Not:
-    """The opposite."""
+    """Negation of a filter."""
 
     part: "Filter"
 
@@ -96,7 +96,7 @@ def parsed_filter(written: object) -> Filter:
 
 
 def matches(condition: Filter, metadata: Mapping[str, Any]) -> bool:
-    """Whether metadata fulfils a filter: what every store must agree with."""
+    """Tell if metadata fulfils a filter, with the result that every store must give."""
     match condition:
         case Compare(field, operator, value):
             return field in metadata and _compares(metadata[field], operator, value)
@@ -219,7 +219,7 @@ def _value(field: str, value: Any) -> str | int | float | bool:
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8: JSON may smuggle in half of a surrogate pair."""
+    """Tell if it can be written as UTF-8: JSON may smuggle in half of a surrogate pair."""
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 

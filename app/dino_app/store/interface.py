@@ -1,4 +1,4 @@
-"""What every retrieval store does, whatever keeps its vectors.
+"""Interface that every retrieval store implements, whatever keeps its vectors.
 
 Vectors are scaled to length 1 when they come in, so the score of a hit is the cosine similarity:
 1 is the same direction, higher is better. A store is safe to use from many threads.
@@ -42,36 +42,36 @@ class Hit(NamedTuple):
     score: float
     """Cosine similarity."""
     metadata: Metadata | None
-    """None unless it was asked for."""
+    """Metadata of the item; None unless it was asked for."""
     vector: Float32[np.ndarray, " dim"] | None
-    """None unless it was asked for."""
+    """Vector of the item; None unless it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchParams:
-    """How hard one search tries; never changes the index itself."""
+    """Effort of one search; never changes the index itself."""
 
     exact: bool = False
     """Compare with every vector, even where an approximate index exists."""
     ef: int | None = None
-    """Of graph indexes: candidates kept on the way; more is slower and finds more."""
+    """Candidates that graph indexes keep on the way; more is slower and finds more."""
     nprobe: int | None = None
-    """Of inverted-file indexes: lists visited; more is slower and finds more."""
+    """Lists that inverted-file indexes visit; more is slower and finds more."""
 
 
 class Found(NamedTuple):
-    """What a search found, all of it in one version of the store."""
+    """Results of a search, all of them in one version of the store."""
 
     hits: list[list[Hit]]
-    """For each query its hits, best first; equal scores by id. Fewer than k where fewer match."""
+    """Hits of each query, best first; equal scores by id. Fewer than k where fewer match."""
     version: str
     exact: bool
-    """Whether every vector that may match was compared."""
+    """True if every vector that may match was compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
-    """What is in a store."""
+    """Facts about a store."""
 
     backend: Literal["faiss", "milvus"]
     dim: int
@@ -81,13 +81,13 @@ class StoreInfo:
     version: str
     """Changes with every write."""
     index: str
-    """How vectors are searched, say ``Flat`` or ``HNSW32``."""
+    """Kind of index that searches the vectors, say ``Flat`` or ``HNSW32``."""
     wanted_index: str
     """Kind of index that it was made with, say ``auto``."""
     recall_at_10: float | None
-    """Measured against exact search when the index was built; None where search is exact."""
+    """Recall measured against exact search when the index was built; None where search is exact."""
     model: Mapping[str, Any]
-    """What made the vectors, as ``Embedder.description`` says it; empty where unknown."""
+    """Model that made the vectors, as ``Embedder.description`` gives it; empty where unknown."""
 
 
 @runtime_checkable
@@ -95,7 +95,7 @@ class Store(Protocol):
     """Items by id, found by nearness."""
 
     def info(self) -> StoreInfo:
-        """What is in it."""
+        """Return facts about the store."""
 
     def upsert(self, items: Sequence[Item]) -> str:
         """Add items, or replace those whose ids exist; all of them or, on an error, none.

@@ -1,4 +1,4 @@
-"""What may be stored, asked and named: the rules that every store shares."""
+"""Rules for items, queries and names that every store shares."""
 
 import json
 import re
@@ -84,7 +84,7 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
 
 
 def is_id(value: object) -> bool:
-    """Whether items may have this id."""
+    """Tell if items may have this id."""
     if not isinstance(value, str) or not value or not _is_text(value):
         return False
     if len(value) > MAX_ID_BYTES or len(value.encode()) > MAX_ID_BYTES:
@@ -180,7 +180,7 @@ def _check_thumbnail(item: Item) -> None:
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8, which half of a surrogate pair cannot."""
+    """Tell if it can be written as UTF-8, which half of a surrogate pair cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Whether an embedder makes vectors that may be compared with those of an index."""
+"""Check that the vectors of an embedder may be compared with those of an index."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def check_model(store_model: Mapping[str, Any], description: Mapping[str, Any]) 
 
 
 def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON would give it back: lists for tuples."""
+    """Model as JSON would give it back: lists for tuples."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(model)))
     return plain
 

@@ -47,7 +47,7 @@ def attention_tab(models: Models, picker: gr.Dropdown) -> None:
 
 
 class Answers:
-    """What the tab answers to what people do.
+    """Event handlers of the tab.
 
     Args:
         models: The networks.
@@ -63,7 +63,7 @@ class Answers:
         self, picture: str | None, network: str, resolution: float, show: str, head: str,
         mass: float, opacity: float, boxes: bool, colours: str, block: float,
     ) -> tuple[Any, ...]:  # fmt: skip
-        """What a network looks at in a picture: an overlay, a gallery of heads, a sentence."""
+        """Overlay of the attention in a picture, a gallery of heads, and a sentence."""
         if picture is None:
             return self._empty()
         look = self._models.model(network).look(checked_picture(picture), size=round(resolution))
@@ -132,7 +132,7 @@ def _connect(models: Models, picker: gr.Dropdown, picture: gr.Image, view: Atten
 
 
 def pictures(look: Look, drawing: Drawing) -> tuple[Any, ...]:
-    """What the page shows: the original and the overlay, the heads, and a sentence."""
+    """Outputs for the page: the original and the overlay, the heads, and a sentence."""
     both = (look.shown, overlay(look, drawing))
     return both, head_gallery(look, drawing), mask_text(look, drawing)
 

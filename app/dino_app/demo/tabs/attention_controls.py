@@ -36,18 +36,18 @@ class AttentionView:
     png: gr.Button
     npz: gr.Button
     made: gr.File
-    """Never seen: what a click on one of the two has made."""
+    """Hidden file that a click on one of the two has made."""
 
     @property
     def controls(self) -> list[Any]:
-        """What redraws without a forward pass, in the order that ``drawing_of`` takes."""
+        """Controls that redraw without a forward pass, in the order that ``drawing_of`` takes."""
         return [
             self.style, self.head, self.mass, self.opacity, self.boxes, self.colormap, self.layer,
         ]  # fmt: skip
 
     @property
     def drawn(self) -> list[Any]:
-        """What a redraw changes."""
+        """Components that a redraw changes."""
         return [self.slider, self.gallery, self.text]
 
 

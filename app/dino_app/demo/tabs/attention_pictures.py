@@ -29,7 +29,7 @@ THUMBNAIL = 180  # pixels of the shorter side
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """What is drawn of the attention in one picture, and how."""
+    """Options for drawing the attention in one picture."""
 
     style: Style = "Heat map"
     head: str = MEAN
@@ -45,7 +45,7 @@ class Drawing:
 
 
 def head_names(heads: int) -> list[str]:
-    """What can be looked at: two summaries and every head by itself."""
+    """Names of the maps to choose from: two summaries and every head by itself."""
     return [MEAN, MAX, *(f"Head {i}" for i in range(1, heads + 1))]
 
 
@@ -75,7 +75,7 @@ def boxes(look: Look, drawing: Drawing) -> list[Box]:
 
 
 def mask_text(look: Look, drawing: Drawing) -> str:
-    """What the outline means here, in a sentence."""
+    """Meaning of the outline in this picture, in a sentence."""
     values = _chosen(layer_heads(look, drawing), drawing.head)
     mask = grid_masks(values, drawing.mass)
     found = boxes(look, drawing)

@@ -132,7 +132,7 @@ def classify_tab(
 
 
 def _examples(features: Features | None, store: Store | None) -> Examples | None:
-    """Where the labels come from; None where there are none."""
+    """Source of the labelled examples; None where there is none."""
     if features is not None:
         return FileExamples(features)
     if store is not None and store.count(Exists(LABEL, True)):

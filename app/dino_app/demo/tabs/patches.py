@@ -31,18 +31,18 @@ Shown = UInt8[np.ndarray, "_height _width 3"]
 
 
 class Scene(NamedTuple):
-    """What one visitor looks at."""
+    """Pictures of one visitor, and the patch that was clicked."""
 
     uploads: tuple[str | None, str | None] = (None, None)
     looks: tuple[Look | None, Look | None] = (None, None)
     asked: int = 0
-    """Which of the pictures was clicked."""
+    """Index of the picture that was clicked."""
     query: tuple[int, int] | None = None
     """Row and column of the patch that was clicked."""
 
 
 class Marks(NamedTuple):
-    """How similarity is drawn."""
+    """Options for drawing similarity."""
 
     matches: int = 5
     radius: int = 2
@@ -169,7 +169,7 @@ def same_query(before: Scene, after: Scene) -> Scene:
 
 
 def similarities(scene: Scene) -> list[Float[np.ndarray, "_rows _columns"] | None]:
-    """How much each patch of both pictures is like the one that was clicked."""
+    """Similarity of each patch of both pictures to the one that was clicked."""
     asking = scene.looks[scene.asked]
     if asking is None or scene.query is None:
         return [None for _ in scene.looks]
@@ -178,7 +178,7 @@ def similarities(scene: Scene) -> list[Float[np.ndarray, "_rows _columns"] | Non
 
 
 def enlargement(height: int, width: int) -> int:
-    """How many times larger a picture goes to the page; 1 for all but small ones."""
+    """Factor by which a picture is enlarged for the page; 1 for all but small ones."""
     return max(1, round(SHOWN / max(height, width)))
 
 

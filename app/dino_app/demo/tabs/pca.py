@@ -135,7 +135,7 @@ def pca_colours(
 
 
 def explained(basis: PatchPCA, *, photos: int) -> str:
-    """What the colours tell, as a sentence."""
+    """Share of the variance that the colours explain, as a sentence."""
     shares = [f"{100 * share:.0f} %" for share in basis.explained]
     total = 100 * float(basis.explained.sum())
     return (
@@ -159,7 +159,7 @@ def _looks(
 def _drawn(
     seen: Sequence[tuple[str, Look]], show: str, own: bool, smooth: bool
 ) -> tuple[list[Any], str]:
-    """What the page shows of it: photo beside colours, and a sentence."""
+    """Outputs for the page: each photo beside its colours, and a sentence."""
     if not seen:
         return [], FIRST_STEP
     colours = pca_colours([look for _, look in seen], show=show, own=own, smooth=smooth)

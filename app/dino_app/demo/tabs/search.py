@@ -29,27 +29,27 @@ EXAMPLE = '{"label": "cat"} or {"width": {"$gte": 1000}}'
 
 
 class Question(NamedTuple):
-    """What one visitor searches with."""
+    """Query of one visitor."""
 
     vector: Float32[np.ndarray, " dim"]
     name: str
-    """As the page calls it."""
+    """Name that the page shows."""
     id: str | None = None
-    """Of the result that is searched with; None for an upload."""
+    """Id of the result that is searched with; None for an upload."""
 
 
 class Session(NamedTuple):
-    """What is remembered of one visitor."""
+    """State kept for one visitor."""
 
     album: UploadedAlbum | None = None
-    """Their photos, where there is no index."""
+    """Photos of the visitor, where there is no index."""
     question: Question | None = None
     ids: tuple[str, ...] = ()
-    """Of the results that the page shows, in their order."""
+    """Ids of the results that the page shows, in their order."""
 
 
 class Answer(NamedTuple):
-    """What a search gives."""
+    """Outputs of a search."""
 
     session: Session
     tiles: list[tuple[Image.Image, str]]
@@ -129,7 +129,7 @@ def search_tab(
         return _shown(search.answer(session, k=int(k), wanted=wanted))
 
     upload = [asking, picker, *settings]
-    # One after the other, so that no late answer forgets what was chosen meanwhile.
+    # One after the other, so that no late answer forgets what was chosen since.
     busy: dict[str, Any] = {"show_progress_on": gallery, "concurrency_id": "search"}
     asking.change(search_photo, upload, shown, api_name="search", **busy)
     busy["api_visibility"] = "private"
@@ -155,7 +155,7 @@ def search_tab(
 
 
 class Search:
-    """What the tab does, for all visitors.
+    """Event handlers of the tab, for all visitors.
 
     Args:
         vectors: Makes the vectors.
@@ -167,11 +167,11 @@ class Search:
         self._index = index
 
     def summary(self) -> str:
-        """What is searched, in one line."""
+        """Summary of what is searched, in one line."""
         return "" if self._index is None else self._index.summary()
 
     def first_step(self) -> str:
-        """What a visitor should do."""
+        """Hint for a visitor on what to do first."""
         return NO_ALBUM if self._index is None else NO_QUESTION
 
     def collect(
@@ -226,7 +226,7 @@ class Search:
         return self.answer(session._replace(question=Question(vector, id, id)), k=k, wanted=wanted)
 
     def answer(self, session: Session, *, k: int, wanted: str | None) -> Answer:
-        """What the question of a session finds."""
+        """Search with the question of a session."""
         album, question = self._album(session), session.question
         condition = typed_filter(wanted)
         if album is None or question is None:
@@ -250,7 +250,7 @@ def _shown(answer: Answer) -> tuple[Session, gr.Gallery, str]:
 
 
 def typed_filter(text: str | None) -> Filter | None:
-    """The filter that somebody typed; None for none, as an untouched field is.
+    """Parse the filter that a visitor typed; None for none, as for an untouched field.
 
     Raises:
         FilterError: It makes no sense; the message says where.

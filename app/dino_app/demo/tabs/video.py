@@ -79,5 +79,5 @@ def _size_of(model: Model) -> int:
 
 
 def _bounded(max_frames: float) -> int:
-    """Whatever a client of the API asks for."""
+    """Clamp the number of frames that a client of the API asks for."""
     return max(FRAMES[0], min(FRAMES[2], round(max_frames)))

@@ -1,4 +1,4 @@
-"""What a Vision Transformer looks at, drawn by the code of dino-attention."""
+"""Attention of a Vision Transformer in an image, drawn by the code of dino-attention."""
 
 import functools
 import io

@@ -87,7 +87,7 @@ async def once_of(
         ),
     ] = None,
 ) -> Once:  # fmt: skip
-    """How the write of a request is done."""
+    """Return the ``Once`` that does the write of a request."""
     return Once(request, key)
 
 

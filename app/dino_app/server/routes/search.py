@@ -117,7 +117,7 @@ async def _answer(serving: Service, asked: SearchRequest, place: str) -> bytes:
 async def subject_vector(
     serving: Service, asked: Subject, place: str = ""
 ) -> tuple[Row, str | None]:
-    """What a request is about as a vector, and its id where it is an item.
+    """Vector of the subject of a request, and its id where it is an item.
 
     Raises:
         ApiError: No such item, or the image or the vector cannot be used.
@@ -163,7 +163,7 @@ def not_found(id: str, *, param: str = "id") -> ApiError:
 
 
 def image_url(id: str) -> str:
-    """Where the thumbnail of an item is."""
+    """URL of the thumbnail of an item."""
     quoted = quote(id, safe="")
     if id in (".", ".."):  # clients take these for steps in the path
         quoted = quoted.replace(".", "%2E")

@@ -1,4 +1,4 @@
-"""Whether the server works, what it counts, what it serves."""
+"""Health of the server, its metrics, and facts about what it serves."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What no endpoint answers: unknown paths of the API, and known ones with another method."""
+"""Refusal of requests to unknown paths of the API, and to known ones with another method."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ class Unanswered(BaseRoute):
         raise HTTPException(404)
 
     def _methods(self, scope: Scope) -> set[str]:
-        """What the path of a request may be asked with."""
+        """Methods that the path of a request allows."""
         found: set[str] = set()
         for route in self._routes:
             if route.matches(scope)[0] is Match.PARTIAL:

@@ -23,7 +23,7 @@ MAX_MESSAGE_LETTERS = 500  # values that came may be long
 
 
 async def upsert(serving: Service, items: list[NamedItem], *, alone: bool = False) -> UpsertAnswer:
-    """What became of each item; those that are in order are written together.
+    """Write all valid items together, and return the outcome for each item.
 
     Args:
         serving: With its store.
@@ -96,7 +96,7 @@ async def _item(serving: Service, item: NamedItem, place: str) -> Item:
 
 
 def _facts_and_thumbnail(data: bytes, name: str, max_pixels: int) -> tuple[dict[str, Any], bytes]:
-    """What the index keeps of an image beside its vector: some metadata and a thumbnail."""
+    """Metadata and a thumbnail, which the index keeps of an image beside its vector."""
     height, width = image_size(data, name, max_pixels=max_pixels)
     digest = hashlib.sha256(data).hexdigest()
     found = {"width": width, "height": height, "bytes": len(data), "sha256": digest}

@@ -47,7 +47,7 @@ _ROWS_AT_ONCE = 16_384
 
 
 def base_path(folder: Path, number: int) -> Path:
-    """Where a base is."""
+    """Path of a base."""
     return folder / f"{PREFIX}{number:06d}"
 
 
@@ -158,7 +158,7 @@ class VectorParts:
         self.rows, self.dim = len(source), new.shape[1]
 
     def rows_from(self, start: int, stop: int) -> Vectors:
-        """Some of them."""
+        """Return some of the rows."""
         source = self._source[start:stop]
         part = np.empty((len(source), self.dim), np.float32)
         fresh = source < 0

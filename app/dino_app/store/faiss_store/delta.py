@@ -50,7 +50,7 @@ class Delta:
         self.ids += added.ids
 
     def vectors(self, count: int) -> Vectors:
-        """Of the first rows."""
+        """Vectors of the first rows."""
         part: Vectors = self._vectors[:count]
         return part
 
@@ -60,7 +60,7 @@ class Delta:
         return np.array([row for row in rows if row is not None], np.int64)
 
     def matching(self, condition: Filter, count: int) -> Chosen:
-        """Which of the first rows match."""
+        """Rows that match, of the first ones."""
         key = repr(condition)  # not the filter itself, as 1 == True
         with self._lock:
             known = self._answers.pop(key, np.empty(0, bool))

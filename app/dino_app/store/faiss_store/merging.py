@@ -25,7 +25,7 @@ SHARE = 0.1
 
 
 def is_due(view: View) -> bool:
-    """Whether so much has come or gone since the base that a merge is worth its time."""
+    """Tell if so much has come or gone since the base that a merge is worth its time."""
     changed = len(view.delta_alive) + view.base.rows - view.base_rows
     return changed > max(LEAST_ROWS, SHARE * view.base.rows)
 

@@ -28,10 +28,10 @@ class Reader:
         self._lock = Lock()
         self._thread: Thread | None = None
         self._head, self._follower = opened(folder, self._head_file)
-        self._raw = b""  # not known, as it may have moved on meanwhile
+        self._raw = b""  # not known, as it may have moved on since
 
     def view(self) -> View:
-        """What was acknowledged before this call, all of it."""
+        """Return a view of everything that was acknowledged before this call."""
         if self._head_file.raw() != self._raw:
             with self._lock:
                 self._refresh()

@@ -22,7 +22,7 @@ from dino_app.store.interface import Found, Hit, Included, SearchParams
 from dino_app.store.scores import exact_scores
 
 FEW_ROWS = 20_000
-"""As many are copied out and compared in the time of one scan with exclusions, about 10 ms."""
+"""Number of rows copied out and compared in the time of one scan with exclusions, about 10 ms."""
 FEW_SHARE = 0.25
 MASKED_SHARE = 0.5
 
@@ -95,7 +95,7 @@ def _base_rows(
 def _proposed(
     base: Base, queries: Queries, *, k: int, allowed: Bits, count: int, params: SearchParams
 ) -> list[Rows] | None:
-    """What the index proposes; None where that is too little for some query."""
+    """Rows that the index proposes; None where they are too few for some query."""
     proposer, share = base.proposer, count / base.rows
     if proposer is None or not (proposer.filters or share >= MASKED_SHARE):
         return None

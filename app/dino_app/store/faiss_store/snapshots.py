@@ -72,7 +72,7 @@ def linked_state(folder: Path, name: str, present: Head) -> Head:
     base = base_path(folder, next_number(folder))
     linked(source / kept.base, base)
     logs = log_numbers(source)
-    # One number is left out, so that nobody takes them for a continuation of the present log.
+    # One number is left out, so that they cannot pass for a continuation of the present log.
     first = max([0, *log_numbers(folder)]) + 2
     for number in logs:
         link_or_copy(log_path(source, number), log_path(folder, first + number - logs[0]))

@@ -41,7 +41,7 @@ class FaissStore:
     """A ``Store`` in a folder; one writer, and readers in any number of processes."""
 
     def __init__(self, folder: Path, side: Reader | Writer) -> None:
-        """For ``create`` and ``open``."""
+        """Initialize the object; called by ``create`` and ``open``."""
         self._folder = folder
         self._opened: Reader | Writer | None = side
         self._pictures = Pictures(folder)
@@ -115,7 +115,7 @@ class FaissStore:
         return cls.open(folder, writable=True)
 
     def info(self) -> StoreInfo:
-        """What is in it."""
+        """Return facts about the store."""
         view = self._side.view()
         proposer, manifest = view.base.proposer, view.base.manifest
         return StoreInfo(
@@ -131,22 +131,22 @@ class FaissStore:
         )
 
     def upsert(self, items: Sequence[Item]) -> str:
-        """As ``Store.upsert``; of several items with one id the last counts."""
+        """Implement ``Store.upsert``; of several items with one id the last counts."""
         writer = self._writer
         checked = checked_items(items, dim=writer.view().base.dim)
         return (writer.upsert(checked) if checked else writer.view()).version
 
     def delete(self, ids: Collection[str]) -> list[str]:
-        """As ``Store.delete``."""
+        """Implement ``Store.delete``."""
         return self._writer.delete([id for id in ids if is_id(id)])
 
     def get(self, ids: Sequence[str]) -> list[Item | None]:
-        """As ``Store.get``."""
+        """Implement ``Store.get``."""
         found = self._side.entries([id for id in ids if is_id(id)])
         return [found[id].item() if id in found else None for id in ids]
 
     def thumbnail(self, id: str) -> bytes | None:
-        """As ``Store.thumbnail``.
+        """Implement ``Store.thumbnail``.
 
         Raises:
             StoreError: It is damaged.
@@ -164,7 +164,7 @@ class FaissStore:
         params: SearchParams | None = None,
         include: Collection[Included] = (),
     ) -> Found:
-        """As ``Store.search``."""
+        """Implement ``Store.search``."""
         view = self._side.view()
         queries = checked_queries(vectors, dim=view.base.dim, k=k)
         params = SearchParams() if params is None else params
@@ -176,34 +176,34 @@ class FaissStore:
         )
 
     def count(self, filter: Filter | None = None) -> int:
-        """As ``Store.count``."""
+        """Implement ``Store.count``."""
         return self._side.view().count(filter)
 
     def page(
         self, *, after: str | None = None, limit: int = 100, filter: Filter | None = None
     ) -> list[Item]:
-        """As ``Store.page``."""
+        """Implement ``Store.page``."""
         if limit < 1:
             raise ValueError(f"a page holds at least 1 item, got {limit}")
         entries = self._side.view().after_id(after, filter)
         return [entry.item() for entry in islice(entries, limit)]
 
     def items(self, *, batch: int = 1000) -> Iterator[list[Item]]:
-        """As ``Store.items``."""
+        """Implement ``Store.items``."""
         entries = self._side.view().after_id(None)
         while part := list(islice(entries, batch)):
             yield [self._with_thumbnail(entry) for entry in part]
 
     def snapshot(self, name: str) -> None:
-        """As ``Store.snapshot``; takes no room for what does not change afterwards."""
+        """Implement ``Store.snapshot``; takes no room for what does not change afterwards."""
         self._writer.snapshot(checked_name(name))
 
     def snapshots(self) -> list[str]:
-        """As ``Store.snapshots``."""
+        """Implement ``Store.snapshots``."""
         return snapshots.names(self._folder)
 
     def restore(self, name: str) -> None:
-        """As ``Store.restore``."""
+        """Implement ``Store.restore``."""
         self._writer.restore(checked_name(name))
 
     def merge(self) -> None:
@@ -227,7 +227,7 @@ class FaissStore:
                 raise StoreError(f"item {entry.id!r}: {error}") from error
 
     def close(self) -> None:
-        """As ``Store.close``."""
+        """Implement ``Store.close``."""
         side, self._opened = self._opened, None
         if side is not None:
             side.close()

@@ -91,7 +91,7 @@ class View:
         return found
 
     def present(self, ids: Collection[str]) -> list[str]:
-        """Those of the ids that are there, each once, in order; only of the newest view."""
+        """Return the ids that are there, each once, in order; only of the newest view."""
         found = self.entries(ids)
         return [id for id in dict.fromkeys(ids) if id in found]
 

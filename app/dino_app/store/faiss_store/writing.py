@@ -219,7 +219,7 @@ class Writer:
         self._head = head
 
     def _adopt(self, follower: Follower, start: Head) -> None:
-        """Go on from a merged base, with what was written meanwhile."""
+        """Go on from a merged base, with what was written during the merge."""
         self._check_usable()
         head = replace(start, sequence=self._head.sequence, chain=self._head.chain)
         follower.follow(head)
@@ -236,7 +236,7 @@ class Writer:
         return LogWriter(path, end=self._follower.offset)
 
     def _beginning_of_merge(self) -> tuple[Head, View]:
-        """What is merged, and a ``HEAD`` for it; what comes meanwhile goes to a new log."""
+        """Return a ``HEAD`` for a merge, and the view to merge; later writes go to a new log."""
         with self._writing:
             self._check_usable()
             merged, view = self._follower, self._follower.view

@@ -60,7 +60,7 @@ class Collections:
         self.pictures = self.rows + PICTURES
 
     def exist(self) -> bool:
-        """Whether something has the name of the store."""
+        """Tell if something has the name of the store."""
         return bool(self._connection.call("has_collection", self.rows))
 
     def create(self, *, dim: int, model: Mapping[str, Any], index: str) -> None:
@@ -85,7 +85,7 @@ class Collections:
             self._call("load_collection", name)
 
     def properties(self) -> dict[str, str]:
-        """What was told when the store was made.
+        """Return the properties given when the store was made.
 
         Raises:
             StoreError: The collection is none of ours, or damaged.
@@ -117,7 +117,7 @@ class Collections:
     ) -> Iterator[list[dict[str, Any]]]:
         """Rows of a collection in the order of their ids, from the first one after an id.
 
-        Each page is as new as possible: rows that others write meanwhile may be old or new.
+        Each page is as new as possible: rows that others write during the call may be old or new.
         """
         while True:
             rows = self._call(

@@ -21,7 +21,7 @@ _COLLECTION = re.compile(r"(?!.*__)[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 class Place(NamedTuple):
-    """What follows ``milvus:`` in a location."""
+    """Parts of a location after ``milvus:``."""
 
     uri: str
     """A URL, or the file of Milvus Lite."""
@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
     @property
     def is_lite(self) -> bool:
-        """Whether it is a file here."""
+        """True if it is a local file."""
         return "://" not in self.uri
 
     def kind(self, index: str) -> str:
@@ -93,7 +93,7 @@ class Connection:
         self._closed = False
 
     def call(self, method: str, /, *args: Any, **options: Any) -> Any:
-        """What a method of the client returns.
+        """Return the result of a method of the client.
 
         Raises:
             StoreError: It failed.
@@ -171,7 +171,7 @@ def _client(uri: str) -> Any:
 
 @contextlib.contextmanager
 def _lite_errors() -> Iterator[list[BaseException]]:
-    """What Milvus Lite only logs when it cannot open its file."""
+    """Collect the errors that Milvus Lite only logs when it cannot open its file."""
     errors: list[BaseException] = []
 
     class Keeper(logging.Handler):

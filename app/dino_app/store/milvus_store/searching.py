@@ -77,12 +77,12 @@ class Searching:
 
 
 def rank(hit: Hit) -> tuple[float, bytes]:
-    """What hits are sorted by: best first, equal scores by id."""
+    """Sort key of hits: best first, equal scores by id."""
     return -hit.score, hit.id.encode()
 
 
 def _options(params: SearchParams | None) -> dict[str, int]:
-    """What a search tells the index."""
+    """Search options to pass to the index."""
     if params is None:
         return {}
     given = {"ef": params.ef, "nprobe": params.nprobe}

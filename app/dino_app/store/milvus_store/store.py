@@ -43,7 +43,7 @@ class MilvusStore:
     """
 
     def __init__(self, connection: Connection, collections: Collections) -> None:
-        """For ``create`` and ``open``."""
+        """Initialize the object; called by ``create`` and ``open``."""
         self._connection = connection
         self._collections = collections
         made = collections.made_with()
@@ -96,10 +96,10 @@ class MilvusStore:
 
     @classmethod
     def exists(cls, location: str) -> bool:
-        """Whether something has that name.
+        """Tell if something has that name.
 
         Raises:
-            StoreError: Nobody answers there.
+            StoreError: No server answers there.
         """
         place = parsed_place(location)
         if place.is_lite and not os.path.isdir(place.uri):
@@ -135,7 +135,7 @@ class MilvusStore:
         self._collections.publish()
 
     def info(self) -> StoreInfo:
-        """What is in it; recall is not measured, also where a server searches approximately."""
+        """Return facts about the store; recall is not measured, even if a server approximates."""
         return StoreInfo(
             backend="milvus",
             dim=self._dim,
@@ -149,7 +149,7 @@ class MilvusStore:
         )
 
     def upsert(self, items: Sequence[Item]) -> str:
-        """As ``Store.upsert``, but see above: whole up to ``CALL_BYTES``."""
+        """Implement ``Store.upsert``, but see above: whole up to ``CALL_BYTES``."""
         checked = checked_items(items, dim=self._dim)
         rows = [row_of(item) for item in checked]
         if not rows:
@@ -164,7 +164,7 @@ class MilvusStore:
             return self._changed()
 
     def delete(self, ids: Collection[str]) -> list[str]:
-        """As ``Store.delete``."""
+        """Implement ``Store.delete``."""
         wanted = list(dict.fromkeys(id for id in ids if is_id(id)))
         with self._connection.writing:
             there = self._collections.remove(self._collections.rows, wanted)
@@ -174,13 +174,13 @@ class MilvusStore:
         return there
 
     def get(self, ids: Sequence[str]) -> list[Item | None]:
-        """As ``Store.get``."""
+        """Implement ``Store.get``."""
         wanted = [id for id in ids if is_id(id)]
         rows = self._collections.rows_of(self._collections.rows, wanted, ["*"])
         return [item_of(rows[id]) if id in rows else None for id in ids]
 
     def thumbnail(self, id: str) -> bytes | None:
-        """As ``Store.thumbnail``."""
+        """Implement ``Store.thumbnail``."""
         return self._thumbnails([id]).get(id) if is_id(id) else None
 
     def search(
@@ -192,7 +192,7 @@ class MilvusStore:
         params: SearchParams | None = None,
         include: Collection[Included] = (),
     ) -> Found:
-        """As ``Store.search``; of a version that is at least as new as the one it names.
+        """Implement ``Store.search``; of a version that is at least as new as the one it names.
 
         An index that is not "flat" cannot be told to compare every vector; ``exact`` is false.
         """
@@ -207,7 +207,7 @@ class MilvusStore:
         return Found(hits, version, self._index == "flat")
 
     def count(self, filter: Filter | None = None) -> int:
-        """As ``Store.count``."""
+        """Implement ``Store.count``."""
         total, rows = 0, self._collections.rows
         for where in self._expressions(filter):
             (row,) = self._connection.call("query", rows, filter=where, output_fields=["count(*)"])
@@ -217,7 +217,7 @@ class MilvusStore:
     def page(
         self, *, after: str | None = None, limit: int = 100, filter: Filter | None = None
     ) -> list[Item]:
-        """As ``Store.page``."""
+        """Implement ``Store.page``."""
         if limit < 1:
             raise ValueError(f"a page holds at least 1 item, got {limit}")
         found: list[Item] = []
@@ -230,14 +230,14 @@ class MilvusStore:
         return found
 
     def items(self, *, batch: int = 1000) -> Iterator[list[Item]]:
-        """All items with thumbnails; those that are written meanwhile come as old or new."""
+        """Yield all items with thumbnails; those written during the call come as old or new."""
         walk = self._walk("", ALWAYS, at_once=min(batch, AT_ONCE))
         while part := list(itertools.islice(walk, batch)):
             pictures = self._thumbnails([item.id for item in part])
             yield [replace(item, thumbnail=pictures.get(item.id)) for item in part]
 
     def snapshot(self, name: str) -> None:
-        """As ``Store.snapshot``; copies every row."""
+        """Implement ``Store.snapshot``; copies every row."""
         checked_name(name)
         with self._connection.writing:
             if name in self.snapshots():
@@ -245,11 +245,11 @@ class MilvusStore:
             self._collections.keep(name)
 
     def snapshots(self) -> list[str]:
-        """As ``Store.snapshots``."""
+        """Implement ``Store.snapshots``."""
         return self._collections.snapshots()
 
     def restore(self, name: str) -> None:
-        """As ``Store.restore``; copies every row, then changes over at once."""
+        """Implement ``Store.restore``; copies every row, then changes over at once."""
         with self._connection.writing:
             if name not in self.snapshots():
                 raise StoreError(f"{str(self._connection.place)!r} has no snapshot {name!r}")
@@ -258,7 +258,7 @@ class MilvusStore:
             self._changed()
 
     def close(self) -> None:
-        """As ``Store.close``; Milvus Lite frees its file for other processes."""
+        """Implement ``Store.close``; Milvus Lite frees its file for other processes."""
         self._connection.close()
 
     def _expressions(self, condition: Filter | None) -> list[str]:

@@ -64,7 +64,7 @@ class HeadFile:
         self._file = os.open(folder / NAME, flags | os.O_CLOEXEC, 0o644)
 
     def raw(self) -> bytes:
-        """Its bytes, cheap enough to ask before every search."""
+        """Return its bytes, cheap enough to ask before every search."""
         return os.pread(self._file, 2 * _SLOT_BYTES, 0)
 
     def read(self) -> Head:

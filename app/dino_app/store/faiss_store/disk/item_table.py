@@ -64,7 +64,7 @@ class ItemTable:
         return {item.row: item for item in self._some("row", rows)}
 
     def of_ids(self, ids: Sequence[str]) -> dict[str, StoredItem]:
-        """Those of the items that are there, by id."""
+        """Return those of the items that are there, by id."""
         return {item.id: item for item in self._some("id", ids)}
 
     def rows_of_ids(self, ids: Sequence[str]) -> Int64[np.ndarray, " found"]:
@@ -90,7 +90,7 @@ class ItemTable:
                 yield row, _metadata(row, text)
 
     def close(self) -> None:
-        """Close connections that nobody uses now; those in use close with their last user."""
+        """Close connections that are not in use; those in use close with their last user."""
         while True:
             try:
                 self._idle.get_nowait().close()
@@ -105,7 +105,7 @@ class ItemTable:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """One that no other thread uses meanwhile."""
+        """Lend a connection that no other thread uses at the same time."""
         try:
             connection = self._idle.get_nowait()
         except Empty:

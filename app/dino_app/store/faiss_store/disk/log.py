@@ -35,7 +35,7 @@ class Upsert:
     vectors: Float32[np.ndarray, "rows dim"]
     metadata: Sequence[dict[str, Any]]
     pictures: Sequence[str | None]
-    """Where each thumbnail is, as ``pictures`` writes it."""
+    """Location of each thumbnail, as ``pictures`` writes it."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class Record:
     chain: str
     operation: Operation
     end: int
-    """Where the next record begins."""
+    """Offset of the next record."""
 
 
 def log_path(folder: Path, number: int) -> Path:
-    """Where a log is."""
+    """Path of a log."""
     return folder / f"log-{number:06d}"
 
 
 def log_numbers(folder: Path) -> list[int]:
-    """Of the logs in a folder, sorted."""
+    """Numbers of the logs in a folder, sorted."""
     return sorted(int(path.name[4:]) for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 

@@ -1,4 +1,4 @@
-"""What a base holds, with the hash of every file in it."""
+"""Manifest of a base: its content, with the hash of every file in it."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class IndexNote:
-    """How a base is searched."""
+    """Index of a base, and its search settings."""
 
     kind: str
     """``Flat``, or what ``faiss.index_factory`` took."""
@@ -32,13 +32,13 @@ class IndexNote:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Of one base."""
+    """Manifest of one base."""
 
     dim: int
     rows: int
     index: IndexNote
     wanted_index: str
-    """What was asked for when the store was made: "auto", "flat" or a factory string."""
+    """Kind asked for when the store was made: "auto", "flat" or a factory string."""
     model: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
     """SHA-256 and size by name."""
@@ -96,7 +96,7 @@ def file_notes(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def damaged_files(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """What is wrong with files of a base, by name; empty where all are as they were written."""
+    """Damage to files of a base, by name; empty where all are as they were written."""
     present = [name for name in manifest.files if (folder / name).is_file()]
     found = file_notes(folder, present)
     return {

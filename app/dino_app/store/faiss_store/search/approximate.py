@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 FLAT = "Flat"
 NAME = "index.faiss"
 EXACT_ROWS = 200_000
-"""Up to this many exact search takes about 15 ms a query on one core, at 384 values."""
+"""Largest number of rows for exact search: about 15 ms a query on one core, at 384 values."""
 RECALL_WANTED = 0.992  # 0.99 and what a sample of 1,000 queries may be off
 QUERIES = 1000
 K = 10
@@ -91,7 +91,7 @@ class Proposer:
 
 
 def chosen_kind(wanted: str, rows: int) -> str:
-    """What to build.
+    """Kind of index to build.
 
     Args:
         wanted: "auto", "flat", or what ``faiss.index_factory`` takes.
@@ -154,7 +154,7 @@ def _empty_index(kind: str, dim: int) -> Any:
 
 
 def _line(error: RuntimeError) -> str:
-    """What FAISS says, without where in its sources it says so."""
+    """Message of FAISS, without the place in its sources."""
     return str(error).strip().splitlines()[-1].rpartition("Error: ")[2]
 
 

@@ -1,4 +1,4 @@
-"""Which rows of a base match a filter: sorted values of each field that filters ask for.
+"""Rows of a base that match a filter, by sorted values of each field that filters ask for.
 
 A base never changes, so a field is sorted once, when a filter first names it.
 """

@@ -56,7 +56,7 @@ def nearest(vectors: Vectors, queries: Queries, *, k: int, allowed: Bits | None)
 
 
 def nearest_of(vectors: Vectors, queries: Queries, rows: Rows, *, k: int) -> list[Rows]:
-    """``nearest`` among some rows."""
+    """Call ``nearest`` among some rows."""
     near = nearest(np.ascontiguousarray(vectors[rows]), queries, k=k, allowed=None)
     return [rows[found] for found in near]
 

@@ -26,14 +26,14 @@ class GpuSearch:
     """All vectors of a base on a GPU."""
 
     def __init__(self, index: Any) -> None:
-        """``index`` holds the vectors and is searched by nobody else."""
+        """Take over ``index``, which holds the vectors; no other code may search it."""
         self._index = index
         self._lock = Lock()
 
     def nearest(
         self, vectors: Vectors, queries: Queries, *, k: int, allowed: Bits | None
     ) -> list[Rows] | None:
-        """``scan.nearest``, or None where the GPU cannot tell."""
+        """Return the result of ``scan.nearest``, or None where the GPU cannot tell."""
         count = len(vectors) if allowed is None else row_sets.size(allowed)
         room = 1.0 if allowed is None else _ROOM * len(vectors) / max(1, count)
         fetched = min(len(vectors), int(np.ceil((k + scan.MORE) * room)))

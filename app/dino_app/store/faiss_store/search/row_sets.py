@@ -31,16 +31,16 @@ def without(bits: Bits, rows: Int64[np.ndarray, " gone"]) -> Bits:
 
 
 def rows_of(bits: Bits, count: int) -> Int64[np.ndarray, " chosen"]:
-    """Its members in order."""
+    """Members of a set in order."""
     return np.flatnonzero(np.unpackbits(bits, count=count, bitorder="little"))
 
 
 def size(bits: Bits) -> int:
-    """How many rows are in it."""
+    """Number of rows in it."""
     return int(np.bitwise_count(bits).sum())
 
 
 def holds(bits: Bits, rows: Int64[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-    """Whether rows are in it."""
+    """Tell for each row if it is in the set."""
     chosen: Bool[np.ndarray, ...] = (bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1
     return chosen
