@@ -1,4 +1,4 @@
-"""Patches that touch each other become boxes in pixels of the image."""
+"""Boxes around connected patches, in pixels of the image."""
 
 from typing import NamedTuple
 

@@ -31,10 +31,10 @@ class AttentionMaps(NamedTuple):
     masks: Bool[np.ndarray, "heads rows columns"]
     """The patches that hold the wanted share of each head's mass."""
     query: tuple[int, int] | None = None
-    """Row and column of the patch that asks; None where [CLS] does."""
+    """Row and column of the query patch; None if [CLS] is the query."""
 
     def __repr__(self) -> str:
-        """Numbers of heads and patches, and who asks."""
+        """Return the numbers of heads and patches, and the query."""
         heads, rows, columns = self.heads.shape
         asks = "[CLS]" if self.query is None else f"patch {self.query}"
         return f"AttentionMaps({heads} heads of {asks} over {rows} x {columns} patches)"
@@ -109,7 +109,7 @@ def rollout_maps(
     mass: float = MASS,
     path: str = "image",
 ) -> AttentionMaps:
-    """How much of each patch reaches the last [CLS] token through all blocks, as a single head.
+    """Attention rollout: share of each patch in the last [CLS] token, as a single head.
 
     It needs all rows of every block and takes several times as long as ``attention_maps``.
 
@@ -226,7 +226,7 @@ def network_input(
 def shown(
     pixels: Float[Tensor, "3 height width"], preprocess: Preprocess
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Normalised pixels back as a picture."""
+    """Return normalised pixels as a picture again."""
     levels = denormalized(pixels.cpu(), mean=preprocess.mean, std=preprocess.std)
     return levels.permute(1, 2, 0).contiguous().numpy()
 

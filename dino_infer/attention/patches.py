@@ -1,4 +1,4 @@
-"""What patch tokens show: colours by principal components, patches like a chosen one."""
+"""Views of patch tokens: colours by principal components, patches similar to a chosen one."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -53,9 +53,9 @@ class PatchPCA(NamedTuple):
 
     mean: Float32[np.ndarray, " dim"]
     components: Float32[np.ndarray, "components dim"]
-    """Of length 1, the one with the largest variance first; the largest entry is positive."""
+    """Unit vectors by decreasing variance; the largest entry of each is positive."""
     variances: Float32[np.ndarray, " components"]
-    """Of the patches that the basis was made from, along each component."""
+    """Variance along each component of the patches that the basis was made from."""
     explained: Float32[np.ndarray, " components"]
     """The variances as shares of the whole variance."""
 
@@ -105,14 +105,14 @@ def patch_pca(tokens: Iterable[Float32[np.ndarray, "*_ dim"]], *, components: in
 
 
 class Foreground(NamedTuple):
-    """Which values of a map are the subject; good for other images in the same basis."""
+    """Threshold that separates the subject; applies to other images in the same basis."""
 
     threshold: float
     above: bool
-    """Whether the subject is above the threshold or below it."""
+    """True if the subject is above the threshold, False if it is below."""
 
     def mask(self, values: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
-        """True for patches of the subject."""
+        """Return a mask that is True for patches of the subject."""
         mask: np.ndarray = (values > self.threshold) == self.above
         return mask
 

@@ -1,4 +1,4 @@
-"""Where the patches that the network saw lie in the image itself."""
+"""Positions of the network's patches in the original image."""
 
 import math
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class View(NamedTuple):
         return min(row, self.rows - 1), min(column, self.columns - 1)
 
     def box(self, row0: int, column0: int, row1: int, column1: int) -> tuple[int, int, int, int]:
-        """x0, y0, x1, y1 in pixels of the patches from one row and column up to before others."""
+        """Return x0, y0, x1, y1 in pixels of a range of patches, whose end is exclusive."""
         return (
             round(self.left + column0 * self.patch_width),
             round(self.top + row0 * self.patch_height),

@@ -233,7 +233,7 @@ def _draw_videos(
 
 
 def _targets(out: Path, names: Iterable[str]) -> Iterator[Path]:
-    """What the files of each input begin with: its own path below ``out``, made unique."""
+    """Yield the path prefix of each input's files: its own path below ``out``, made unique."""
     taken: set[Path] = set()
     for name in names:
         # Names inside a tar are free text; nothing may lead out of the folder.

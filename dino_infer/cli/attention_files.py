@@ -1,4 +1,4 @@
-"""What dino-attention writes for one image or one video."""
+"""Output files of dino-attention for one image or one video."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ PCA_IMAGES = 100  # of a longer list, evenly spread, make the basis that all are
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How maps become pictures and boxes."""
+    """Settings for turning maps into pictures and boxes."""
 
     mass: float
     head: Head
@@ -49,7 +49,7 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class Looking:
-    """What turns images into maps."""
+    """Network, preprocessing and function that turn images into maps."""
 
     look: Callable[..., AttentionMaps]
     """Takes an image and ``path=``, as ``attention_maps`` does."""

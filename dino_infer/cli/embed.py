@@ -180,7 +180,7 @@ def _merged(images: tuple[str, ...], out: str, job: JobOptions) -> int:
 
 
 def _done(outcome: Any, out: str, share: "Share") -> int:
-    """Say what came of the job."""
+    """Report the outcome of the job."""
     if outcome.rows:
         part = f" of shard {share}" if share.count > 1 else ""
         print(f"{printable(out)}: {outcome.rows} rows of {outcome.dim}{part}")
@@ -197,7 +197,7 @@ def _done(outcome: Any, out: str, share: "Share") -> int:
 def _described(
     embedder: Any, listed: Any, out: str, share: "Share", features: FeatureOptions
 ) -> int:
-    """What would be done, on stdout."""
+    """Print a description of the job to stdout."""
     import numpy as np
 
     count = len(share.slice_of(len(listed), step=embedder.batch_size))

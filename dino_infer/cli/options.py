@@ -15,7 +15,7 @@ Images = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="IMAGES ...", help_behavior_hint="(required)"),
 ]
-"""Where images are, as arguments without a flag."""
+"""Sources of images, as positional arguments."""
 
 
 @dataclass(frozen=True, kw_only=True)

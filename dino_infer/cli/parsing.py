@@ -1,4 +1,4 @@
-"""How every command reads its arguments, and its --help, whose texts flow.
+"""Parsing of every command's arguments, and its --help with reflowed texts.
 
 tyro keeps the line breaks of docstrings and says {None} and (default: None) of flags that may be
 left out; here neither is shown, and no flag takes the word None.

@@ -83,7 +83,7 @@ def heat_panel(
 
 
 def marked_picture(item: AttentionMaps) -> UInt8[np.ndarray, "height width 3"]:
-    """What the network saw, with the patch that asks framed if there is one."""
+    """Return the network's input as a picture, with the query patch framed if there is one."""
     if item.query is None:
         return item.picture
     rows, columns = item.heads.shape[1:]

@@ -94,7 +94,7 @@ class VideoFile:
 
     @property
     def frame_count(self) -> int:
-        """How many frames the header announces, or its length in time means; 0 if it is silent."""
+        """Number of frames by the header, or by its duration; 0 if it has neither."""
         return int(self._stream.frames or round((self._announced_s() or 0) * self.rate))
 
     def frames(
@@ -148,7 +148,7 @@ class VideoFile:
         return None
 
     def _check_whole(self, first: Any, last: Any) -> None:
-        """Containers end without a word where a copy was cut off."""
+        """Check that the video is whole: truncated containers end without an error."""
         if first is None:
             raise ImageError(self.name, "corrupt", "the video holds no frame that can be decoded")
         announced_s = self._announced_s()

@@ -30,7 +30,7 @@ class ImageFile(NamedTuple):
     """Entry of the table of rows about an image that could be read."""
 
     height: int
-    """Upright, in pixels, as the file has it."""
+    """Height of the upright image in pixels, as the file has it."""
     width: int
     sha256: str
     """Hex digest of the file."""
@@ -45,14 +45,14 @@ class DecodedBatch:
     # No tuple: a DataLoader takes those apart and turns ranges and arrays into something else.
 
     places: range
-    """In the list."""
+    """Positions of the batch's images in the list."""
     indices: Int64[np.ndarray, " rows"]
-    """Places of the images that could be read."""
+    """Positions in the list of the images that could be read."""
     stacks: list[tuple[Int64[np.ndarray, " _stack"], UInt8[Tensor, "_stack 3 _height _width"]]]
-    """Their pixels, equal shapes together, each with its positions in ``indices``."""
+    """Pixels stacked by shape, each stack with its positions in ``indices``."""
     files: list[ImageFile]
     failures: dict[int, ImageFailure]
-    """By place in the list."""
+    """Failures by position in the list."""
 
     def pin_memory(self) -> "DecodedBatch":
         """The batch with its pixels where a GPU can fetch them; asked for by the DataLoader."""
@@ -66,9 +66,9 @@ class Decoding:
 
     preprocess: Preprocess
     max_pixels: int = DEFAULT_MAX_PIXELS
-    """Larger images fail, judged by their header."""
+    """Largest number of pixels; larger images fail, judged by their header."""
     max_file_bytes: int = MAX_FILE_BYTES
-    """Larger files fail unread."""
+    """Largest size of a file; larger files fail unread."""
 
     def batch(self, images: ImageList, places: range) -> DecodedBatch:
         """Read and decode some images of a list; those that fail are reported in the batch."""

@@ -46,7 +46,7 @@ class Embedding:
     ok: Bool[np.ndarray, " images"]
     """True for the images of the list that have a row."""
     failures: tuple[ImageFailure, ...]
-    """The others, in order, and what is wrong with them."""
+    """Failures of the other images, in order."""
     files: tuple[ImageFile, ...]
     """Size and hash of the image of each row."""
 
@@ -61,13 +61,13 @@ class EmbeddedBatch(NamedTuple):
     """Consecutive images of a list with their features."""
 
     places: range
-    """In the list."""
+    """Positions of the batch's images in the list."""
     indices: Int64[np.ndarray, " rows"]
-    """Places of the images that have a row."""
+    """Positions in the list of the images that have a row."""
     features: Float[np.ndarray, "rows ..."]
     files: list[ImageFile]
     failures: dict[int, ImageFailure]
-    """By place in the list."""
+    """Failures by position in the list."""
 
 
 class Embedder:
@@ -332,7 +332,7 @@ class Embedder:
             yield batch
 
     def _on_cpu(self, images: ImageList, places: list[range]) -> Iterator[EmbeddedBatch]:
-        """Each thread decodes and embeds whole batches alone.
+        """Embed on the CPU: each thread decodes and embeds whole batches alone.
 
         No thread waits for another inside a batch, which on a CPU is faster than to split every
         product among them, and decoding fills the gaps.
@@ -356,7 +356,7 @@ class Embedder:
                 yield waiting.popleft().result()
 
     def _on_gpu(self, images: ImageList, places: list[range]) -> Iterator[EmbeddedBatch]:
-        """Processes decode, the GPU embeds one batch while the rows of the one before come back."""
+        """Embed on the GPU: processes decode, and rows are copied during the next batch."""
         decoded = decoded_in_processes(
             self._decoding, images, places, workers=self.workers, pin_memory=True
         )

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: the counts, and a picture of them."""
+"""Confusion of classes: the counts, and a picture of them."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ DPI = 120
 
 
 class ClassResult(NamedTuple):
-    """How one class fared."""
+    """Result of one class."""
 
     images: int
     correct: int
     confused_with: int | None
     """The class that most of its other images were taken for; None without such an image."""
     confused: int
-    """The number of those."""
+    """Number of images taken for ``confused_with``."""
 
 
 def class_results(
@@ -33,7 +33,7 @@ def class_results(
     *,
     classes_number: int,
 ) -> list[ClassResult]:
-    """How each class fared; of equally frequent confusions the first class is named.
+    """Return the result of each class; of equally frequent confusions the first class is named.
 
     Args:
         wanted: Class of each image, from 0.
@@ -99,7 +99,7 @@ def confusion_percent(
     classes_number: int,
     block: int = 1,
 ) -> Float64[np.ndarray, "cells cells"]:
-    """Of the images of each class (rows) the percentage taken for each (columns).
+    """Percentages of the images of each class (rows) that are predicted as each (columns).
 
     Args:
         wanted: Class of each image, from 0.

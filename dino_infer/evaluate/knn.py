@@ -24,7 +24,7 @@ class FewShot(NamedTuple):
     k: int
     top1_percent_mean: float
     top1_percent_std: float
-    """Of one draw: the sample standard deviation."""
+    """Sample standard deviation of a single draw."""
 
 
 def knn_rankings(
@@ -35,13 +35,13 @@ def knn_rankings(
     temperature: float = TEMPERATURE,
     device: str | torch.device = "cpu",
 ) -> dict[int, Ranking]:
-    """What the vote of each k makes of each image, from one search.
+    """Rank the labels of each image by the vote of each k, from one search.
 
     Args:
         train: The neighbours.
-        val: What is classified; None classifies each training image by all the others.
+        val: Images to classify; None classifies each training image by all the others.
         ks: Numbers of neighbours.
-        temperature: Of the vote.
+        temperature: Temperature of the vote.
         device: Where to search.
 
     Raises:
@@ -70,18 +70,18 @@ def few_shot_accuracies(
     temperature: float = TEMPERATURE,
     device: str | torch.device = "cpu",
 ) -> list[FewShot]:
-    """Top-1 with few training images a class, drawn anew for each try.
+    """Top-1 accuracy with few training images a class, redrawn for each try.
 
     The draws depend on the seed, the number of the try and ``n_per_class``, on nothing else.
 
     Args:
         train: Where the images are drawn from; a class with fewer gives all, with a warning.
-        val: What is classified.
+        val: Images to classify.
         n_per_class: Training images a class; one or several numbers.
         tries: Draws of each number, at least 2.
         seed: Of the draws.
         ks: Numbers of neighbours; each is clamped to the images drawn.
-        temperature: Of the vote.
+        temperature: Temperature of the vote.
         device: Where to search.
 
     Returns:

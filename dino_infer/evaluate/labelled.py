@@ -40,9 +40,9 @@ class LabelledFeatures(NamedTuple):
     labels: Shaped[np.ndarray, " rows"]
     description: Mapping[str, Any]
     images: int
-    """Images that were asked for."""
+    """Number of requested images."""
     failed: int
-    """Those of them that could not be read."""
+    """Number of requested images that could not be read."""
 
 
 def labelled_features(

@@ -1,4 +1,4 @@
-"""One feature set made of consecutive images of a list: anew, gone on with, or what is new."""
+"""Embedding of consecutive images of a list as one feature set: new, resumed or updated."""
 
 import logging
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class EmbedWork:
-    """One set to be made; whoever runs it holds the output.
+    """One set to be made; its runner holds the output.
 
     Args:
         embedder: Makes the features.

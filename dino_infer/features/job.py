@@ -123,7 +123,7 @@ def _embed_partitions(
 
 
 def job_of(embedder: Embedder, images: ImageList, output: Output) -> dict[str, Any]:
-    """What the rows of a set depend on."""
+    """Return everything that the rows of a set depend on."""
     versions = {"dino-toolkit": __version__, "torch": torch.__version__, "pillow": PIL.__version__}
     return {
         **_listed(images),
@@ -136,7 +136,7 @@ def job_of(embedder: Embedder, images: ImageList, output: Output) -> dict[str, A
 
 
 def _listed(images: ImageList) -> dict[str, Any]:
-    """What tells one list from another."""
+    """Return the identity of a list of images."""
     return {"images_fingerprint": images.fingerprint(), "sources": list(images.sources)}
 
 

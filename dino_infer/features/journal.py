@@ -28,12 +28,12 @@ class Done:
     """A line of the journal: what is safely on disk."""
 
     images: int = 0
-    """Of the list, with a row or failed."""
+    """Number of images of the list that have a row or failed."""
     shape: tuple[int, ...] = (0,)
-    """Of the matrix so far."""
+    """Shape of the matrix so far."""
     failed: int = 0
     odd_names: bool = False
-    """Whether some name is no valid UTF-8."""
+    """True if some name is not valid UTF-8."""
     sizes: tuple[int, ...] = (0, 0, 0)
     """Bytes of ``APPENDED`` that count."""
     checksums: tuple[int, ...] = (0, 0, 0)
@@ -148,7 +148,7 @@ def _lines(journal: Path) -> list[bytes]:
 
 
 def _done_of(line: bytes) -> Done | None:
-    """What ``journal_line`` wrote; None if it is damaged."""
+    """Parse a line of ``journal_line``; None if it is damaged."""
     try:
         fields = json.loads(line)
         checksum = fields.pop("checksum")

@@ -25,11 +25,11 @@ def header_length(suffix: str) -> int:
 
 
 def header(suffix: str, shape: tuple[int, ...], dtype: str) -> bytes:
-    """What stands in front of the rows; of the same length for every shape.
+    """Return the header in front of the rows; its length is the same for every shape.
 
     Args:
         suffix: One of ``SUFFIXES``.
-        shape: Of the whole matrix.
+        shape: Shape of the whole matrix.
         dtype: "float32" or "float16".
     """
     if suffix == ".parquet":

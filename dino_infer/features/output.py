@@ -1,4 +1,4 @@
-"""How a feature set is stored, whether what is there may be touched, and what came of it."""
+"""Storage settings of a feature set, the handling of existing files, and the outcome."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ OnError = Literal["skip", "fail", "nan"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of the images of a job."""
+    """Outcome of a job: numbers of images, rows and failures."""
 
     images: int = 0
     rows: int = 0
@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """How features are stored.
+    """Settings for storing features.
 
     Attributes:
         dtype: "float32" or "float16".
@@ -74,11 +74,11 @@ def enter(paths: FeaturePaths, output: Output) -> None:
 
 
 def outcome_of(writer: FeatureWriter) -> Outcome:
-    """What a writer has got so far."""
+    """Return the outcome of a writer so far."""
     done = writer.done
     return Outcome(images=done.images, rows=done.shape[0], failed=done.failed, dim=done.shape[-1])
 
 
 def outcome_in(manifest: Mapping[str, Any]) -> Outcome:
-    """What came of a finished set."""
+    """Return the outcome of a finished set."""
     return Outcome(**{name: manifest[name] for name in ("images", "rows", "failed", "dim")})

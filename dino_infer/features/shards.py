@@ -83,7 +83,7 @@ def share_of(text: str, environment: Mapping[str, str] | None = None) -> Share:
 
 
 def launched_with(environment: Mapping[str, str] | None = None) -> int:
-    """How many processes torchrun started for this job; 1 without it."""
+    """Number of processes that torchrun started for this job; 1 without it."""
     return int((os.environ if environment is None else environment).get("WORLD_SIZE", "1"))
 
 
@@ -184,7 +184,7 @@ def _join(parts: Sequence[_Part], paths: FeaturePaths, job: Mapping[str, Any]) -
 
 
 def share_paths(out: str | Path, share: Share) -> FeaturePaths:
-    """Where one share of a job writes: ``feats.shard-2-of-8.npy``."""
+    """Return the output paths of one share of a job: ``feats.shard-2-of-8.npy``."""
     paths = feature_paths(out)
     if share.count == 1:
         return paths
@@ -290,7 +290,7 @@ def _check_names(parts: Sequence[_Part], job: Mapping[str, Any]) -> None:
 
 
 def _shared_job(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a share's manifest says of the whole job."""
+    """Return the entries of a share's manifest that describe the whole job."""
     own = {"format_version", "rows", "dim", "shape", "row_order", "failed", "files_sha256"}
     own |= {"images", "shard"}
     return {name: value for name, value in manifest.items() if name not in own}

@@ -20,13 +20,13 @@ class TableRow(NamedTuple):
     """One image of a feature set."""
 
     path: str
-    """As its listing names it; bytes that are no UTF-8 as surrogates."""
+    """Name of the image in its listing; bytes that are not UTF-8 are surrogates."""
     file: ImageFile
     status: str = OK
     """"ok", or why its row holds no feature: the ``kind`` of its failure."""
     label: str | None = None
     source: int = 0
-    """Which of the sources of its listing it is of; names are unique within one alone."""
+    """Index of its source in the listing; names are unique only within a source."""
 
 
 def row_line(row: TableRow) -> bytes:
@@ -35,7 +35,7 @@ def row_line(row: TableRow) -> bytes:
 
 
 def rows_of_lines(lines: Iterable[bytes]) -> Iterator[TableRow]:
-    """What ``row_line`` wrote."""
+    """Parse lines of ``row_line``."""
     for line in lines:
         path, *file, status, label, source = json.loads(line)
         yield TableRow(path, ImageFile(*file), status, label, source)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class OlderRows:
-    """What can be taken over from an older set.
+    """Rows that can be reused from an older set.
 
     An image counts as unchanged if its source, its name, its size in bytes and its time of
     modification are the same. Where the older set has the name from another source only, as after
@@ -52,7 +52,7 @@ class OlderRows:
     def updated(
         self, embedder: Embedder, images: ImageList, *, start: int
     ) -> Iterator[tuple[EmbeddedBatch, bool]]:
-        """Every image from ``start`` on, with its row taken over or made anew.
+        """Yield every image from ``start`` on, with its row reused or computed.
 
         Yields:
             Consecutive images, and whether the job may be gone on with after them.
@@ -93,7 +93,7 @@ class OlderRows:
     def _row_of_content(
         self, images: ImageList, place: int, rows: Sequence[int], modified_ns: int
     ) -> int:
-        """The one of some rows that is of the same bytes, or -1."""
+        """Return the one of some rows that is of the same bytes, or -1."""
         if not rows:
             return -1
         digest = hashlib.sha256(images.read(place)).hexdigest()
@@ -116,7 +116,7 @@ class OlderRows:
         changed: Int64[np.ndarray, " _changed"],
         older: Int64[np.ndarray, " images"],
     ) -> Iterator[tuple[EmbeddedBatch, bool]]:
-        """From the first to the last image of a batch, with those unchanged in between."""
+        """Yield images from the first to the last of a batch, with those unchanged in between."""
         rows = zip(batch.indices.tolist(), batch.features, batch.files, strict=True)
         start = batch.places.start
         new = {int(changed[place - start]): (row, file) for place, row, file in rows}

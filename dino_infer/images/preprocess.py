@@ -37,16 +37,16 @@ class Preprocess:
     shorter side, and the longer follows; two numbers are both sides, whatever the aspect was."""
 
     crop: Crop = "center"
-    """Keep the centre, or everything."""
+    """Part of the image to keep: the centre, or everything."""
 
     resize_ratio: float = 256 / 224
     """Size of the image before its centre is cut out, relative to ``size``; at least 1."""
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Subtracted from red, green and blue in [0, 1]."""
+    """Mean that is subtracted from red, green and blue in [0, 1]."""
 
     std: tuple[float, float, float] = IMAGENET_STD
-    """Divides the differences."""
+    """Standard deviation that divides the differences."""
 
     patch_size: int | None = None
     """Cut the bottom and right edge to a multiple of this; only with ``crop="none"``."""

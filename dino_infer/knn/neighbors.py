@@ -175,7 +175,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _faiss_runs_on(device: torch.device, k: int) -> bool:
-    """Whether the FAISS that is installed, for CPUs only or also for GPUs, can do this search."""
+    """Tell if the installed FAISS, for CPUs only or also for GPUs, can do this search."""
     import faiss
 
     if device.type == "cuda":

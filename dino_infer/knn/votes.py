@@ -20,7 +20,7 @@ UNRANKED = np.iinfo(np.int64).max
 
 
 class Ranking(NamedTuple):
-    """What the vote of one k says of each query."""
+    """Ranking of the labels of each query by the vote of one k."""
 
     winners: Shaped[np.ndarray, " queries"]
     """The label that ranks first."""
@@ -29,7 +29,7 @@ class Ranking(NamedTuple):
 
 
 class Vote(NamedTuple):
-    """What the neighbours of one query say."""
+    """Vote of the neighbours of one query."""
 
     classes: list[tuple[Any, float]]
     """Each class that got a vote with its share, the first by the rule above; they sum to 1."""
@@ -126,7 +126,7 @@ def vote(
 def vote_weights(
     neighbors: Neighbors, *, temperature: float = TEMPERATURE
 ) -> Float64[np.ndarray, "queries k"]:
-    """How much each neighbour's vote counts, relative to the nearest one of the query.
+    """Weight of each neighbour's vote, relative to the nearest one of the query.
 
     The ranking is that of ``exp(similarity / temperature)``, but no temperature overflows, nor
     does it take the votes of a query that is far from everything to zero.
@@ -153,7 +153,7 @@ def rankings(
     ks: Sequence[int],
     temperature: float = TEMPERATURE,
 ) -> dict[int, Ranking]:
-    """What each k makes of each query, all from one search.
+    """Rank the labels of each query by the vote of each k, all from one search.
 
     The rule is that of this module; the original, which has 1,000 classes, gives the same ranks
     but where votes are equal.

@@ -27,9 +27,9 @@ class HubModel:
     num_heads: int | None = None
     """Attention heads; None where the shapes have to tell."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Subtracted from RGB in [0, 1]."""
+    """Mean that is subtracted from RGB in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
-    """Divides RGB after the mean is subtracted."""
+    """Standard deviation that divides RGB after the mean is subtracted."""
     input_size: int | None = None
     """Side in pixels of the images to feed."""
 

@@ -36,9 +36,9 @@ class CheckpointInfo:
     shape: ViTShape | None = None
     """Shape of the Vision Transformer, where ``arch`` does not tell."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Subtracted from RGB in [0, 1]."""
+    """Mean that is subtracted from RGB in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
-    """Divides RGB after the mean is subtracted."""
+    """Standard deviation that divides RGB after the mean is subtracted."""
     small_stem: bool = False
     """A ResNet that starts with a 3x3 convolution of stride 1."""
     recipe: str | None = None
@@ -48,7 +48,7 @@ class CheckpointInfo:
     epoch: int | float | None = None
     """Epochs done, where known."""
     data_fingerprint: str | None = None
-    """Identifies the list of training images, where known."""
+    """Fingerprint of the list of training images, where known."""
     code_version: str | None = None
     """Version of this package that wrote the file."""
     format_version: int = FORMAT_VERSION

@@ -131,7 +131,7 @@ def _from_dinov2(state: State) -> State:
 
 
 def _from_dinov3(state: State) -> State:
-    """Keys have no bias in DINOv3: that third of the file's bias is masked and may be anything."""
+    """Drop the bias of keys, which DINOv3 lacks: that third of the file's bias is masked."""
     state = _split(_renamed(state, DINOV3), r"^(blocks\.\d+\.attn)\.qkv\.(bias)$", "qkv")
     biases = [name for name in state if re.search(r"\.attn\.[qkv]\.bias$", name)]
     for name in biases:

@@ -48,11 +48,11 @@ class Network:
     """One network of a file, and what lies beside it."""
 
     name: str
-    """Its place in the file, with dots; empty where the file is a plain state dict."""
+    """Place of the network in the file, with dots; empty where the file is a plain state dict."""
     role: str | None
     """"teacher" for averages of others, "student" for what was trained, None for neither."""
     backbone: State
-    """Its tensors, without the prefix."""
+    """Tensors of the backbone, without the prefix."""
     beside: State
     """Tensors of heads and whatever else has the same owner."""
 

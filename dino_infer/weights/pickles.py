@@ -52,7 +52,7 @@ SHARDS = "holds the shards of a distributed run: join them with the project that
 
 
 def read_torch(path: Path) -> Mapping[Any, Any]:
-    """All that a file of ``torch.save`` holds.
+    """Return the whole content of a file of ``torch.save``.
 
     Raises:
         CheckpointError: It is damaged, no dict, or would need pickled code to run.

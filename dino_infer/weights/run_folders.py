@@ -59,5 +59,5 @@ def _step_of(checkpoint: Path) -> int | None:
         with safe_open(checkpoint, framework="pt") as file:
             step = json.loads((file.metadata() or {}).get("dino", "{}"))["step"]
     except (SafetensorError, OSError, ValueError, RecursionError, LookupError, TypeError):
-        return None  # whoever reads the weights says what is wrong
+        return None  # the reader of the weights reports the error
     return step if isinstance(step, int) else None

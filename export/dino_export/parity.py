@@ -28,7 +28,7 @@ Compute = Callable[[Tensor], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
-    """How far one output is from PyTorch's, over all batches."""
+    """Deviation of one output from PyTorch's, over all batches."""
 
     max_error: float
     """Largest absolute difference, in units of the output's root mean square."""

@@ -29,9 +29,9 @@ class ExportedFile:
 
     path: Path
     metadata: dict[str, Any]
-    """See ``ExportSettings.as_metadata``."""
+    """Metadata of the file, see ``ExportSettings.as_metadata``."""
     run: Callable[[Tensor], dict[str, np.ndarray]]
-    """The outputs for a batch, by name."""
+    """Function that returns the outputs for a batch, by name."""
 
 
 def open_export(path: Path, *, device: torch.device) -> ExportedFile:

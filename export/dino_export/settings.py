@@ -31,13 +31,13 @@ class ExportSettings:
     outputs: tuple[Output, ...]
     """Names, in the order of the file."""
     dynamic_batch: bool = True
-    """The file takes any number of images at once, not one alone."""
+    """True if the file takes any number of images at once, not one alone."""
     dynamic_size: bool = True
-    """The file takes images of any size."""
+    """True if the file takes images of any size."""
     size: tuple[int, int]
     """Height and width in pixels: the only ones, or with ``dynamic_size`` an example."""
     preprocess: bool = False
-    """Takes uint8 images (batch, height, width, 3) and normalises them itself."""
+    """True if the file takes uint8 images (batch, height, width, 3) and normalises them itself."""
     precision: Precision = "fp32"
     """Precision of weights and products; inputs and outputs stay as they are."""
     opset: int = OPSET

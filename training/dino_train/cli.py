@@ -180,12 +180,12 @@ def _auto(
 
 
 def read_given(arguments: list[str]) -> GivenSettings:
-    """What the command line says about the settings that others are derived from."""
+    """Read from the command line the settings that others are derived from."""
     return tyro.cli(GivenSettings, args=arguments, return_unknown_args=True)[0]
 
 
 def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> TrainConfig:
-    """What ``auto`` takes for these images, batch, length and weights."""
+    """Return the settings of ``auto`` for these images, batch, length and weights."""
     weights = None
     if options.init_from:
         from dino_infer.weights.checkpoints import load_backbone

@@ -34,7 +34,7 @@ class Process:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files."""
+        """True if this process writes the files."""
         return self.rank == 0
 
 
@@ -107,7 +107,7 @@ class PendingMean:
 class Agreement:
     """Lets all processes stop at the same step, which they learn one step late.
 
-    Nobody waits for an answer: each call asks anew and reads what the call before has asked. A
+    No call blocks: each starts a new reduction and reads the result of the previous call's. A
     process that trains alone needs no answer and gets its own at once.
     """
 
@@ -116,7 +116,7 @@ class Agreement:
         self._asked: LateNumbers | None = None
 
     def reached(self, flag: bool) -> bool:
-        """Whether any process had set its flag at the call before."""
+        """Tell if any process had set its flag at the previous call."""
         if not dist.is_initialized():
             return flag
         value = torch.full((1,), float(flag), device=self._device)

@@ -1,4 +1,4 @@
-"""Is the teacher learning? RankMe always, k-NN accuracy where there are labels."""
+"""Measurement of the teacher: RankMe always, k-NN accuracy where there are labels."""
 
 import logging
 from collections.abc import Iterable, Mapping

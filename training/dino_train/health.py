@@ -39,14 +39,14 @@ def step_health(
 
 
 class SkippedSteps:
-    """Counts steps that were called off, on the device; nobody waits for the counts."""
+    """Counts skipped steps on the device, without synchronisation."""
 
     def __init__(self, device: torch.device) -> None:
         self._in_a_row, self._longest, self._total = torch.zeros(3, device=device).unbind()
 
     @torch.no_grad()
     def count(self, applied: Bool[Tensor, ""]) -> None:
-        """One more step, which changed something or was called off."""
+        """Count one more step, which was applied or skipped."""
         self._in_a_row.add_(1).mul_(~applied)
         torch.maximum(self._longest, self._in_a_row, out=self._longest)
         self._total += ~applied

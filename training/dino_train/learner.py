@@ -40,11 +40,11 @@ class StepOutcome:
     """Result of one step; the numbers stay on the device until they are read."""
 
     applied: Bool[Tensor, ""]
-    """False where a number was not finite: nothing was changed then."""
+    """False where a number was not finite: the step was skipped."""
     grad_norm: Float[Tensor, ""]
     """L2 norm of the whole gradient before clipping."""
     health: dict[str, Tensor]
-    """See ``dino_train.health.step_health``."""
+    """Health of the step, see ``dino_train.health.step_health``."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class StepMeans:
 
     @classmethod
     def zeros(cls, out_dim: int, device: torch.device) -> "StepMeans":
-        """Means of nothing yet."""
+        """Return means of no terms yet."""
         return cls(torch.zeros(2 + out_dim, device=device))
 
     def add(self, terms: LossTerms, *, weight: float) -> None:

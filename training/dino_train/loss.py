@@ -89,7 +89,7 @@ class LossTerms(NamedTuple):
     """Loss of a batch and what a step needs beside it, still on the device."""
 
     loss: Float[Tensor, ""]
-    """As ``dino_loss``, in nats, with gradients."""
+    """Value of ``dino_loss``, in nats, with gradients."""
     teacher_entropy: Float[Tensor, ""]
     """Mean entropy of the targets, in nats."""
     mean_logits: Float[Tensor, " out_dim"]

@@ -46,7 +46,7 @@ def _sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
     for group in groups:
         for parameter in group["params"]:
-            # The fused kernel leaves new buffers undefined when its first step is called off.
+            # The fused kernel leaves new buffers undefined when its first step is skipped.
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
@@ -105,7 +105,7 @@ def drop_gradients(module: nn.Module) -> None:
 
 
 class GuardedUpdate:
-    """Updates of the student that may not count: where a number is not finite, nothing changes.
+    """Guarded updates of the student: skipped where a number is not finite.
 
     Args:
         optimizer: Over the student's parameters, from ``build_optimizer``.

@@ -169,7 +169,7 @@ class Run:
         save_checkpoint(self.out / CHECKPOINT, backbone, self.checkpoint_info())
 
     def checkpoint_info(self) -> CheckpointInfo:
-        """What travels with the weights."""
+        """Return the metadata that is saved with the weights."""
         backbone = self.learner.teacher.backbone
         return CheckpointInfo(
             arch=backbone.arch,
@@ -187,7 +187,7 @@ class Run:
 
 
 def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
-    """Whether batch, images and processes fit each other.
+    """Check that batch, images and processes fit each other.
 
     Raises:
         DataError: There are fewer images than one batch.

@@ -117,10 +117,10 @@ class SlicedLoss(torch.autograd.Function):
 
 @dataclass(frozen=True, kw_only=True)
 class _Softmax:
-    """What makes probabilities of the exponentials of each block; rows are crops x images."""
+    """Terms that turn exponentials of each block into probabilities; rows are crops x images."""
 
     peaks: Tensor
-    """What was subtracted from the logits of each block: (blocks, rows)."""
+    """Offsets subtracted from the logits of each block: (blocks, rows)."""
     totals: Tensor
     """Sum of the exponentials of each block."""
     moments: list[Tensor]
@@ -133,7 +133,7 @@ class _Softmax:
         return (self.peaks + self.totals.log()).logsumexp(dim=0)
 
     def factors(self) -> Tensor:
-        """What turns exponentials of each block into probabilities: (blocks, rows, 1)."""
+        """Return the factors that turn exponentials into probabilities: (blocks, rows, 1)."""
         return (self.peaks - self.normalizer()).exp().unsqueeze(-1)
 
     def entropy(self) -> Tensor:
@@ -163,7 +163,7 @@ class _Layer:
         return self._v[block] * self._scales[block]
 
     def room(self, rows: int) -> list[Tensor]:
-        """Where exponentials go: (rows, block) for each block."""
+        """Allocate buffers for exponentials: (rows, block) for each block."""
         widths = [len(self._norms[block]) for block in self._blocks]
         return [self._v.new_empty((rows, width), dtype=self._dtype) for width in widths]
 
@@ -198,7 +198,7 @@ class _Layer:
         )
 
     def _is_bounded(self, x: Tensor, bias: Tensor | None) -> bool:
-        """Whether exponentials fit without their peak; not where the host would have to wait."""
+        """Tell if exponentials fit without their peak; False where the host would have to wait."""
         if x.device.type not in _READ_AT_ONCE:
             return False
         bound = torch.linalg.vector_norm(x, dim=-1).amax() * self._g.abs().amax()
@@ -228,7 +228,7 @@ class _Layer:
             d_weight[block] = product if first else d_weight[block] + product
 
     def through_weight_norm(self, d_weight: Tensor, *, scale: Tensor) -> Tensor:
-        """Turn the weight's gradient into that of ``weight_v``, in place; that of ``weight_g``."""
+        """Turn the weight's gradient into ``weight_v``'s, in place; return that of ``weight_g``."""
         d_g = torch.empty_like(self._norms)
         for block in self._blocks:
             gradient, v, norms = d_weight[block], self._v[block], self._norms[block]
@@ -238,7 +238,7 @@ class _Layer:
 
 
 def _of_others(values: Tensor, crops: int) -> Tensor:
-    """For each of ``crops`` crops, the sum of ``values`` over all crops of other numbers."""
+    """Return for each of ``crops`` crops the sum of ``values`` over all crops of other numbers."""
     total = values.sum(dim=0).expand(crops, *values.shape[1:])
     own = min(crops, len(values))
     return torch.cat([total[:own] - values[:own], total[own:]])

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _OpenRow:
-    """A row whose numbers are still on their way."""
+    """Row whose numbers are still being copied to the host."""
 
     step: int
     names: list[str]
@@ -35,7 +35,7 @@ class StepLog:
         run: The run; its step is the number of steps done.
         metrics: Where rows go; None in all processes but the first, which only count.
         progress: Shows the rows.
-        late: Read the numbers of a row one step later, so that a GPU has work meanwhile.
+        late: Read the numbers of a row one step later, so that a GPU stays busy.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StepLog:
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """The time in here counts as waiting."""
+        """Count the time inside the block as waiting."""
         with self._clock.waiting():
             yield
 
@@ -83,7 +83,7 @@ class StepLog:
             self._finish(opened)
 
     def restart_clock(self) -> None:
-        """What was done since the last step does not count as training."""
+        """Exclude the time since the last step from the training time."""
         self._clock.restart()
 
     def _finish(self, opened: _OpenRow) -> None:

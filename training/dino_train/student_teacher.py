@@ -10,7 +10,7 @@ from dino_infer.networks.build import Backbone
 from dino_train.head import DINOHead
 
 PLAIN_ATTENTION_PATCHES = 400
-"""Beyond, attention matrices that wait for the backward pass would fill the memory."""
+"""Limit beyond which attention matrices kept for the backward pass would fill the memory."""
 
 
 class MultiCropNetwork(nn.Module):

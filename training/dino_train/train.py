@@ -34,12 +34,12 @@ from dino_train.step_log import StepLog
 logger = logging.getLogger(__name__)
 
 SMALL_CROP = 64
-"""Up to this size in pixels, one batched pass beats workers that crop image by image on a CPU."""
+"""Largest size in pixels at which one batched pass beats cropping image by image on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """How a call to ``train`` ended."""
+    """Result of a call to ``train``."""
 
     steps: int
     total_steps: int
@@ -48,7 +48,7 @@ class TrainResult:
 
     @property
     def finished(self) -> bool:
-        """Whether the run reached its last step."""
+        """True if the run reached its last step."""
         return self.steps == self.total_steps
 
 

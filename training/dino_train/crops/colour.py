@@ -137,7 +137,7 @@ def blur_matrix(sigma: Float[Tensor, " crops"], size: int) -> Float[Tensor, "cro
 
 
 def blur_reach(sigma: float) -> int:
-    """How many pixels away a blur takes from: three times the reach of one box filter."""
+    """Radius of a blur in pixels: three times that of one box filter."""
     return 3 * (math.floor((math.sqrt(4 * sigma**2 + 1) - 1) / 2) + 1)
 
 
@@ -165,7 +165,7 @@ def normalize(
 
 
 def _jitter(images: Float[Tensor, "crops 3 height width"], params: CropParams) -> None:
-    """Each operation on those images alone that take part in it."""
+    """Apply each operation to the images that take part in it."""
     jitters = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
     for turn in range(len(jitters)):
         for kind, adjust in enumerate(jitters):

@@ -30,7 +30,7 @@ class WorkerCrops:
     global_crops: UInt8[Tensor, "2 batch 3 global_size global_size"]
     local_crops: UInt8[Tensor, "local_crops batch 3 local_size local_size"] | None
     lease: Lease | None = None
-    """Of the shared memory where the crops lie."""
+    """Lease of the shared memory that holds the crops."""
 
     def pin_memory(self) -> "WorkerCrops":
         """The same crops where a GPU can copy them from without waiting."""
@@ -50,7 +50,7 @@ class WorkerCrops:
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """What lies on the device."""
+        """Return the tensors that lie on the device."""
         both = (self.global_crops, self.local_crops)
         return tuple(one for one in both if one is not None)
 

@@ -15,7 +15,7 @@ _SPARE = 1.25  # so that a slightly larger batch still fits
 
 
 class Lease:
-    """Keeps a room from being taken again while whoever received it still has this object."""
+    """Marks a slot of shared memory as taken while its receiver keeps this object."""
 
     def __init__(self, taken: UInt8[Tensor, " slots"], slot: int) -> None:
         self.taken = taken
@@ -53,7 +53,7 @@ class _Rooms:
 
 @functools.cache
 def _rooms() -> _Rooms:
-    """Those of this process."""
+    """Return the shared memory of this process."""
     return _Rooms()
 
 
@@ -81,17 +81,17 @@ class PackedImages:
 
     pixels: UInt8[Tensor, " bytes"]
     starts: Int64[np.ndarray, " batch"]
-    """Where each image begins."""
+    """Offset of each image in ``pixels``."""
     sizes: Int32[np.ndarray, "batch 2"]
     """Height and width of each image."""
     lease: Lease | None = None
-    """Of the shared memory where the pixels lie."""
+    """Lease of the shared memory that holds the pixels."""
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def select(self, rows: Int64[np.ndarray, " chosen"]) -> "PackedImages":
-        """Some of the images, which stay where they are."""
+        """Return a view of the chosen images; no pixel is copied."""
         return replace(self, starts=self.starts[rows], sizes=self.sizes[rows])
 
     def image(self, row: int) -> UInt8[Tensor, "height width 3"]:

@@ -40,7 +40,7 @@ _SIGNATURE = numba.void(
 @numba.njit(**_OPTIONS)
 @no_type_check
 def _load_row(pixels, planes, flip):
-    """One row of interleaved bytes into three rows of floats."""
+    """Convert one row of interleaved bytes to three rows of floats."""
     red, green, blue = planes[0], planes[1], planes[2]
     # One axis, and unsigned where indices fall: only then are they vectorised.
     levels, last = pixels.reshape(-1), np.uint64(pixels.shape[0] - 1)
@@ -137,7 +137,7 @@ def _turn_hue(planes, turn):
 @numba.njit(**_OPTIONS)
 @no_type_check
 def _jitter_row(planes, order, first, last, factors, mean_luma):
-    """Some of the colour operations on one row, in their order."""
+    """Apply some of the colour operations to one row, in their order."""
     for turn in range(first, last):
         kind = order[turn]
         if kind == _BRIGHTNESS:

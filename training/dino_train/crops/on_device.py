@@ -32,9 +32,9 @@ class DeviceBatch:
 
     images: PackedImages
     params: CropParams
-    """One row an image, one column a crop."""
+    """Parameters with one row an image, one column a crop."""
     full_sizes: Int32[np.ndarray, "batch 2"] | None = None
-    """Height and width of each picture before it was scaled, for whoever keeps the images."""
+    """Height and width of each picture before it was scaled, for caches of images."""
 
     def pin_memory(self) -> "DeviceBatch":
         """The same batch where a GPU can copy it from without waiting."""
@@ -47,11 +47,11 @@ class DeviceBatch:
         return replace(self, images=replace(self.images, pixels=pixels))
 
     def select(self, rows: Int64[np.ndarray, " chosen"]) -> "DeviceBatch":
-        """Some of the rows; the images stay where they are."""
+        """Return a view of the chosen rows; no image is copied."""
         return DeviceBatch(images=self.images.select(rows), params=self.params[rows])
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """What lies on the device."""
+        """Return the tensors that lie on the device."""
         return (self.images.pixels,)
 
 
@@ -89,7 +89,7 @@ def _plain_crops(
     size: int,
     solarize_threshold: int,
 ) -> Float32[Tensor, "crops batch 3 size size"]:
-    """What ``triton_kernels.made_crops`` makes, in plain tensor maths."""
+    """Compute the crops of ``triton_kernels.made_crops`` in plain tensor maths."""
     crops = resized_crops(images, params, size=size)
     augment_colours(crops.flatten(0, 1), params.crop_major(), solarize_threshold=solarize_threshold)
     return crops

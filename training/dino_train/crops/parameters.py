@@ -1,4 +1,4 @@
-"""What multi-crop augmentation draws: the settings, and the parameters of every crop of an image.
+"""Settings of multi-crop augmentation, and the parameters drawn for every crop of an image.
 
 Drawing is apart from doing: ``draw_crops`` needs only the size of the picture, so the same crops
 come out whatever the worker, the rank, the device or the executor that makes them.
@@ -103,20 +103,20 @@ class CropParams:
     width: Int32[np.ndarray, "*crops"]
     flip: Bool[np.ndarray, "*crops"]
     jitter: Bool[np.ndarray, "*crops"]
-    """Whether the four colour operations are done."""
+    """True if the four colour operations are applied."""
     jitter_order: Int8[np.ndarray, "*crops 4"]
-    """0 brightness, 1 contrast, 2 saturation, 3 hue, in the order in which they are done."""
+    """Order of the operations: 0 brightness, 1 contrast, 2 saturation, 3 hue."""
     jitter_factors: Float32[np.ndarray, "*crops 4"]
     """Factors of brightness, contrast and saturation; turn of the hue, 1 being the full circle."""
     grayscale: Bool[np.ndarray, "*crops"]
     blur_sigma: Float32[np.ndarray, "*crops"]
-    """In pixels of the finished crop; 0 is no blur."""
+    """Standard deviation of the blur, in pixels of the finished crop; 0 disables it."""
     solarize: Bool[np.ndarray, "*crops"]
 
     def __getitem__(
         self, index: int | slice | tuple[int | slice, ...] | Int64[np.ndarray, " chosen"]
     ) -> "CropParams":
-        """Some of the crops, or one of them; the index works on the leading axes."""
+        """Return some of the crops, or one of them; the index works on the leading axes."""
         rows = {field.name: getattr(self, field.name) for field in fields(self)}
         return CropParams(**{name: np.asarray(value[index]) for name, value in rows.items()})
 

@@ -78,7 +78,7 @@ def try_out(device: torch.device, *, size: int) -> None:
 def _resize(
     images: PackedImages, params: CropParams, made: UInt8[Tensor, "crops batch 3 size size"]
 ) -> None:
-    """Pillow's way: first across, then down, with whole levels in between."""
+    """Resize as Pillow does: first across, then down, with whole levels in between."""
     crops, _, _, size, _ = made.shape
     count = len(params.top)
     starts, widths = np.tile(images.starts, crops), np.tile(images.sizes[:, 1], crops)
@@ -173,7 +173,7 @@ def _blur_bands(
 
 
 def _on(like: Tensor, values: Shaped[np.ndarray, "*any"]) -> Tensor:
-    """Numbers of the host where a tensor is; nothing waits for their arrival."""
+    """Copy host numbers to the device of a tensor, without synchronisation."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, non_blocking=True)
 
 

@@ -86,7 +86,7 @@ def _plan(
     processes: int,
     lasting: bool,
 ) -> CachePlan:
-    """Where to keep decoded images; said in one line where that is worth a word."""
+    """Choose the place of decoded images; log it in one line where it matters."""
     if cache == "none" or (cache == "auto" and (decoder == "gpu" or not lasting)):
         return CachePlan(place="none", capacity_bytes=0, why="decoded images are not kept")
     needed_bytes, scaled = decoded_amount(images, spec)

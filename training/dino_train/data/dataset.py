@@ -1,4 +1,4 @@
-"""What a worker process does: read, decode and, for the worker executor, crop a batch of images."""
+"""Work of a worker process: read, decode and, for the worker executor, crop a batch of images."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,7 @@ class Batch:
     """Images on their way to the device."""
 
     payload: Payload | None
-    """None when no image could be read."""
+    """Images and their parameters; None when no image could be read."""
     spec: CropSpec
     indices: Int64[Tensor, " batch"]
     """Number in the listing of the image that each row shows."""
@@ -69,7 +69,7 @@ class Batch:
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """What lies on the device once ``to`` has put it there."""
+        """Return the tensors that lie on the device after ``to``."""
         if self.payload is None or isinstance(self.payload, EncodedBatch):
             return ()
         return self.payload.tensors()
@@ -85,7 +85,7 @@ class _Row:
     """The image shown, which is not the one asked for when that could not be read."""
     image: Image
     is_substitute: bool = False
-    """For an image that failed only when its pixels were decoded."""
+    """True if it replaces an image that failed only when its pixels were decoded."""
 
 
 class _NothingReadableError(Exception):
@@ -273,7 +273,7 @@ class CropDataset(Dataset[Batch]):
         self._unreadable[index] = ImageFailure(place, error.kind, error.reason)
 
     def _places(self, start: int, end: int) -> Iterator[int]:
-        """From one place of the listing up to another, around its end if need be."""
+        """Yield places of the listing from one up to another, around its end if need be."""
         count = len(self)
         place = start % count
         while place != end:

@@ -1,4 +1,4 @@
-"""How small an image may be decoded, so that its crops lose nothing, and the memory that takes."""
+"""Smallest sizes at which images can be decoded without loss to their crops, and their memory."""
 
 import math
 from typing import NamedTuple
@@ -36,12 +36,12 @@ def least_box_sides(
 
 
 class DecodedAmount(NamedTuple):
-    """What a listing is when it is decoded."""
+    """Size of a listing when it is decoded."""
 
     bytes: int
     """Memory for all images at the size that suffices in any epoch."""
     scaled: bool
-    """Whether that is smaller than the file for some image."""
+    """True if some image is decoded smaller than its file."""
 
 
 def decoded_amount(images: ImageList, spec: CropSpec, *, sample: int = 200) -> DecodedAmount:

@@ -24,7 +24,7 @@ class EncodedBatch:
     encoded: UInt8[Tensor, " bytes"]
     """JPEGs, one behind the other; on the host, where their headers are read."""
     ends: tuple[int, ...]
-    """Where each JPEG ends."""
+    """Offset of the end of each JPEG in ``encoded``."""
     rows: tuple[int, ...]
     """The row of each JPEG in the batch."""
     decoded: PackedImages | None
@@ -32,7 +32,7 @@ class EncodedBatch:
     sizes: Int32[np.ndarray, "batch 2"]
     params: CropParams
     names: tuple[str, ...]
-    """What failures call the images."""
+    """Names of the images in failures."""
 
     def pin_memory(self) -> "EncodedBatch":
         """The same batch; it is not copied as it is, so there is nothing to pin."""
@@ -92,7 +92,7 @@ def encoded_batch(
 
 
 def is_for_gpu(data: bytes) -> bool:
-    """Whether a file is a JPEG that nvJPEG decodes as libjpeg does: one scan, upright, 8 bits.
+    """Tell if a file is a JPEG that nvJPEG decodes as libjpeg does: one scan, upright, 8 bits.
 
     A file whose end marker is missing is left to the CPU, which knows how to judge it.
     """

@@ -1,4 +1,4 @@
-"""From a list of images to crops on the device: workers, batches, prefetching."""
+"""Loading of a list of images as crops on the device: workers, batches, prefetching."""
 
 import functools
 import gc
@@ -167,5 +167,5 @@ def start_worker(worker: int) -> None:
 
 
 def unchanged(batch: _T) -> _T:
-    """What datasets that make whole batches use in the place of collation."""
+    """Return a batch as it is: collation for datasets that make whole batches."""
     return batch

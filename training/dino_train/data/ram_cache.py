@@ -25,12 +25,12 @@ _ABSENT, _BEING_WRITTEN = -1, -2  # in the place of a start
 
 @dataclass(frozen=True, kw_only=True)
 class CachePlan:
-    """Where decoded images are kept, and why there."""
+    """Place of decoded images, and the reason for it."""
 
     place: CachePlace
     capacity_bytes: int
     why: str
-    """For people: one line with the sizes."""
+    """Log message: one line with the sizes."""
 
 
 def plan_cache(

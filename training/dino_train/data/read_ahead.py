@@ -1,4 +1,4 @@
-"""Members of shards are on their way from the disk before they are asked for."""
+"""Prefetching of members of shards from the disk."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ class ReadAhead:
         self._fetched: set[int] = set()  # runs of this epoch
 
     def expect(self, keys: Sequence[tuple[int, int]]) -> None:
-        """A batch of (epoch, image), all of one epoch, is about to be read."""
+        """Announce a batch of (epoch, image), all of one epoch, that is about to be read."""
         if self._epoch != keys[0][0]:
             self._epoch, self._fetched = keys[0][0], set()
         runs = {image // self._run_length for _, image in keys} - self._fetched

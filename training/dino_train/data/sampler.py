@@ -1,4 +1,4 @@
-"""Which images each process sees at each step; a pure function of the seed and the step."""
+"""Images of each process at each step: a pure function of the seed and the step."""
 
 from collections.abc import Iterator
 from typing import Literal

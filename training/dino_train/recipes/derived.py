@@ -219,7 +219,7 @@ def _check_at_least_1(name: str, value: int) -> None:
 
 
 def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:
-    """What ``auto`` chose and why, one line a setting."""
+    """Explain the choices of ``auto``, one line a setting."""
     c, t, o = config.crops, config.teacher, config.optim
     steps = num_images // o.batch_size * o.epochs
     temperature = f"{t.teacher_temp}, from the start: a cool start learnt less"

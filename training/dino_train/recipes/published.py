@@ -152,7 +152,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
 
 
 def unknown_recipe(name: str) -> str:
-    """What to say when there is no such recipe."""
+    """Return the error message for an unknown recipe."""
     names = ["auto", *RECIPES]
     near = difflib.get_close_matches(name, names, n=2)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""

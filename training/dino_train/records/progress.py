@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, and how a person stops it."""
+"""Progress display of a run, and its interruption by the user."""
 
 import logging
 import signal
@@ -36,7 +36,7 @@ class Progress:
         )
 
     def advance(self) -> None:
-        """One step is done."""
+        """Count one more step as done."""
         self._bar.update()
 
     def show(self, row: dict[str, float]) -> None:

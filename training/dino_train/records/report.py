@@ -98,7 +98,7 @@ class Report:
         return cls(run, images=followed[0], pictures=followed[1], start_step=start_step)
 
     def update(self, backbone: Backbone, *, step: int) -> None:
-        """Add the attention after ``step`` updates and draw everything anew."""
+        """Add the attention after ``step`` updates and redraw everything."""
         if backbone.has_attention:
             maps = self._keep_attention(backbone, step)
             self._draw_attention(maps.shape)
@@ -133,7 +133,7 @@ class Report:
         return _steps(self._folder / "attention", r"\.step-(\d+)\.\d+\.dino-tmp\.npz")
 
     def _draw_attention(self, shape: tuple[int, ...]) -> None:
-        """One row a picture, one column a moment: evenly chosen, first and last always there."""
+        """Draw one row a picture, one column a moment: evenly chosen, first and last included."""
         files = list(self._attention_files().items())
         chosen = np.unique(np.linspace(0, len(files) - 1, MAX_COLUMNS).round().astype(int))
         read = [(step, _maps(path, shape)) for step, path in (files[i] for i in chosen)]
