@@ -21,7 +21,7 @@ from dino_infer.features.files import (
     read_features,
 )
 from dino_infer.features.matrix import SUFFIXES
-from dino_infer.features.table import OK, table_rows
+from dino_infer.features.table import OK, possible_links, table_rows
 from dino_infer.sources.aliases import one_of_each_file
 from dino_infer.sources.image_list import list_images
 
@@ -129,6 +129,13 @@ def _from_file(source: str, label_file: str | Path | None) -> LabelledFeatures:
             "image, so embed the images again without patches"
         )
     _check_finite(source, features.matrix, features.paths)
+    if links := possible_links(feature_paths(source).table):
+        logger.warning(
+            "%d rows of %s may be links to files of others (same bytes and time), which would be "
+            "their nearest neighbours; embed without them, or evaluate the images",
+            links,
+            source,
+        )
     return LabelledFeatures(
         source=source,
         matrix=features.matrix,

@@ -118,6 +118,19 @@ def table_rows(path: Path) -> Iterator[TableRow]:
                 yield TableRow(os.fsdecode(name), file_fields, row["status"], label, source)
 
 
+def possible_links(path: Path) -> int:
+    """Number of rows whose file has the bytes and time of an earlier row: links, or copies."""
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    identity = ["sha256", "modified_ns"]
+    if not set(identity) <= set(pyarrow.parquet.read_schema(path).names):
+        return 0  # written by another program
+    table = pyarrow.parquet.read_table(path, columns=identity, partitioning=None)
+    table = table.filter(pyarrow.compute.field("sha256") != "")  # of images that were read
+    return int(table.num_rows - table.group_by(identity).aggregate([]).num_rows)
+
+
 def printable_name(name: str) -> str:
     r"""The name with bytes that are no UTF-8 written as ``\xff``; Parquet strings must be UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -240,6 +240,7 @@ def test_features_that_are_not_finite_are_told_the_settings_of_training(
     said = capsys.readouterr().err
     for advice in ("lower --optim.lr", "--optim.clip-grad 0.3", "--optim.precision fp32"):
         assert advice in said
+    assert " --precision" not in said
 
 
 def test_training_starts_from_a_checkpoint_of_the_original(image_folder, tmp_path: Path, capsys):

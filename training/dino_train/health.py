@@ -78,15 +78,15 @@ class _Sign:
 
 UNIFORM = _Sign(
     "uniform collapse: the teacher gives every prototype the same probability (loss = ln K)",
-    "lower teacher.warmup_teacher_temp (0.02), lower head.out_dim, or lower teacher.momentum",
+    "lower `teacher.warmup_teacher_temp` (0.02), lower `head.out_dim`, or lower `teacher.momentum`",
 )
 ONE_HOT = _Sign(
     "one-hot collapse: the teacher gives every image the same prototype (loss -> 0)",
-    "raise teacher.teacher_temp slightly, lower teacher.center_momentum, or lower optim.lr",
+    "raise `teacher.teacher_temp` slightly, lower `teacher.center_momentum`, or lower `optim.lr`",
 )
 CONSTANT = _Sign(
     "feature collapse: the backbone gives every image the same vector",
-    "lower optim.lr, lengthen optim.warmup_epochs, or set optim.clip_grad to 0.3",
+    "lower `optim.lr`, lengthen `optim.warmup_epochs`, or set `optim.clip_grad=0.3`",
 )
 
 

@@ -48,6 +48,21 @@ def test_a_link_is_not_its_own_nearest_neighbour(tmp_path, image_folder):
     assert set(found.labels) == {str(path.relative_to(folder)) for path in real}
 
 
+def test_rows_of_links_in_a_feature_file_are_told(tmp_path, image_folder, outcome):
+    folder = image_folder(count=6, classes=2)
+    real = sorted(folder.glob("class_0/*.png"))
+    (folder / "class_0" / "alias.png").symlink_to(real[0])
+    (folder / "class_0" / "link.png").hardlink_to(real[1])
+    backbone = build_backbone("vit_micro", patch_size=8, image_size=32)
+    info = CheckpointInfo(arch="vit_micro", patch_size=8, image_size=32)
+    save_checkpoint(tmp_path / "w.safetensors", backbone, info)
+    out = tmp_path / "f.npy"
+    args = [str(folder), "-o", str(out), "--weights", str(tmp_path / "w.safetensors")]
+    assert embed.main([*args, "--device", "cpu"]) == 0
+    code, _, stderr = outcome("--train", out, "--leave-one-out", "--k", 1)
+    assert code == 0 and f"2 rows of {out} may be links" in stderr
+
+
 def test_a_row_that_is_not_finite_is_named_with_its_path(outcome, feature_set):
     train = feature_set("train", {"cat": 5, "dog": 5})
     matrix = np.load(train)
