@@ -53,8 +53,10 @@ def test_only_leftovers_of_the_named_targets_are_deleted(tmp_path: Path):
         (tmp_path / name).touch()
     (tmp_path / ".a.7.dino-tmp.json").mkdir()
     (tmp_path / ".b.9.dino-tmp-folder" / "half").mkdir(parents=True)
+    (tmp_path / ".b.7.dino-tmp-folder").symlink_to(tmp_path / ".a.7.dino-tmp.json")
+    others += [".a.7.dino-tmp.json", ".b.7.dino-tmp-folder"]
     remove_leftovers(tmp_path / "a.json", tmp_path / "b", tmp_path / "missing" / "c.json")
-    assert sorted(os.listdir(tmp_path)) == sorted([*others, ".a.7.dino-tmp.json"])
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 
 def test_every_flipped_bit_of_a_record_is_found(tmp_path: Path):

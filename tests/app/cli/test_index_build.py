@@ -176,6 +176,9 @@ def test_links_are_the_picture_that_they_lead_to(dino_index, tmp_path, photos, w
     shutil.copy(folder / "7.png", folder / "copy.png")
     made = dino_index("build", folder, folder / "1.png", "-o", index, "--weights", weights)
     assert made.code == 0 and "3 of 12 names are links" in made.err
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "alias.png").symlink_to(folder / "3.png")
+    assert ": 9 items of 128, 0 new or changed" in dino_index("add", index, tmp_path / "later").out
     assert items_of(index).keys() == {f"{i}.png" for i in range(8)} | {"copy.png"}
     found = dino_index("duplicates", index, "--threshold", 1)
     assert [row.split(",")[3] for row in found.out.splitlines()[1:]] == ["7.png", "copy.png"]

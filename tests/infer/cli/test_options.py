@@ -1,7 +1,10 @@
 """Flags that all commands share, and what they say to the library."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from dino_infer.cli import attention, embed, eval as evaluation
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import (
     ComputeOptions,
@@ -58,3 +61,23 @@ def test_numbers_that_cannot_be_meant_are_refused(options, values, message):
 def test_a_command_line_without_images_is_refused():
     with pytest.raises(UsageError, match="no images given"):
         check_images(())
+
+
+@pytest.mark.parametrize(
+    ("main", "before", "after"),
+    [
+        (embed.main, [], ["-o", "feats.npy"]),
+        (attention.main, [], ["-o", "maps", "--size", "32"]),
+        (evaluation.main, ["knn", "--train"], ["--leave-one-out", "--k", "1"]),
+    ],
+    ids=["embed", "attention", "eval"],
+)
+def test_every_command_reads_the_column_of_a_table_that_it_is_told(
+    tmp_path, monkeypatch, photos, weights, main, before, after
+):
+    monkeypatch.chdir(tmp_path)
+    data = [path.read_bytes() for path in sorted((photos / "cat").iterdir())[:2]]
+    pq.write_table(pa.table({"photo": data, "label": ["a", "b"]}), "t.parquet")
+    command = [*before, "t.parquet", *after, "--weights", weights]
+    assert main(command) == 1
+    assert main([*command, "--image-column", "photo"]) == 0
