@@ -3,11 +3,12 @@
 import json
 import struct
 import time
+from dataclasses import fields
 
 import pytest
 
 from dino_infer.errors import CheckpointError
-from dino_infer.networks.build import build_backbone
+from dino_infer.networks.build import ViTShape, build_backbone
 from dino_infer.weights.checkpoints import load_backbone, save_checkpoint
 from dino_infer.weights.info import CheckpointInfo, parsed_metadata
 from tests.infer.weights.foreign_weights import saved
@@ -30,6 +31,16 @@ LIES = {
     "epoch": [float("nan"), "x", 10**400],
     "format_version": ["1", 0, 10**400],
     "position_embedding": [7, ["dino"]],
+}  # fmt: skip
+BEYOND = {
+    "position_embedding": "x" * 1001, "recipe": 7, "data_fingerprint": ["x"], "code_version": 2.0,
+    "input_size": 4097, "image_size": True, "patch_size": 4097, "mean": [0, 0, 101],
+    "std": [1, 1, 0], "small_stem": 0, "arch": "x" * 1001, "shape": [], "step": 2**63,
+    "epoch": -1.0, "format_version": 0,
+}  # fmt: skip
+BEYOND_OF_SHAPE = {
+    "embed_dim": 2**16 + 1, "depth": 257, "num_heads": 2**10 + 1, "hidden_dim": 0,
+    "gated": 1, "registers": -1, "layer_scale": "yes", "qkv_bias": None, "rotary": 0,
 }  # fmt: skip
 
 
@@ -58,6 +69,21 @@ def test_a_lying_field_is_one_line_naming_the_file(tmp_path, checkpoint, field, 
         load_backbone(path)
     assert len(str(caught.value)) < 1000
     assert "\n" not in str(caught.value) or "instead of" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(CheckpointInfo)])
+def test_every_field_has_bounds(field):
+    with pytest.raises(
+        CheckpointError, match=rf"the checkpoint's {field} must be (an? |three|true)"
+    ):
+        CheckpointInfo.from_metadata(INFO.as_metadata() | {field: BEYOND[field]})
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(ViTShape)])
+def test_every_field_of_a_shape_has_bounds(field):
+    shape = SHAPE | {field: BEYOND_OF_SHAPE[field]}
+    with pytest.raises(CheckpointError, match=rf"the checkpoint's {field} must be (a |true)"):
+        CheckpointInfo.from_metadata(INFO.as_metadata() | {"shape": shape})
 
 
 @pytest.mark.parametrize(

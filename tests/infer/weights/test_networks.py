@@ -63,6 +63,8 @@ def layouts(good, other):
                       "current_model_state": under("model.", other)},
         "callback": {"state_dict": under("model.", other),
                      "callbacks": {"EMA": {"ema_state_dict": under("model.", good)}}},
+        "unnamed student": {"state_dict": under("backbone.", other)
+                            | under("teacher.backbone.", good)},
     }  # fmt: skip
 
 
@@ -83,7 +85,8 @@ def test_the_average_is_taken_and_the_student_when_asked(tmp_path, good, other, 
     ("project", "key"),
     [("timm", "state_dict"), ("solo-learn", "backbone"), ("dinov2", "student.backbone."),
      ("dinov2", "student"), ("dinov3", "model_ema"), ("lightly", "student_backbone"),
-     ("stable-pretraining", "backbone.student"), ("callback", "state_dict.model")],
+     ("stable-pretraining", "backbone.student"), ("callback", "state_dict.model"),
+     ("unnamed student", "backbone")],  # the place of the other one ends so too
 )  # fmt: skip
 def test_a_prefix_chooses_a_network(tmp_path, good, other, project, key):
     path = saved(tmp_path / "w.pth", layouts(good, other)[project])
