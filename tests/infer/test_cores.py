@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from dino_infer.cores import container_cores, cores
+from dino_infer.cores import container_cores, cores, default_workers
 from dino_infer.devices import cpu_threads
 from dino_infer.embedding.decoding import Loader
-from dino_train.cli import RunOptions
 
 
 @pytest.fixture
@@ -60,9 +59,8 @@ def test_a_system_without_control_groups_has_no_such_limit(tmp_path):
     assert container_cores(tmp_path / "none", tmp_path) is None
 
 
-def test_counts_follow_the_cores_that_the_process_is_bound_to(on_one_core, tmp_path):
-    assert cores() == 1 and cpu_threads(None) == 1
-    assert RunOptions(data=("x",), out=tmp_path).workers == 1
+def test_counts_follow_the_cores_that_the_process_is_bound_to(on_one_core):
+    assert cores() == 1 and cpu_threads(None) == 1 and default_workers() == 1
     assert cpu_threads(3) == 3
 
 

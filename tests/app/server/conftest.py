@@ -184,7 +184,7 @@ class HeavyStore:
     def info(self):
         return StoreInfo(
             backend="faiss", dim=self.dim, rows=10_000, deleted=0, version="1", index="Flat",
-            recall_at_10=None, model={},
+            wanted_index="auto", recall_at_10=None, model={},
         )  # fmt: skip
 
     def search(self, vectors, *, k, filter=None, params=None, include=()):

@@ -69,7 +69,7 @@ def test_damaged_attention_is_left_out_and_said(report, backbone, tmp_path, capl
     path = tmp_path / "report" / "attention" / "step-00001000.npz"
     whole = path.read_bytes()
     if damage == "flipped":
-        path.write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
+        path.write_bytes(whole[:90] + bytes([whole[90] ^ 1]) + whole[91:])
     elif damage in ("cut", "empty"):
         path.write_bytes(whole[:-9] if damage == "cut" else b"")
     else:
@@ -77,7 +77,8 @@ def test_damaged_attention_is_left_out_and_said(report, backbone, tmp_path, capl
         np.savez(path, **{"other" if damage == "name" else "mean_over_heads": maps})
     report.update(backbone, step=2_000)
     assert "step-00001000.npz is damaged and left out" in caplog.text
-    assert Image.open(tmp_path / "report" / "attention.png").width == 2 * PANEL
+    with Image.open(tmp_path / "report" / "attention.png") as sheet:
+        assert sheet.width == 2 * PANEL
     assert "After 2,000 steps" in (tmp_path / "report" / "index.html").read_text()
 
 

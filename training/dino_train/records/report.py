@@ -240,7 +240,7 @@ def _steps(folder: Path, pattern: str) -> set[int]:
 def _maps(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Maps of a moment, or None, with a warning, if the file does not hold maps of this shape."""
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             maps: np.ndarray = arrays["mean_over_heads"]
         if maps.dtype != np.float32 or maps.shape != shape:
             raise ValueError(f"expected float32 {shape}, got {maps.dtype} {maps.shape}")
