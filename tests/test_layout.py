@@ -59,7 +59,6 @@ TESTED_IN = {
     "dino_app.server.errors": "app/server/test_endpoints.py",
     "dino_app.server.fetching": "app/server/test_hostile.py",
     "dino_app.server.middleware": "app/server/test_bodies.py",
-    "dino_app.server.request_images": "app/server/test_endpoints.py",
     "dino_app.server.requests": "app/server/test_endpoints.py",
     "dino_app.server.responses": "app/server/test_openapi.py",
     "dino_app.server.routes.attention": "app/server/test_endpoints.py",
