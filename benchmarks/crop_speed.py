@@ -36,7 +36,8 @@ from dino_infer.images.encoded import EncodedImage
 from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from dino_infer.sources.image_list import ImageList, list_images
 from dino_train.crops import in_workers
-from dino_train.crops.parameters import CropSpec, draw_batch
+from dino_train.crops.parameters import draw_batch
+from dino_train.crops.spec import CropSpec
 from dino_train.data.dataset import CropDataset
 from dino_train.data.loader import build_loader
 from dino_train.data.ram_cache import RamCache

@@ -79,7 +79,7 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from dino_infer.sources.image_list import list_images
-    from dino_train.crops.parameters import CropSpec
+    from dino_train.crops.spec import CropSpec
     from dino_train.data.loader import build_loader
     from dino_train.data.sampler import StepSampler, epoch_order
 
@@ -130,7 +130,7 @@ def print_shards(folder: Path, *, shards: int = 8, members: int = 2000, rounds: 
     import numpy as np
 
     from dino_infer.sources.image_list import list_images
-    from dino_train.data.sampler import Order
+    from dino_train.data.choices import Order
 
     rng = np.random.default_rng(0)
     paths = [folder / f"{shard:04}.tar" for shard in range(shards)]

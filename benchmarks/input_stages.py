@@ -10,8 +10,9 @@ from stopwatch import timed_rounds
 from dino_infer.images.read import image_size
 from dino_infer.sources.image_list import ImageList
 from dino_train.crops.in_workers import prepare_executor
-from dino_train.crops.parameters import CropSpec
-from dino_train.data.loader import Batch, CropDataset, Executor, make_crops
+from dino_train.crops.spec import CropSpec
+from dino_train.data.choices import Executor
+from dino_train.data.loader import Batch, CropDataset, make_crops
 from dino_train.data.ram_cache import RamCache
 
 

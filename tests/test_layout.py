@@ -25,23 +25,22 @@ LONG = {
 """Modules of more than ``MAX_LINES`` lines."""
 
 TESTED_IN = {
-    "dino_infer.cli.parsing": "test_help.py",
-    #
-    "dino_train.cli": "train/test_train.py",
+    "dino_train.cli": "train/test_pretraining.py",
     "dino_train.crops.boxes": "train/crops/test_parameters.py",
     "dino_train.crops.numba_kernel": "train/crops/test_in_workers.py",
     "dino_train.crops.on_device": "train/crops/test_executors.py",
-    "dino_train.data.batches": "train/test_train.py",
+    "dino_train.crops.spec": "train/crops/test_parameters.py",
+    "dino_train.data.batches": "train/test_pretraining.py",
     "dino_train.data.dataset": "train/data/test_loader.py",
     "dino_train.data.decode_sizes": "train/data/test_loader.py",
     "dino_train.data.gpu_cache": "train/data/test_ram_cache.py",
-    "dino_train.evaluation": "train/test_train.py",
+    "dino_train.evaluation": "train/test_pretraining.py",
     "dino_train.head": "train/test_initialisation.py",
-    "dino_train.occasions": "train/test_train.py",
+    "dino_train.occasions": "train/test_pretraining.py",
     "dino_train.recipes.published": "train/test_config.py",
-    "dino_train.records.progress": "train/test_train.py",
+    "dino_train.records.progress": "train/test_pretraining.py",
     "dino_train.records.run_folder": "train/records/test_snapshots.py",
-    "dino_train.run": "train/test_train.py",
+    "dino_train.run": "train/test_pretraining.py",
     "dino_train.student_teacher": "train/test_learner.py",
     #
     "dino_app.demo.albums": "app/demo/tabs/test_search.py",

@@ -1,6 +1,7 @@
 """Real photos from scikit-image's wheel, and crop parameters that do nothing unless told to."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,9 @@ def neutral_params(*shape: int, **changes: object) -> CropParams:
         solarize=off,
     )
     return replace(params, **changes)
+
+
+def stack_params(params: Sequence[CropParams]) -> CropParams:
+    """Parameters of several images as one, with a new first axis."""
+    names = [field.name for field in fields(CropParams)]
+    return CropParams(**{name: np.stack([getattr(one, name) for one in params]) for name in names})

@@ -231,8 +231,8 @@ def _usual_side(images: "ImageList") -> int:
 
 def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" = None) -> int:
     from dino_infer.sources.image_list import list_images
+    from dino_train import train
     from dino_train.data.failures import listed_failures
-    from dino_train.train import train
 
     if images is None:
         images = list_images(options.data, image_column=options.image_column)

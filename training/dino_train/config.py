@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dino_infer.choices import Precision
-from dino_train.crops.parameters import CropSpec
-from dino_train.data.sampler import Order
+from dino_train.crops.spec import CropSpec
+from dino_train.data.choices import Cache, Decoder, Executor, Order
 
 
 def _require(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
@@ -218,13 +218,13 @@ class Machine:
     """Device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     workers: int | None = None
     """Processes that read and decode images, for each training process; by default one a core."""
-    crops_on: Literal["auto", "worker", "device"] = "auto"
+    crops_on: Literal["auto", Executor] = "auto"
     """Place where crops are made: the workers, or one batched pass on the device; auto takes the
     device where it is a GPU or crops are tiny."""
-    cache: Literal["auto", "none", "ram", "gpu"] = "auto"
+    cache: Cache = "auto"
     """Place of decoded images after their first use; auto keeps them where they fit and crops stay
     exactly the same."""
-    decode: Literal["cpu", "gpu"] = "cpu"
+    decode: Decoder = "cpu"
     """Decoder of plain JPEGs; gpu needs a CUDA device and keeps no cache in memory."""
     compile: bool = False
     """Compile the networks: the first step takes minutes, the others less on a GPU."""

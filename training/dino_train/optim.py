@@ -2,15 +2,13 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dino_train.health import SkippedSteps
-
-OptimizerName = Literal["adamw", "sgd", "lars"]
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -27,7 +25,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
 
 
-def build_optimizer(name: OptimizerName, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def build_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """An optimizer for ``step_if``, whose rates are set before each step.
 
     Raises:

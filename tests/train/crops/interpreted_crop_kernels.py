@@ -12,7 +12,8 @@ import torch
 from dino_train.crops import on_device, triton_kernels
 from dino_train.crops.memory import pack_images
 from dino_train.crops.on_device import DeviceBatch, make_device_crops
-from dino_train.crops.parameters import CropParams, CropSpec, draw_batch
+from dino_train.crops.parameters import CropParams, draw_batch
+from dino_train.crops.spec import CropSpec
 from tests.train.photos import photo
 
 SIZES = {"astronaut.png": (60, 60), "chelsea.png": (45, 70), "coffee.png": (80, 30)}

@@ -21,8 +21,9 @@ from dino_train.crops.colour import (
     normalize,
     solarize,
 )
-from dino_train.crops.parameters import CropParams, CropSpec, draw_crops, stack_params
-from tests.train.photos import LEVELS, as_picture, as_tensor, neutral_params, tiles
+from dino_train.crops.parameters import CropParams, draw_crops
+from dino_train.crops.spec import CropSpec
+from tests.train.photos import LEVELS, as_picture, as_tensor, neutral_params, stack_params, tiles
 
 # Pillow rounds to bytes after each of its six box filters.
 PILLOW_BLUR_MEAN, PILLOW_BLUR_MAX = 0.6, 3.0

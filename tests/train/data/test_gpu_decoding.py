@@ -8,7 +8,7 @@ from PIL import Image
 
 from dino_infer.errors import TrainingError
 from dino_infer.sources.image_list import ImageList, list_images
-from dino_train.crops.parameters import CropSpec
+from dino_train.crops.spec import CropSpec
 from dino_train.data.gpu_decoding import EncodedBatch, is_for_gpu
 from dino_train.data.loader import Batch, CropDataset, make_crops
 from tests.train.photos import PHOTOS, photo

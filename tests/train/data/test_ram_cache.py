@@ -9,7 +9,7 @@ from PIL import Image
 
 from dino_infer.errors import TrainingError
 from dino_infer.sources.image_list import ImageList, list_images
-from dino_train.crops.parameters import CropSpec
+from dino_train.crops.spec import CropSpec
 from dino_train.data.dataset import CropDataset
 from dino_train.data.decode_sizes import decoded_amount
 from dino_train.data.gpu_cache import cached_batches, filled_cache

@@ -18,7 +18,8 @@ from torch import Tensor
 from dino_infer.images.turbo import is_fast
 from dino_train.crops.colour import augment_colours
 from dino_train.crops.memory import Lease, new_bytes
-from dino_train.crops.parameters import CropParams, CropSpec
+from dino_train.crops.parameters import CropParams
+from dino_train.crops.spec import CropSpec
 
 logger = logging.getLogger(__name__)
 

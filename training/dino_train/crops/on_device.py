@@ -19,7 +19,8 @@ from torch import Tensor
 
 from dino_train.crops.colour import augment_colours
 from dino_train.crops.memory import PackedImages
-from dino_train.crops.parameters import CropParams, CropSpec
+from dino_train.crops.parameters import CropParams
+from dino_train.crops.spec import CropSpec
 
 _CPU_MEMORY_MIB, _GPU_MEMORY_MIB = 256, 1024
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from dino_train.crops.colour import LUMA, blur_matrix, blur_reach
 from dino_train.crops.memory import PackedImages
-from dino_train.crops.parameters import CropParams, CropSpec, draw_batch
+from dino_train.crops.parameters import CropParams, draw_batch
+from dino_train.crops.spec import CropSpec
 
 _LUMA_RED, _LUMA_GREEN, _LUMA_BLUE = (tl.constexpr(share) for share in LUMA)
 _PER_DEPTH = tl.constexpr(1 / 255**2)

@@ -2,19 +2,16 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 
 from dino_infer.sources.image_list import ImageList
-from dino_train.crops.parameters import CropSpec
-from dino_train.data.dataset import Decoder
+from dino_train.crops.spec import CropSpec
+from dino_train.data.choices import Cache, Decoder, Executor
 from dino_train.data.decode_sizes import decoded_amount
 from dino_train.data.gpu_cache import cached_batches, filled_cache
-from dino_train.data.loader import Batch, Executor, StepSampler, build_loader, device_batches
+from dino_train.data.loader import Batch, StepSampler, build_loader, device_batches
 from dino_train.data.ram_cache import CachePlan, RamCache, free_ram_bytes, plan_cache
-
-Cache = Literal["auto", "none", "ram", "gpu"]
 
 _AUTO_GPU_SHARE = 0.25  # of what is free before training takes its part
 

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,15 +17,14 @@ from dino_infer.sources.image_list import ImageList
 from dino_train.crops.in_workers import WorkerCrops, empty_crops, write_crops
 from dino_train.crops.memory import pack_images, room_for
 from dino_train.crops.on_device import DeviceBatch
-from dino_train.crops.parameters import CropParams, CropSpec, draw_batch
+from dino_train.crops.parameters import CropParams, draw_batch
+from dino_train.crops.spec import CropSpec
+from dino_train.data.choices import Decoder, Executor, Order
 from dino_train.data.decode_sizes import box_sides, least_box_sides, sufficient_sizes
 from dino_train.data.gpu_decoding import EncodedBatch, encoded_batch, is_for_gpu
 from dino_train.data.ram_cache import CachedImage, RamCache
 from dino_train.data.read_ahead import ReadAhead
-from dino_train.data.sampler import Order
 
-Executor = Literal["worker", "device"]
-Decoder = Literal["cpu", "gpu"]
 Image = EncodedImage | CachedImage
 Payload = WorkerCrops | DeviceBatch | EncodedBatch
 

@@ -9,7 +9,8 @@ from jaxtyping import Float64, Int32, Integer
 from dino_infer.errors import ImageError
 from dino_infer.images.encoded import EncodedImage
 from dino_infer.sources.image_list import ImageList
-from dino_train.crops.parameters import CropParams, CropSpec
+from dino_train.crops.parameters import CropParams
+from dino_train.crops.spec import CropSpec
 
 # Pixels decoded per pixel of the smallest crop and axis. Twice as many would halve how much softer
 # that crop is than one from all pixels (1.2 levels on average), and cost half as much time again.
@@ -67,7 +68,7 @@ def sufficient_sizes(
     sizes: Integer[np.ndarray, "batch 2"],
 ) -> list[tuple[int, int] | None]:
     """Heights and widths at which pictures still have pixels enough for boxes with these sides."""
-    spare = (sides / spec.sizes()).min(axis=1) / _DECODE_OVERSAMPLING
+    spare = (sides / np.array(spec.sizes())).min(axis=1) / _DECODE_OVERSAMPLING
     return [
         # Decoders shrink by 2 at least.
         None if by < 2 else (math.ceil(height / by), math.ceil(width / by))

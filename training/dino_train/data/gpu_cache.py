@@ -14,7 +14,8 @@ from dino_infer.images.read import ImageFailure
 from dino_infer.sources.image_list import ImageList
 from dino_train.crops.memory import PackedImages
 from dino_train.crops.on_device import DeviceBatch
-from dino_train.crops.parameters import CropParams, CropSpec, draw_batch
+from dino_train.crops.parameters import CropParams, draw_batch
+from dino_train.crops.spec import CropSpec
 from dino_train.data.dataset import Batch, CropDataset
 from dino_train.data.loader import start_worker, unchanged
 from dino_train.data.sampler import StepSampler

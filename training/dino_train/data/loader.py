@@ -19,8 +19,9 @@ from dino_infer.sources.image_list import ImageList
 from dino_train.crops.colour import normalize
 from dino_train.crops.in_workers import prepare_executor
 from dino_train.crops.on_device import DeviceBatch, make_device_crops
-from dino_train.crops.parameters import CropSpec
-from dino_train.data.dataset import Batch, CropDataset, Decoder, Executor
+from dino_train.crops.spec import CropSpec
+from dino_train.data.choices import Decoder, Executor
+from dino_train.data.dataset import Batch, CropDataset
 from dino_train.data.failures import FailureLog
 from dino_train.data.gpu_decoding import EncodedBatch
 from dino_train.data.ram_cache import RamCache
@@ -30,7 +31,6 @@ __all__ = [
     "Batch",
     "CropDataset",
     "Crops",
-    "Executor",
     "FailureLog",
     "StepSampler",
     "build_loader",

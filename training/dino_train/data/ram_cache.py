@@ -4,7 +4,6 @@ import multiprocessing.synchronize
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,8 +11,7 @@ from jaxtyping import UInt8
 
 from dino_infer.errors import TrainingError
 from dino_train.crops.memory import shared_bytes
-
-CachePlace = Literal["none", "ram", "gpu"]
+from dino_train.data.choices import Cache, CachePlace
 
 _AUTO_SHARE, _MOST_SHARE = 0.5, 0.8  # of the free memory: what is taken unasked, and at all
 _SHARED_FOLDER, _MEMORY_TABLE = Path("/dev/shm"), Path("/proc/meminfo")
@@ -34,7 +32,7 @@ class CachePlan:
 
 
 def plan_cache(
-    asked: Literal["auto", "none", "ram", "gpu"],
+    asked: Cache,
     *,
     needed_bytes: int,
     free_ram_bytes: int,

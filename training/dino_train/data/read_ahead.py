@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dino_infer.sources.image_list import ImageList
-from dino_train.data.sampler import RUN_LENGTH, Order
+from dino_train.data.choices import Order
+from dino_train.data.sampler import RUN_LENGTH
 
 
 class ReadAhead:

@@ -1,12 +1,11 @@
 """Images of each process at each step: a pure function of the seed and the step."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
-Order = Literal["random", "quasi-random"]
+from dino_train.data.choices import Order
 
 RUN_LENGTH = 32
 """Images that follow one another in the listing and are read soon after one another."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from dino_train.config import HeadConfig, ModelConfig, OptimConfig, TeacherConfig, TrainConfig
-from dino_train.crops.parameters import CropSpec
+from dino_train.crops.spec import CropSpec
 
 TINY_SIDE = 64  # up to this side in pixels, images are tiny; the small stem is for those below
 FEW_IMAGES = 100_000  # below, images are few

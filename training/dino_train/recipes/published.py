@@ -1,7 +1,7 @@
 """Named settings as Python functions; ``derived.auto`` derives them from the data.
 
 A recipe of your own is a script: take one of these, ``dataclasses.replace`` what differs and call
-``dino_train.train.train``.
+``dino_train.train``.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from dino_train.config import (
     TeacherConfig,
     TrainConfig,
 )
-from dino_train.crops.parameters import CropSpec
+from dino_train.crops.spec import CropSpec
 from dino_train.recipes.derived import auto
 
 

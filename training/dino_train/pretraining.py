@@ -1,7 +1,6 @@
 """The run, top to bottom: images in, a trained teacher out.
 
-    from dino_train import recipes
-    from dino_train.train import train
+    from dino_train import recipes, train
 
     train(recipes.tiny_cpu(), data=["photos/"], out="runs/photos")
 
@@ -22,7 +21,8 @@ from dino_infer.sources.image_list import ImageList, list_images
 from dino_train import distributed
 from dino_train.config import Machine, SettingsError, TrainConfig, as_dict
 from dino_train.data.batches import batches_on_device
-from dino_train.data.loader import Batch, Executor, FailureLog, StepSampler, make_crops
+from dino_train.data.choices import Executor
+from dino_train.data.loader import Batch, FailureLog, StepSampler, make_crops
 from dino_train.evaluation import Evaluation
 from dino_train.occasions import Occasions
 from dino_train.records.metrics import MetricsLog, check_wandb
