@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import tyro
+import tyro._errors as refused
 
 ROOT = Path(__file__).parents[1]
-BOUNDED = ("torch", "torchvision", "timm", "gradio", "uvicorn")
+BOUNDED = ("torch", "torchvision", "timm", "gradio", "uvicorn", "tyro")
 
 
 def test_each_dependency_that_is_used_privately_has_an_upper_bound():
@@ -150,3 +152,15 @@ def test_uvicorn_tells_which_request_is_in_work():  # dino_app/server/uvicorn_se
         assert (protocol.cycle, protocol.transport, protocol.loop) == (None, None, loop)
     assert "response_complete" in RequestResponseCycle.__init__.__code__.co_names
     assert list(inspect.signature(Server.handle_exit).parameters) == ["self", "sig", "frame"]
+
+
+def test_tyro_calls_a_hook_before_it_refuses():  # dino_infer/cli/parsing.py
+    def refuse(event: refused.ParseErrorEvent) -> None:
+        assert isinstance(event, refused.MissingArgs)
+        raise LookupError(event.prog)
+
+    def command(value: int) -> int:
+        return value
+
+    with refused.on_parse_error(refuse), pytest.raises(LookupError, match="name"):
+        tyro.cli(command, prog="name", args=[])

@@ -2,7 +2,7 @@
 
     def main(args: Sequence[str] | None = None) -> int:
         return exit_code(
-            lambda args: tyro.cli(embed, prog="dino-embed", args=args), prog="dino-embed", args=args
+            lambda args: parsed(embed, prog="dino-embed", args=args), prog="dino-embed", args=args
         )
 
 The library's messages and log records name parameters in backticks (`batch_size`,
@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any
 
 from dino_infer import __version__
 from dino_infer.cores import container_cores
@@ -53,7 +54,7 @@ def exit_code(
         print(f"{prog} {__version__}")
         return GOOD
 
-    flags = functools.cache(lambda: _flags_of(command, arguments))
+    flags = functools.cache(lambda: flags_of(command, arguments))
 
     def named(message: str) -> str:
         return in_flags(message, flags(), renamed=renamed) if "`" in message else message
@@ -105,7 +106,7 @@ def in_flags(
     return re.sub(r"`([a-z][a-z0-9_.]*)(?:=([^`]*))?`", flag, message)
 
 
-def _flags_of(command: Callable[[list[str]], int | None], arguments: list[str]) -> set[str]:
+def flags_of(command: Callable[[list[str]], Any], arguments: Sequence[str]) -> set[str]:
     """All flags that the command, or its subcommand, names in its own --help."""
     subcommand = [name for name in arguments[:1] if not name.startswith("-")]
     with redirect_stdout(io.StringIO()) as text, suppress(SystemExit):

@@ -1,38 +1,100 @@
-"""Parsing of every command's arguments, and its --help with reflowed texts.
+"""Parsing of every command's arguments, its --help with reflowed texts, and its usage errors.
 
 tyro keeps the line breaks of docstrings and says {None} and (default: None) of flags that may be
-left out; here neither is shown, and no flag takes the word None.
+left out; here neither is shown, and no flag takes the word None. What tyro refuses in a box of
+several lines becomes a UsageError of one.
 """
 
+import difflib
 import io
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import tyro
+import tyro._errors as refused
+
+from dino_infer.cli.exit_codes import UsageError, flags_of
 
 CONFIG = (tyro.conf.DisallowNone,)
 EDGES = len("│ ") + len(" │")
 NOT_GIVEN = re.compile(r"\s*\(default:\s+(None|False|)\)$")  # a flag that does nothing unless given
+
+NO_NUMBER = re.compile(r"(?:invalid literal|could not convert).*: ('.*')")  # Python's own words
 
 
 def parsed(
     command: Callable[..., Any], *, prog: str, args: Sequence[str], description: str | None = None
 ) -> Any:
     """Call a function, or build a dataclass, with the arguments of a command line."""
-    with _help_in_paragraphs(args):
+
+    def parse(args: Sequence[str]) -> Any:
         return tyro.cli(command, prog=prog, args=args, description=description, config=CONFIG)
+
+    return _answer(parse, args)
 
 
 def parsed_verbs(verbs: Mapping[str, Callable[..., Any]], *, prog: str, args: Sequence[str]) -> Any:
     """Call the function of the verb that a command line begins with."""
-    with _help_in_paragraphs(args):
+
+    def parse(args: Sequence[str]) -> Any:
         return tyro.extras.subcommand_cli_from_dict(
             dict(verbs), prog=prog, args=args, config=CONFIG
         )
+
+    return _answer(parse, args, verbs)
+
+
+def _answer(
+    parse: Callable[[Sequence[str]], Any], args: Sequence[str], verbs: Iterable[str] = ()
+) -> Any:
+    def nearest(token: str) -> list[str]:
+        known = [*verbs, *sorted(flags_of(parse, args))]
+        return difflib.get_close_matches(token.partition("=")[0], known, cutoff=0.75)
+
+    def refuse(event: refused.ParseErrorEvent) -> None:
+        if message := _message(event, nearest):
+            raise UsageError(message)
+
+    with _help_in_paragraphs(args), refused.on_parse_error(refuse):
+        return parse(args)
+
+
+def _message(event: refused.ParseErrorEvent, nearest: Callable[[str], list[str]]) -> str:
+    """One line for what tyro refuses; empty leaves an unknown kind of event to its own box."""
+    match event:
+        case refused.MissingArgs():
+            names = [str(each.arg.get_invocation_text()[1]) for each in event.missing_arguments]
+            unknown = [_unknown(token, nearest) for token in event.unrecognized_tokens[:1]]
+            verb = event.missing_arguments[0].source_parser.prog_suffix
+            prog = f"{event.prog} {verb}".strip()
+            return "; ".join([f"missing {', '.join(names)}", *unknown, f"see {prog} --help"])
+        case refused.UnrecognizedArgs():
+            return f"{_unknown(event.tokens[0], nearest)}; see {event.prog} --help"
+        case refused.InvalidChoice():
+            choices = ", ".join(sorted(set(event.choices) - {"None"}))
+            return f"{event.argument.display_name()} must be one of {choices}, got {event.value!r}"
+        case refused.BadValue():
+            return f"{event.argument.display_name()} needs {event.argument.lowered.metavar}"
+        case refused.MissingSubcommand():
+            verbs = ", ".join(event.subcommand_spec.parser_from_name)
+            return f"expected one of {verbs}; see {event.prog} --help"
+        case refused.InstantiationFailure(argument=None):
+            return event.message
+        case refused.InstantiationFailure(argument=argument) if argument is not None:
+            name, kind = argument.display_name(), argument.lowered.metavar
+            if came := NO_NUMBER.search(event.message):
+                return f"{name} must be {kind}, got {came[1]}"
+            return f"{name}: {event.message}"
+    return ""
+
+
+def _unknown(token: str, nearest: Callable[[str], list[str]]) -> str:
+    near = " or ".join(nearest(token))
+    return f"no argument {token!r}" + (f" (did you mean {near}?)" if near else "")
 
 
 @contextmanager
