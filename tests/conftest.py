@@ -17,6 +17,12 @@ def fixed_seed():
     np.random.seed(0)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep features of one test from the next, and from the user's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def image_folder(tmp_path: Path):
     """A function that fills ``tmp_path/name`` with small colourful PNGs in class folders."""

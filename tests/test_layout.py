@@ -25,6 +25,11 @@ LONG = {
 """Modules of more than ``MAX_LINES`` lines."""
 
 TESTED_IN = {
+    "dino_infer.cli.protocols.knn": "infer/cli/test_eval.py",
+    "dino_infer.cli.protocols.shared": "infer/evaluate/test_knn.py",
+    "dino_infer.evaluate.contestants": "infer/evaluate/test_knn.py",
+    "dino_infer.evaluate.reports.result": "infer/evaluate/test_knn.py",
+    #
     "dino_train.cli": "train/test_pretraining.py",
     "dino_train.crops.boxes": "train/crops/test_parameters.py",
     "dino_train.crops.numba_kernel": "train/crops/test_in_workers.py",

@@ -83,9 +83,39 @@ class ComputeOptions:
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers must not be negative, got {self.workers}")
 
+    def keywords(self) -> dict[str, Any]:
+        """The arguments of ``Embedder`` beside the engine."""
+        return {
+            "device": self.device,
+            "batch_size": self.batch_size,
+            "workers": self.workers,
+            "precision": self.precision,
+            "compiled": self.compile,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
-class ViewOptions:
+class LimitOptions:
+    """Limits of images."""
+
+    max_megapixels: float | None = None
+    """Limit of an image in millions of pixels, beyond which it counts as unreadable; by default
+    120."""
+    max_file_mb: float | None = None
+    """Limit of a file in megabytes, beyond which it counts as unreadable; by default 2,147."""
+
+    def __post_init__(self) -> None:
+        check_positive("--max-megapixels", self.max_megapixels)
+        check_positive("--max-file-mb", self.max_file_mb)
+
+    def keywords(self) -> dict[str, int]:
+        """The arguments of ``Embedder`` that were given."""
+        limits = {"max_pixels": self.max_megapixels, "max_file_bytes": self.max_file_mb}
+        return {name: int(1e6 * value) for name, value in limits.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropOptions:
     """Part and size of an image that the network sees."""
 
     size: int | None = None
@@ -94,19 +124,25 @@ class ViewOptions:
     crop: Crop | None = None
     """Part of the image to use: the central square, which is the default, or with none all of it in
     its own aspect ratio."""
+
+    def __post_init__(self) -> None:
+        check_positive("--size", self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoding:
     exact_decode: tyro.conf.FlagCreatePairsOff[bool] = False
     """Decode every pixel of large JPEGs, several times slower; by default they are decoded at 1/2,
     1/4 or 1/8 of their size where that is still twice the size needed."""
-    max_megapixels: float | None = None
-    """Limit of an image in millions of pixels, beyond which it counts as unreadable; by default
-    120."""
-    max_file_mb: float | None = None
-    """Limit of a file in megabytes, beyond which it counts as unreadable; by default 2,147."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions(LimitOptions, _Decoding, CropOptions):
+    """Part and size of an image that the network sees."""
 
     def __post_init__(self) -> None:
-        for flag, value in (("--size", self.size), ("--max-megapixels", self.max_megapixels)):
-            check_positive(flag, value)
-        check_positive("--max-file-mb", self.max_file_mb)
+        LimitOptions.__post_init__(self)
+        CropOptions.__post_init__(self)
 
 
 def load_embedder(
@@ -123,28 +159,19 @@ def load_embedder(
         UsageError: Unknown arch, a size below one patch, or a feature that the network lacks.
     """
     from dino_infer.embedding.embedder import Embedder
-    from dino_infer.images.encoded import DEFAULT_MAX_PIXELS
-    from dino_infer.images.read import MAX_FILE_BYTES
 
     view = view or ViewOptions()
-    pixels, file_mb = view.max_megapixels, view.max_file_mb
     try:
         embedder = Embedder.load(
             weights.weights or DEFAULT_WEIGHTS,
             **weights.keywords(),
             engine=compute.engine,
             feature=feature,
-            precision=compute.precision,
             size=view.size,
             crop=view.crop or "center",
             exact_decode=view.exact_decode,
-            device=compute.device,
-            compiled=compute.compile,
-            batch_size=compute.batch_size,
-            workers=compute.workers,
             normalize=normalize,
-            max_pixels=DEFAULT_MAX_PIXELS if pixels is None else int(1e6 * pixels),
-            max_file_bytes=MAX_FILE_BYTES if file_mb is None else int(1e6 * file_mb),
+            **(compute.keywords() | view.keywords()),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -1,20 +1,40 @@
 """k-NN classification of labelled images: with all training images, and with few a class."""
 
-import logging
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Shaped
+from PIL import Image
 
 from dino_infer.errors import DataError
-from dino_infer.evaluate.label_files import first_names
-from dino_infer.evaluate.labelled import LabelledFeatures
-from dino_infer.knn.classifier import accuracies, clamped_k, nearest, nearest_others
+from dino_infer.evaluate.contestants import MODEL, Contestant
+from dino_infer.evaluate.data.draws import available, drawn
+from dino_infer.evaluate.data.labelled import (
+    MUST_AGREE,
+    LabelledFeatures,
+    check_comparable,
+    features_in,
+    is_feature_file,
+    labelled_images,
+)
+from dino_infer.evaluate.reports.confusion import ClassResult, class_results, confusion_picture
+from dino_infer.evaluate.reports.result import Figures, Result, Table
+from dino_infer.knn.classifier import accuracies, accuracy, clamped_k, nearest, nearest_others
 from dino_infer.knn.votes import TEMPERATURE, Ranking, rankings
 
-logger = logging.getLogger(__name__)
+KS = (10, 20, 100, 200)
+CLASS_COLUMNS = ("class", "images", "top1_percent", "most_confused_with", "confused_percent")
+
+
+class Sides(NamedTuple):
+    """Neighbours and the images to classify, as one contestant sees them."""
+
+    train: LabelledFeatures
+    val: LabelledFeatures | None
+    """None classifies each training image by all the others."""
 
 
 class FewShot(NamedTuple):
@@ -25,6 +45,133 @@ class FewShot(NamedTuple):
     top1_percent_mean: float
     top1_percent_std: float
     """Sample standard deviation of a single draw."""
+
+
+def sides_of(
+    train: str,
+    val: str | None,
+    *,
+    contestants: Sequence[Contestant],
+    label_files: tuple[str | Path | None, str | Path | None] = (None, None),
+    image_column: str | None = None,
+    **view: Any,
+) -> dict[str, Sides]:
+    """Labelled features of each contestant.
+
+    Args:
+        train: Feature file, or what ``list_images`` takes.
+        val: The same; None for none.
+        contestants: Embed the images; may be empty where both are feature files.
+        label_files: Files that name the classes of both, see ``labels_from_file``.
+        image_column: See ``list_images``.
+        **view: ``feature``, ``size`` and ``crop``, see ``Network.rows``.
+
+    Raises:
+        DataError: There are no labels, no rows, or the files cannot be used.
+    """
+    read = [
+        features_in(source, label_file=labels)
+        if is_feature_file(source)
+        else labelled_images(source, label_file=labels, image_column=image_column)
+        for source, labels in zip((train, val), label_files, strict=True)
+        if source is not None
+    ]
+    in_files = [one for one in read if isinstance(one, LabelledFeatures)]
+    if len(in_files) == len(read):
+        return {MODEL: _pair(in_files)}
+    return {
+        contestant.name: _pair(
+            [
+                one if isinstance(one, LabelledFeatures) else one.features(contestant, **view)
+                for one in read
+            ]
+        )
+        for contestant in contestants
+    }
+
+
+def _pair(features: Sequence[LabelledFeatures]) -> Sides:
+    return Sides(features[0], features[1] if len(features) > 1 else None)
+
+
+def measure_knn(
+    sides: Mapping[str, Sides],
+    *,
+    ks: Sequence[int] = KS,
+    temperature: float = TEMPERATURE,
+    n_per_class: Sequence[int] = (),
+    tries: int = 5,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Result:
+    """k-NN accuracy of features: the protocol of the paper's section 4.1.
+
+    Args:
+        sides: Features by name of the contestant; the model first, then its floors.
+        ks: Numbers of neighbours.
+        temperature: Temperature of the vote.
+        n_per_class: Training images a class to classify with as well, see
+            ``few_shot_accuracies``; the model alone.
+        tries: Draws of each number.
+        seed: Seed of the draws.
+        device: Where to search.
+
+    Returns:
+        ``k20_top1_percent`` and the like; tables ``classes`` and, where asked for, ``few_shot``;
+        and the picture ``confusion``. Both are of the k with the best top-1, the smallest of
+        several.
+
+    Raises:
+        DataError: A set holds rows that cannot be used, too few of them, or was made differently.
+
+    Source: https://arxiv.org/abs/2104.14294, section 4.1 and appendix F.
+    """
+    model = sides[MODEL]
+    if model.val is not None:
+        check_comparable(model.train, model.val)
+    figures = []
+    ranked: dict[str, dict[int, Ranking]] = {}
+    for name, side in sides.items():
+        found = knn_rankings(side.train, side.val, ks=ks, temperature=temperature, device=device)
+        values: dict[str, float] = {}
+        for k, ranking in found.items():
+            top1, top5 = accuracy(ranking, k=k)
+            values |= {f"k{k}_top1_percent": top1, f"k{k}_top5_percent": top5}
+        figures.append(Figures(of=name, values=values))
+        ranked[name] = found
+    shots: list[FewShot] = []
+    if n_per_class and model.val is not None:
+        shots = few_shot_accuracies(
+            model.train,
+            model.val,
+            n_per_class=n_per_class,
+            tries=tries,
+            seed=seed,
+            ks=ks,
+            temperature=temperature,
+            device=device,
+        )
+    counted = [side for side in model if side is not None]
+    settings: dict[str, Any] = {"temperature": temperature, "seed": seed, "tries": tries}
+    settings |= {key: model.train.description.get(key) for key in MUST_AGREE}
+    best, classes, picture = _classes(model, ranked[MODEL])
+    tables = {"classes": classes}
+    if shots:
+        tables["few_shot"] = Table(FewShot._fields, shots)
+    return Result(
+        protocol="knn",
+        headline=f"k{20 if 20 in ks else ks[0]}_top1_percent",
+        figures=figures,
+        settings={**settings, "classes_k": best},
+        data={
+            "train": _origin(model.train),
+            "val": "leave-one-out" if model.val is None else _origin(model.val),
+        },
+        images=sum(side.images for side in counted),
+        failed=sum(side.failed for side in counted),
+        tables=tables,
+        pictures={"confusion": picture},
+    )
 
 
 def knn_rankings(
@@ -89,8 +236,7 @@ def few_shot_accuracies(
     """
     results = []
     for count in n_per_class:
-        available = _available(train.labels, count)
-        k = clamped_k(max(ks), available=available)
+        k = clamped_k(max(ks), available=available(train.labels, count))
         top1 = np.empty((tries, len(ks)))
         for number in range(tries):
             rows = drawn(train.labels, count, rng=np.random.default_rng((seed, count, number)))
@@ -102,25 +248,28 @@ def few_shot_accuracies(
     return results
 
 
-def _available(labels: Shaped[np.ndarray, " rows"], n_per_class: int) -> int:
-    """Images that a draw gives, with a warning where classes have too few."""
-    names, counts = np.unique(labels, return_counts=True)
-    small = [str(name) for name in names[counts < n_per_class]]
-    if small:
-        logger.warning(
-            "%d classes have fewer than %d training images and use all%s",
-            len(small),
-            n_per_class,
-            first_names(small),
-        )
-    return int(np.minimum(counts, n_per_class).sum())
+def _classes(model: Sides, ranked: Mapping[int, Ranking]) -> tuple[int, Table, Image.Image]:
+    """The k with the best top-1, and for it a row a class and the confusion matrix."""
+    top1 = {k: accuracy(ranking, k=k).top1_percent for k, ranking in ranked.items()}
+    best = max(sorted(top1), key=lambda k: top1[k])
+    labels = (model.val or model.train).labels
+    names = np.unique(np.concatenate([model.train.labels, labels]))
+    wanted, predicted = (np.searchsorted(names, side) for side in (labels, ranked[best].winners))
+    classes = class_results(wanted, predicted, classes_number=len(names))
+    title = f"k-NN with k = {best}: top-1 {top1[best]:.2f} %"
+    rows = [_class_row(name, one, names) for name, one in zip(names, classes, strict=True)]
+    picture = confusion_picture(wanted, predicted, names=names.tolist(), title=title)
+    return best, Table(CLASS_COLUMNS, rows), picture
 
 
-def drawn(
-    labels: Shaped[np.ndarray, " rows"], n_per_class: int, *, rng: np.random.Generator
-) -> Int64[np.ndarray, " drawn"]:
-    """Rows of ``n_per_class`` images of each class, all of a smaller class, in ascending order."""
-    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    shuffled = np.lexsort((rng.random(len(labels)), classes))
-    position = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(shuffled[position < n_per_class])
+def _class_row(name: str, one: ClassResult, names: Shaped[np.ndarray, " classes"]) -> list[Any]:
+    top1 = f"{100 * one.correct / one.images:.2f}" if one.images else ""
+    mistaken = ("", "")
+    if one.confused_with is not None:
+        mistaken = (names[one.confused_with], f"{100 * one.confused / one.images:.2f}")
+    return [name, one.images, top1, *mistaken]
+
+
+def _origin(side: LabelledFeatures) -> dict[str, Any]:
+    counts = {"images": side.images, "failed": side.failed, "classes": len(set(side.labels))}
+    return {"source": side.source, **counts}

@@ -81,7 +81,7 @@ def load_backbone(
     source = str(file.path)
     try:
         with torch.device("meta"):  # what does not fit is refused before it takes any memory
-            check_fit(_untrained(info), file.backbone, source=source)
+            check_fit(untrained_backbone(info), file.backbone, source=source)
     except (RuntimeError, ValueError) as error:
         if arch is not None or patch_size is not None:
             raise
@@ -89,7 +89,7 @@ def load_backbone(
             f"{source!r} describes no network that can be built: {error}; pass `arch` and "
             "`patch_size`"
         ) from error
-    backbone = _untrained(info)
+    backbone = untrained_backbone(info)
     load_weights(backbone, file.backbone, source=source, left_out=file.left_out)
     return backbone.eval(), dataclasses.replace(info, patch_size=backbone.patch_size)
 
@@ -163,7 +163,12 @@ def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) ->
     )
 
 
-def _untrained(info: CheckpointInfo) -> Backbone:
+def untrained_backbone(info: CheckpointInfo) -> Backbone:
+    """A backbone of the described architecture with random weights, in training mode.
+
+    Raises:
+        ValueError: ``arch`` is unknown, or its sizes do not fit.
+    """
     backbone = build_backbone(
         info.arch,
         patch_size=info.patch_size,
@@ -199,7 +204,7 @@ def backbone_of_timm(network: nn.Module, name: str) -> tuple[Backbone, Checkpoin
     info = inferred_info(state)
     if info is None or (tag != "dino" and not ("_dinov" in arch and info.arch == arch)):
         info = CheckpointInfo(arch=arch, patch_size=16, image_size=int(config["input_size"][-1]))
-    backbone = _untrained(info)
+    backbone = untrained_backbone(info)
     load_weights(backbone, state, source=f"timm:{name}")
     mean, std = tuple(config["mean"]), tuple(config["std"])
     info = dataclasses.replace(info, patch_size=backbone.patch_size, mean=mean, std=std)

@@ -1,9 +1,12 @@
 """Tables that tests of evaluation read and write."""
 
+import re
 
-def table(stdout):
-    """The numbers of a printed table, without its heading."""
-    return [[float(cell) for cell in line.split()] for line in stdout.splitlines()[1:]]
+
+def figures(stdout):
+    """The numbers of a printed table of figures: by name of the value, then of the contestant."""
+    head, *lines = (re.split(r"\s{2,}", line) for line in stdout.split("\n\n")[0].splitlines())
+    return {name: dict(zip(head[1:], map(float, cells), strict=True)) for name, *cells in lines}
 
 
 def labels_csv(path, names):

@@ -1,13 +1,17 @@
 """dino-eval knn: accuracies, few-shot draws, and the device of the search."""
 
-import json
+import csv
 
 import numpy as np
 import pytest
+import torch
 
-from dino_infer.evaluate.knn import drawn
+from dino_infer.evaluate.data.draws import drawn
 from dino_infer.knn import classifier as knn
-from tests.infer.evaluate.tables import table
+from dino_infer.networks.build import build_backbone
+from dino_infer.weights.checkpoints import save_checkpoint
+from dino_infer.weights.info import CheckpointInfo
+from tests.infer.evaluate.tables import figures
 
 
 def test_few_shot_gives_mean_and_spread_of_seeded_draws(outcome, tmp_path, feature_set):
@@ -17,24 +21,46 @@ def test_few_shot_gives_mean_and_spread_of_seeded_draws(outcome, tmp_path, featu
     code, stdout, stderr = outcome(*args, "--seed", 7, "-o", tmp_path / "out")
     assert code == 0
     assert "warning: 1 classes have fewer than 5 training images and use all (eel)" in stderr
-    full, few = stdout.split("\n\n")
-    assert [row[0] for row in table(full)] == [1, 3]
-    rows = table(few.split("\n", 1)[1])
-    assert [row[:2] for row in rows] == [[2, 1], [2, 3], [5, 1], [5, 3]]
-    assert all(row[3] > 0 for row in rows)
-
-    shots = json.loads((tmp_path / "out" / "accuracies.json").read_text())["few_shot"]
+    rows = list(csv.DictReader((tmp_path / "out" / "few_shot.csv").read_text().splitlines()))
+    assert [(row["n_per_class"], row["k"]) for row in rows] == [
+        ("2", "1"), ("2", "3"), ("5", "1"), ("5", "3")
+    ]  # fmt: skip
+    assert all(float(row["top1_percent_std"]) > 0 for row in rows)
+    assert "top1_percent_mean" in stdout
     top1 = []
     features, labels = np.load(train), np.repeat(["cat", "dog", "eel"], [9, 20, 4])
     for number in range(4):
         chosen = drawn(labels, 2, rng=np.random.default_rng((7, 2, number)))
         classifier = knn.KNNClassifier(k=3).fit(features[chosen], labels[chosen])
         top1.append(100 * classifier.score(np.load(val), np.repeat(["cat", "dog", "eel"], 20)))
-    assert shots[1]["top1_percent_mean"] == pytest.approx(np.mean(top1))
-    assert shots[1]["top1_percent_std"] == pytest.approx(np.std(top1, ddof=1))
+    assert float(rows[1]["top1_percent_mean"]) == pytest.approx(np.mean(top1))
+    assert float(rows[1]["top1_percent_std"]) == pytest.approx(np.std(top1, ddof=1))
 
     assert outcome(*args, "--seed", 7)[1] == stdout
     assert outcome(*args, "--seed", 8)[1] != stdout
+
+
+def test_images_are_measured_beside_the_untrained_network_and_the_pixels(
+    outcome, tmp_path, image_folder
+):
+    folder = image_folder(count=12, classes=3)
+    (folder / "class_1" / "0.png").write_bytes(b"no image")
+    torch.manual_seed(1)
+    backbone = build_backbone("vit_micro", patch_size=8, image_size=32)
+    weights = tmp_path / "w.safetensors"
+    save_checkpoint(
+        weights, backbone, CheckpointInfo(arch="vit_micro", patch_size=8, image_size=32)
+    )
+    args = ("--train", folder, "--leave-one-out", "--k", 1, "--device", "cpu", "--weights", weights)
+    args = (*args, "--cache", tmp_path / "cache")
+    code, stdout, stderr = outcome(*args, "-o", tmp_path / "out")
+    assert code == 3 and "1 images could not be read" in stderr, stderr
+    assert list(figures(stdout)["k1_top1_percent"]) == ["model", "untrained", "raw pixels"]
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 3
+    _, again, stderr = outcome(*args)
+    assert again == stdout and stderr.count("1 of 13 images are new or have changed") == 3
+    code, stdout, _ = outcome(*args, "--no-floors")
+    assert code == 3 and list(figures(stdout)["k1_top1_percent"]) == ["model"]
 
 
 def test_a_k_beyond_the_images_drawn_is_clamped_with_one_warning(outcome, feature_set):
@@ -44,7 +70,7 @@ def test_a_k_beyond_the_images_drawn_is_clamped_with_one_warning(outcome, featur
     )
     assert code == 0
     assert stderr == "warning: k = 9 is more than the 4 training rows; using all\n"
-    rows = table(stdout.split("\n\n")[1].split("\n", 1)[1])
+    rows = [line.split() for line in stdout.split("\n\n")[1].splitlines()[1:]]
     assert rows[0][2:] == rows[1][2:]  # both ks take all four
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dino_infer.errors import DataError
-from dino_infer.evaluate.label_files import labels_from_file
+from dino_infer.evaluate.data.label_files import labels_from_file
 from tests.infer.evaluate.tables import labels_csv
 
 

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_infer.evaluate.confusion import class_results, confusion_percent, confusion_picture
+from dino_infer.evaluate.reports.confusion import (
+    class_results,
+    confusion_percent,
+    confusion_picture,
+)
 
 
 def test_class_results_equal_a_count_by_hand():

@@ -1,8 +1,8 @@
-"""Features with a class each, from feature files or images, and which sets may be compared."""
+"""Images and features with a class each, and which sets of features may be compared."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import DataError
-from dino_infer.evaluate.label_files import first_names, labels_from_file
+from dino_infer.evaluate.contestants import Contestant
+from dino_infer.evaluate.data.label_files import first_names, labels_from_file
 from dino_infer.features.files import (
     Features,
     class_names,
@@ -23,7 +23,7 @@ from dino_infer.features.files import (
 from dino_infer.features.matrix import SUFFIXES
 from dino_infer.features.table import OK, possible_links, table_rows
 from dino_infer.sources.aliases import one_of_each_file
-from dino_infer.sources.image_list import list_images
+from dino_infer.sources.image_list import ImageList, list_images
 
 ROWS_AT_ONCE = 65_536
 # Of Embedder.description: features that differ in these cannot be compared.
@@ -45,33 +45,61 @@ class LabelledFeatures(NamedTuple):
     """Number of requested images that could not be read."""
 
 
-def labelled_features(
-    source: str,
-    *,
-    embedder: Callable[[], Embedder],
-    label_file: str | Path | None = None,
-    image_column: str | None = None,
-) -> LabelledFeatures:
-    """The features that a name on the command line stands for.
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """Images with a class name each."""
+
+    source: str
+    images: ImageList
+    labels: Shaped[np.ndarray, " images"]
+
+    def features(self, contestant: Contestant, **view: Any) -> LabelledFeatures:
+        """Features of the images that can be read.
+
+        Args:
+            contestant: Makes the features.
+            **view: ``feature``, ``size`` and ``crop``, see ``Network.rows``.
+
+        Raises:
+            DataError: No image can be read.
+        """
+        rows = contestant.rows(self.images, **view)
+        if not len(rows.features):
+            raise DataError(f"{self.source!r} has no image that can be read")
+        return LabelledFeatures(
+            source=self.source,
+            matrix=rows.features,
+            labels=self.labels[rows.ok],
+            description=contestant.description(**view),
+            images=len(self.images),
+            failed=rows.failed,
+        )
+
+
+def labelled_images(
+    source: str, *, label_file: str | Path | None = None, image_column: str | None = None
+) -> LabelledImages:
+    """Images with their classes; those with several names count once.
 
     Args:
-        source: A feature file (``.npy``, ``.safetensors``, or ``.parquet`` with its manifest), or
-            what ``list_images`` takes.
-        embedder: Called when images must be embedded.
-        label_file: Classes of the images, see ``labels_from_file``; by default those of the
-            feature file, the class folders or the tar.
+        source: What ``list_images`` takes.
+        label_file: Classes of the images, see ``labels_from_file``; by default those of the class
+            folders, the tar or the table.
         image_column: See ``list_images``.
 
     Raises:
-        DataError: There are no labels, no rows, or the files cannot be used.
+        DataError: There are no images, or no labels.
     """
-    if is_feature_file(source):
-        found = _from_file(source, label_file)
+    listed = list_images([source], image_column=image_column)
+    if label_file is None:
+        labels = class_names(listed)
     else:
-        found = _from_images(source, label_file, embedder, image_column)
-    if not len(found.matrix):
-        raise DataError(f"{source!r} has no feature rows")
-    return found
+        labels = labels_from_file(label_file, [listed.name(i) for i in range(len(listed))])
+    if labels is None:
+        raise DataError(_unlabelled(source))
+    # A second name of an image would be its own nearest neighbour.
+    kept = one_of_each_file(listed)
+    return LabelledImages(source=source, images=listed.select(kept), labels=labels[kept])
 
 
 def check_comparable(train: LabelledFeatures, val: LabelledFeatures) -> None:
@@ -114,7 +142,16 @@ def is_feature_file(source: str) -> bool:
     return path.suffix in SUFFIXES and not is_images
 
 
-def _from_file(source: str, label_file: str | Path | None) -> LabelledFeatures:
+def features_in(source: str, *, label_file: str | Path | None = None) -> LabelledFeatures:
+    """Features of a file with their classes.
+
+    Args:
+        source: A feature file: ``.npy``, ``.safetensors``, or ``.parquet`` with its manifest.
+        label_file: Classes of the images, see ``labels_from_file``; by default those in the file.
+
+    Raises:
+        DataError: There are no labels, no rows, or the files cannot be used.
+    """
     features = _read_rows(source)
     made, labels = features.manifest, features.labels
     if label_file is not None:
@@ -128,6 +165,8 @@ def _from_file(source: str, label_file: str | Path | None) -> LabelledFeatures:
             f"{source!r} holds features of shape {features.matrix.shape}; k-NN needs one vector an "
             "image, so embed the images again without patches"
         )
+    if not len(features.matrix):
+        raise DataError(f"{source!r} has no feature rows")
     _check_finite(source, features.matrix, features.paths)
     if links := possible_links(feature_paths(source).table):
         logger.warning(
@@ -157,34 +196,6 @@ def _read_rows(source: str) -> Features:
         matrix=features.matrix[ok],
         paths=tuple(compress(features.paths, ok)),
         labels=None if features.labels is None else features.labels[ok],
-    )
-
-
-def _from_images(
-    source: str,
-    label_file: str | Path | None,
-    embedder: Callable[[], Embedder],
-    image_column: str | None,
-) -> LabelledFeatures:
-    listed = list_images([source], image_column=image_column)
-    if label_file is None:
-        labels = class_names(listed)
-    else:
-        labels = labels_from_file(label_file, [listed.name(i) for i in range(len(listed))])
-    if labels is None:
-        raise DataError(_unlabelled(source))
-    # A second name of an image would be its own nearest neighbour.
-    kept = one_of_each_file(listed)
-    listed, labels = listed.select(kept), labels[kept]
-    network = embedder()
-    embedding = network.embed(listed)
-    return LabelledFeatures(
-        source=source,
-        matrix=embedding.features,
-        labels=labels[embedding.ok],
-        description=network.description(),
-        images=len(listed),
-        failed=len(embedding.failures),
     )
 
 

@@ -1,0 +1,1 @@
+"""The verbs of dino-eval, one file each, and what they share."""

@@ -1,0 +1,254 @@
+"""Contestants of a protocol: the network to measure, its untrained twin, and the raw pixels."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dino_infer.choices import Crop
+from dino_infer.devices import resolved_device
+from dino_infer.embedding.embedder import Embedder
+from dino_infer.features.files import feature_paths, read_features
+from dino_infer.features.job import embed_to_file, job_of
+from dino_infer.features.output import Output
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.networks.backbone import Backbone, Images
+from dino_infer.sources.image_list import ImageList
+from dino_infer.weights.checkpoints import load_backbone, untrained_backbone
+from dino_infer.weights.info import CheckpointInfo
+
+MODEL, UNTRAINED, PIXELS = "model", "untrained", "raw pixels"
+PIXEL_SIDE = 16
+
+logger = logging.getLogger(__name__)
+
+
+class Rows(NamedTuple):
+    """Feature rows of the images of a list that could be read, in their order."""
+
+    features: Float[np.ndarray, "rows dim"]
+    ok: Bool[np.ndarray, " images"]
+    """True for the images of the list that have a row."""
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network that a protocol measures.
+
+    Every pixel is decoded, as the published figures were measured.
+    """
+
+    name: str
+    """``MODEL`` or ``UNTRAINED``."""
+    backbone: Backbone
+    info: CheckpointInfo
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of ``Embedder``: ``device``, ``precision``, ``batch_size`` and the like."""
+    cache: Path | None = None
+    """Folder where feature rows are kept for the next protocol; None keeps none."""
+
+    @property
+    def input_size(self) -> int:
+        """Side in pixels of the images that the weights take."""
+        return self.info.input_size or self.info.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the network computes on."""
+        return resolved_device(self.options.get("device", "auto"))
+
+    def preprocess(self, *, size: int | None = None, crop: Crop = "center") -> Preprocess:
+        """Image to tensor, as the weights need it.
+
+        Args:
+            size: Side of the crop in pixels, or with ``crop="none"`` the shorter side of the
+                image; None takes ``input_size``.
+            crop: The central square, or all of the image.
+        """
+        return Preprocess(
+            size=size or self.input_size,
+            crop=crop,
+            patch_size=self.backbone.patch_size if crop == "none" else None,
+            mean=self.info.mean,
+            std=self.info.std,
+            exact_decode=True,
+        )
+
+    def embedder(
+        self,
+        *,
+        feature: Any = "cls",
+        size: int | tuple[int, int] | None = None,
+        crop: Crop = "center",
+    ) -> Embedder:
+        """An embedder of this network.
+
+        Raises:
+            ValueError: The network has no such feature.
+        """
+        preprocess = self.preprocess(size=size, crop=crop)  # type: ignore[arg-type]
+        return Embedder(self.backbone, preprocess, feature=feature, **self.options)
+
+    def rows(
+        self,
+        images: ImageList,
+        *,
+        feature: Any = "cls",
+        size: int | None = None,
+        crop: Crop = "center",
+    ) -> Rows:
+        """The feature of each image that can be read, from the cache where it is there."""
+        return _rows(self.embedder(feature=feature, size=size, crop=crop), images, self.cache)
+
+    def description(self, **view: Any) -> dict[str, Any]:
+        """Account of how ``rows`` makes features."""
+        return self.embedder(**view).description()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """Weights that only an embedder can run, such as an ``.onnx`` file."""
+
+    embedder: Embedder
+    name: str = MODEL
+    cache: Path | None = None
+
+    def rows(self, images: ImageList, **_: Any) -> Rows:
+        """The feature of each image that can be read, as the embedder makes it."""
+        return _rows(self.embedder, images, self.cache)
+
+    def description(self, **_: Any) -> dict[str, Any]:
+        """Account of how ``rows`` makes features."""
+        return self.embedder.description()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawPixels:
+    """The answer without a network: each image shrunk to 16 x 16 pixels is its own feature."""
+
+    name: str = PIXELS
+    cache: Path | None = None
+
+    def rows(self, images: ImageList, *, crop: Crop = "center", **_: Any) -> Rows:
+        """Levels of the shrunk images, squeezed where nothing is cut off."""
+        return _rows(_pixel_embedder(crop), images, self.cache)
+
+    def description(self, *, crop: Crop = "center", **_: Any) -> dict[str, Any]:
+        """Account of how ``rows`` makes features."""
+        return _pixel_embedder(crop).description()
+
+
+Contestant = Network | Exported | RawPixels
+
+
+def _pixel_embedder(crop: Crop) -> Embedder:
+    size = PIXEL_SIDE if crop == "center" else (PIXEL_SIDE, PIXEL_SIDE)
+    return Embedder(_Levels(), Preprocess(size=size, crop=crop, exact_decode=True))
+
+
+class _Levels:
+    """The engine of ``RawPixels``."""
+
+    device = torch.device("cpu")
+    patch_size: int | None = None
+
+    def description(self) -> dict[str, Any]:
+        return {"arch": "pixels", "feature": "levels", "precision": "fp32", "weights_sha256": ""}
+
+    def __call__(self, images: Images) -> Float[Tensor, "batch dim"]:
+        return images.flatten(1)
+
+
+def load_networks(
+    weights: str | Path,
+    *,
+    checkpoint_key: str = "teacher",
+    arch: str | None = None,
+    patch_size: int | None = None,
+    floors: bool = True,
+    seed: int = 0,
+    cache: Path | None = None,
+    **options: Any,
+) -> tuple[Network, ...]:
+    """The network to measure, and its untrained twin.
+
+    Args:
+        weights: See ``load_backbone``.
+        checkpoint_key: See ``load_backbone``.
+        arch: See ``load_backbone``.
+        patch_size: See ``load_backbone``.
+        floors: Add the twin: the same architecture with random weights.
+        seed: Seed of the twin's weights.
+        cache: Folder where feature rows are kept.
+        **options: See ``Network.options``.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged or do not fit.
+        ValueError: ``arch`` is unknown.
+    """
+    backbone, info = load_backbone(
+        weights, checkpoint_key=checkpoint_key, arch=arch, patch_size=patch_size
+    )
+    return with_twin(backbone, info, floors=floors, seed=seed, cache=cache, **options)
+
+
+def with_twin(
+    backbone: Backbone,
+    info: CheckpointInfo,
+    *,
+    floors: bool = True,
+    seed: int = 0,
+    cache: Path | None = None,
+    **options: Any,
+) -> tuple[Network, ...]:
+    """``load_networks`` of a backbone that is in memory."""
+    shared: dict[str, Any] = {"info": info, "options": options, "cache": cache}
+    networks = [Network(name=MODEL, backbone=backbone, **shared)]
+    if floors:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            twin = untrained_backbone(info).eval()
+        networks.append(Network(name=UNTRAINED, backbone=twin, **shared))
+    device = networks[0].device
+    for network in networks:
+        network.backbone.to(device)
+    return tuple(networks)
+
+
+def with_pixels(
+    contestants: Sequence[Contestant], *, floors: bool | None = None
+) -> tuple[Contestant, ...]:
+    """The networks and the raw pixels beside them.
+
+    Args:
+        contestants: The model, and its untrained twin if floors are wanted.
+        floors: Add the raw pixels; None adds them where there is a twin.
+    """
+    if floors is None:
+        floors = len(contestants) > 1
+    pixels = [RawPixels(cache=contestants[0].cache)] if floors else []
+    return (*contestants, *pixels)
+
+
+def _rows(embedder: Embedder, images: ImageList, cache: Path | None) -> Rows:
+    if cache is None:
+        embedding = embedder.embed(images)
+        return Rows(embedding.features, embedding.ok, len(embedding.failures))
+    cache.mkdir(parents=True, exist_ok=True)
+    output = Output(on_error="nan", resume=True)
+    job = json.dumps(job_of(embedder, images, output), sort_keys=True)
+    path = cache / f"{hashlib.sha256(job.encode()).hexdigest()[:32]}.npy"
+    is_kept = feature_paths(path).manifest.exists()
+    outcome = embed_to_file(embedder, images, path, output=replace(output, update=is_kept))
+    features = np.asarray(read_features(path).matrix)
+    ok = np.isfinite(features).all(axis=1)  # a row of NaN stands for an unreadable image
+    return Rows(features[ok], ok, outcome.failed)

@@ -1,0 +1,1 @@
+"""Measures of protocols: pure functions of predictions and ground truth."""

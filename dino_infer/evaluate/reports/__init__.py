@@ -1,0 +1,1 @@
+"""Results of protocols: tables, JSON, pictures, scorecards and comparisons."""

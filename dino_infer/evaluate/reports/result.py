@@ -1,0 +1,112 @@
+"""Result of a protocol: the model's figures beside those of its floors, and how they were made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+LOWER_IS_BETTER = frozenset({"j_decay_percent", "f_decay_percent"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Figures of one contestant."""
+
+    of: str
+    """Name of the contestant: "model", "untrained", "raw pixels", "centred ellipse" ..."""
+    values: Mapping[str, float]
+    """By name, with the unit in it: ``top1_percent``, ``iou_percent``."""
+    spreads: Mapping[str, float] = field(default_factory=dict)
+    """Standard deviation over seeds, draws or images, of the values that have one."""
+
+
+class Table(NamedTuple):
+    """More figures, in columns."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Result of one protocol on one set of images."""
+
+    protocol: str
+    """Name of the verb, such as "knn"."""
+    headline: str
+    """Name of the value that stands for the protocol."""
+    figures: Sequence[Figures]
+    """The model first, then its floors."""
+    settings: Mapping[str, Any]
+    """Settings that the figures depend on: sizes, features, seed."""
+    data: Mapping[str, Any]
+    """Sources, and numbers of images, classes, objects."""
+    images: int
+    """Number of requested images."""
+    failed: int = 0
+    """Number of those that could not be read."""
+    excluded: Sequence[str] = ()
+    """What was left out and why, a line each."""
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    """Further tables by name; a report holds each as NAME.csv."""
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+    """Pictures by name; a report holds each as NAME.png."""
+
+    @property
+    def model(self) -> Figures:
+        """Figures of the network that was measured."""
+        return self.figures[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the tables and pictures, in plain values."""
+        return {
+            "protocol": self.protocol,
+            "headline": self.headline,
+            "figures": [
+                {"of": one.of, "values": dict(one.values), "spreads": dict(one.spreads)}
+                for one in self.figures
+            ],
+            "settings": dict(self.settings),
+            "data": dict(self.data),
+            "images": self.images,
+            "failed": self.failed,
+            "excluded": list(self.excluded),
+        }
+
+
+def text_table(result: Result) -> str:
+    """The figures for a terminal: a line each, a column for the model and each floor."""
+    names = list(dict.fromkeys(name for one in result.figures for name in one.values))
+    head = ["", *(one.of for one in result.figures)]
+    rows = [[name, *(_cell(one, name) for one in result.figures)] for name in names]
+    return aligned([head, *rows])
+
+
+def text_of(table: Table) -> str:
+    """A further table for a terminal."""
+    rows = [[_shown(cell) for cell in row] for row in table.rows]
+    return aligned([list(table.columns), *rows])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(figures: Figures, name: str) -> str:
+    if name not in figures.values:
+        return "-"
+    value = _shown(figures.values[name])
+    return f"{value} ± {_shown(figures.spreads[name])}" if name in figures.spreads else value
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
