@@ -53,6 +53,7 @@ from .knn import (
     nearest_others as nearest_others,
 )
 from .networks import Backbone as Backbone, build_backbone as build_backbone
+from .objects import find_objects as find_objects
 from .sources import ImageList as ImageList, list_images as list_images
 from .weights import (
     CheckpointInfo as CheckpointInfo,

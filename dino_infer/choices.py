@@ -17,5 +17,10 @@ FEATURES: tuple[Feature, ...] = get_args(Feature)
 Crop = Literal["center", "none"]
 """Keep the central square of an image, or all of it."""
 
+ObjectMethod = Literal["tokencut", "lost", "maskcut"]
+"""Method that finds objects in the keys of patches; "maskcut" finds several."""
+
+OBJECT_METHODS: tuple[ObjectMethod, ...] = get_args(ObjectMethod)
+
 EngineName = Literal["auto", "torch", "onnx", "tensorrt"]
 """Program that runs a network; "auto" is onnxruntime for .onnx files and PyTorch for all else."""

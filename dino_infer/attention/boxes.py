@@ -32,25 +32,39 @@ def components(
         0 outside the mask, and 1, 2 ... for the parts in the order of their first patches, row by
         row.
     """
-    steps = [(0, 1), (0, -1), (1, 0), (-1, 0)]
-    if diagonal:
-        steps += [(1, 1), (1, -1), (-1, 1), (-1, -1)]
-    unseen = set(zip(*(part.tolist() for part in np.nonzero(mask)), strict=True))
+    reach = 1 if diagonal else 0
     labels = np.zeros(mask.shape, dtype=np.int32)
-    count = 0
-    for first in sorted(unseen):
-        if first not in unseen:
-            continue
-        count += 1
-        unseen.remove(first)
-        pending = [first]
-        while pending:
-            row, column = pending.pop()
-            labels[row, column] = count
-            near = {(row + down, column + right) for down, right in steps} & unseen
-            unseen -= near
-            pending += near
-    return labels
+    above: list[tuple[int, int, int]] = []  # runs of the row before: start, end, label
+    joined = [0]  # a label of the same part with a smaller number, or itself
+    for row in range(len(mask)):
+        runs = []
+        for start, end in _runs(mask[row]):
+            near = [run for run in above if run[0] < end + reach and start < run[1] + reach]
+            touching = {_root(joined, label) for *_, label in near}
+            label = min(touching, default=len(joined))
+            if not touching:
+                joined.append(label)
+            for other in touching:
+                joined[other] = label
+            labels[row, start:end] = label
+            runs.append((start, end, label))
+        above = runs
+    # Numbers that other parts took are left out; first patches are in order already.
+    roots = np.array([_root(joined, label) for label in range(len(joined))])
+    numbered: np.ndarray = np.unique(roots, return_inverse=True)[1].astype(np.int32)[labels]
+    return numbered
+
+
+def _runs(row: Bool[np.ndarray, " columns"]) -> list[tuple[int, int]]:
+    """Starts and ends of the unbroken stretches of a row."""
+    edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _root(joined: list[int], label: int) -> int:
+    while joined[label] != label:
+        label = joined[label]
+    return label
 
 
 def mask_boxes(

@@ -94,6 +94,10 @@ class Backbone(nn.Module):
         """Attention of chosen patches to all patches."""
         raise self._no_vit("attention of patches")
 
+    def keys(self, images: Images, *, layer: int = -1) -> Float[Tensor, "batch patches dim"]:
+        """Keys of the patches in one block, the heads one after the other."""
+        raise self._no_vit("keys of patches")
+
     def attention_rollout(self, images: Images) -> Float[Tensor, "batch patches"]:
         """Share of each patch that reaches the last [CLS] token by the attention of all blocks."""
         raise self._no_vit("attention rollout")

@@ -16,7 +16,8 @@ from torch import nn
 from dino_infer.errors import MissingExtraError
 from dino_infer.networks.backbone import Backbone, Tokens
 from dino_infer.networks.positions import resampled_positions
-from dino_infer.networks.vit import RotaryViTBackbone, ViTBackbone
+from dino_infer.networks.rotary import RotaryViTBackbone
+from dino_infer.networks.vit import ViTBackbone
 
 __all__ = [
     "ARCHS",

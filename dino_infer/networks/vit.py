@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -120,6 +119,22 @@ class ViTBackbone(Backbone):
         rows = torch.tensor(list(patches), device=images.device) + self.num_prefix_tokens
         return self._attention(block, embedded, rows)[..., self.num_prefix_tokens :]
 
+    def keys(self, images: Images, *, layer: int = -1) -> Float[Tensor, "batch patches dim"]:
+        """Keys of the patches in one block, the heads one after the other.
+
+        They tell objects from their surroundings better than the tokens after the block. Rotary
+        positions are left out: they would make patches unlike that lie far apart.
+
+        Args:
+            images: Normalised images.
+            layer: Block to look at; negative counts from the last.
+
+        Raises:
+            ValueError: ``layer`` is out of range.
+        """
+        _, k = self._projected(*self._before(images, layer))
+        return k[:, :, self.num_prefix_tokens :].transpose(1, 2).flatten(2)
+
     def attention_rollout(self, images: Images) -> Float[Tensor, "batch patches"]:
         """Share of each patch that reaches the last [CLS] token by the attention of all blocks.
 
@@ -202,6 +217,10 @@ class ViTBackbone(Backbone):
 
     def _queries_and_keys(self, block: Any, embedded: Embedded) -> tuple[Tensor, Tensor]:
         """Both as (batch, heads, tokens, head_dim), before scaling."""
+        return self._projected(block, embedded)
+
+    def _projected(self, block: Any, embedded: Embedded) -> tuple[Tensor, Tensor]:
+        """Queries and keys by what tokens hold, not yet by where they are."""
         attn = block.attn
         qkv = attn.qkv(block.norm1(embedded.x)).unflatten(-1, (3, attn.num_heads, -1))
         q, k, _ = qkv.permute(2, 0, 3, 1, 4)
@@ -242,48 +261,6 @@ class ViTBackbone(Backbone):
             return positions
         patches = resampled_positions(positions[:, count:], grid, how=self.position_embedding)
         return torch.cat([positions[:, :count], patches], dim=1)
-
-
-class RotaryViTBackbone(ViTBackbone):
-    """A ViT whose positions turn queries and keys instead of being added: DINOv3, as timm's Eva."""
-
-    def _embedded(self, images: Tensor) -> Embedded:
-        net: Any = self.network
-        grid = self.grid_of(*images.shape[-2:])
-        x = net.patch_embed.proj(images).flatten(2).transpose(1, 2)
-        x = torch.cat([*self._prefix(x.shape[0]), x], dim=1)
-        return Embedded(net.norm_pre(x), grid, rotary=net.rope.get_embed(shape=grid))
-
-    def _block(self, block: Any, embedded: Embedded) -> Tensor:
-        if _is_empty(embedded.x):  # timm's reshape cannot tell the width of nothing
-            return embedded.x
-        return block(embedded.x, rope=embedded.rotary)  # type: ignore[no-any-return]
-
-    def _queries_and_keys(self, block: Any, embedded: Embedded) -> tuple[Tensor, Tensor]:
-        attn = block.attn
-        biases = None
-        if attn.q_bias is not None:
-            biases = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-        qkv = F.linear(block.norm1(embedded.x), attn.qkv.weight, biases)
-        shape = (*qkv.shape[:2], 3, attn.num_heads, qkv.shape[-1] // (3 * attn.num_heads))
-        q, k, _ = qkv.reshape(shape).permute(2, 0, 3, 1, 4)
-        q, k = attn.q_norm(q), attn.k_norm(k)
-        return self._turned(attn, q, embedded), self._turned(attn, k, embedded)
-
-    def _turned(self, attn: Any, x: Tensor, embedded: Embedded) -> Tensor:
-        """Queries or keys with those of the patches turned by their positions."""
-        from timm.layers.pos_embed_sincos import apply_rot_embed_cat
-
-        prefix = self.num_prefix_tokens
-        assert embedded.rotary is not None  # ``_embedded`` made it
-        patches = apply_rot_embed_cat(x[:, :, prefix:], embedded.rotary, half=attn.rotate_half)
-        return torch.cat([x[:, :, :prefix], patches.to(x.dtype)], dim=2)
-
-
-def _is_empty(x: Tensor) -> bool:
-    """True for a batch of no image; never while a graph is recorded, which is for any batch."""
-    recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return not recording and not len(x)
 
 
 def _is_plain(block: Any) -> bool:

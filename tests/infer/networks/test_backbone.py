@@ -18,6 +18,8 @@ def test_networks_without_a_grid_of_patches_say_so(arch: str):
         backbone.cls_attention(images)
     with pytest.raises(ValueError, match="patch tokens must come from a Vision Tr"):
         backbone.tokens(images)
+    with pytest.raises(ValueError, match="keys of patches must come from a Vision Tr"):
+        backbone.keys(images)
 
 
 def test_an_image_below_one_patch_is_refused_with_its_size():

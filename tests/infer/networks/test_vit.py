@@ -8,7 +8,8 @@ from timm.layers import resample_abs_pos_embed
 from dino_infer.networks import vit
 from dino_infer.networks.build import ViTShape, build_backbone
 from dino_infer.networks.positions import resampled_positions
-from dino_infer.networks.vit import RotaryViTBackbone, ViTBackbone
+from dino_infer.networks.rotary import RotaryViTBackbone
+from dino_infer.networks.vit import ViTBackbone
 
 TOLERANCE = 2e-6  # float32: sums in another order
 GRADIENT_TOLERANCE = 1e-5  # of the largest entry
@@ -112,6 +113,23 @@ def test_attention_of_patches_is_their_rows_of_timm_s_matrix(backbone, layer):
     matrix = whole_matrices(backbone, backbone.network.forward_features, images)[layer]
     rows = [prefix + patch for patch in chosen]
     close(got, matrix[:, :, rows, prefix:])
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("layer", [0, -1])
+def test_keys_are_those_that_the_block_makes_before_positions_turn_them(backbone, layer):
+    images, prefix = images_of(backbone), backbone.num_prefix_tokens
+    made, block = [], backbone.network.blocks[layer]
+    block.norm1.register_forward_hook(lambda m, i, o: made.append(o))
+    with torch.no_grad():
+        got = backbone.keys(images, layer=layer)
+        backbone.tokens(images)
+    dim = backbone.embed_dim
+    bias = block.attn.qkv.bias
+    expected = made[-1] @ block.attn.qkv.weight[dim : 2 * dim].T
+    if bias is not None:
+        expected = expected + bias[dim : 2 * dim]
+    close(got, expected[:, prefix:])
 
 
 def test_a_patch_that_does_not_exist_is_named(backbone):
