@@ -1,13 +1,16 @@
 """dino-eval: the quality of features, by the published protocols."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.parsing import parsed_verbs
 from dino_infer.cli.protocols.knn import knn
+from dino_infer.cli.protocols.video import video
 
-VERBS = {
+VERBS: dict[str, Callable[..., Any]] = {
     "knn": knn,
+    "video": video,
 }
 
 

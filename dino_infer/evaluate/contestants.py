@@ -66,12 +66,14 @@ class Network:
         """Device that the network computes on."""
         return resolved_device(self.options.get("device", "auto"))
 
-    def preprocess(self, *, size: int | None = None, crop: Crop = "center") -> Preprocess:
+    def preprocess(
+        self, *, size: int | tuple[int, int] | None = None, crop: Crop = "center"
+    ) -> Preprocess:
         """Image to tensor, as the weights need it.
 
         Args:
             size: Side of the crop in pixels, or with ``crop="none"`` the shorter side of the
-                image; None takes ``input_size``.
+                image, or both sides; None takes ``input_size``.
             crop: The central square, or all of the image.
         """
         return Preprocess(
@@ -95,7 +97,7 @@ class Network:
         Raises:
             ValueError: The network has no such feature.
         """
-        preprocess = self.preprocess(size=size, crop=crop)  # type: ignore[arg-type]
+        preprocess = self.preprocess(size=size, crop=crop)
         return Embedder(self.backbone, preprocess, feature=feature, **self.options)
 
     def rows(

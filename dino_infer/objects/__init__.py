@@ -1,4 +1,4 @@
-"""Objects without labels: the masks that the patches of an image fall into by themselves."""
+"""Objects without labels: masks that patches fall into by themselves, or that follow a video."""
 
 import lazy_loader
 

@@ -7,4 +7,9 @@ from .find import (
 from .found import FoundObject as FoundObject
 from .lost import lost as lost
 from .maskcut import mask_cut as mask_cut
+from .propagation import (
+    patch_labels as patch_labels,
+    pixel_labels as pixel_labels,
+    propagate_labels as propagate_labels,
+)
 from .tokencut import token_cut as token_cut
