@@ -1,4 +1,4 @@
-"""dino-attention: the attention of a Vision Transformer as pictures, arrays, boxes and videos."""
+"""dino-attention: attention or objects of a Vision Transformer as pictures, arrays and boxes."""
 
 import functools
 import logging
@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from dino_infer.cli.attention_options import LookOptions, VideoOptions, WriteOptions
+from dino_infer.cli.attention_options import (
+    ATTENTION,
+    LookOptions,
+    VideoOptions,
+    WriteOptions,
+    check_objects,
+)
 from dino_infer.cli.exit_codes import UsageError, exit_code, inputs_code, printable
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
@@ -43,25 +49,28 @@ def attention(
     frames: tyro.conf.OmitArgPrefixes[VideoOptions] = VideoOptions(),  # noqa: B008
     device: str = "auto",
 ) -> int:
-    """Draw the attention of each head of a Vision Transformer.
+    """Draw the attention of each head of a Vision Transformer, or the objects that it sees.
 
     Writes for each image NAME.attention.png (heat maps of the mean and of every head, and below
     them the patches that hold most of the attention) and NAME.attention.npz (arrays `attention`
     and `masks`, heads x rows x columns of patches), or what --write, --boxes and --pca ask for;
-    for each video NAME.attention.mp4, the overlay; and MAPS/failed.jsonl.
+    for each video NAME.attention.mp4, the overlay; and MAPS/failed.jsonl. With another --method the
+    names are NAME.METHOD.png and .npz, with the arrays `scores` and `masks` of each object.
 
     Args:
         images: Folders of images and videos, images, videos (.mp4, .mov, .avi, .mkv, .webm, .m4v),
             .txt files that list images, or WebDataset .tar files.
         out: Folder to write to, created if it does not exist; files of the same names are replaced.
         weights: Weights of a Vision Transformer; by default timm:vit_small_patch16_224.dino.
-        look: Attention to draw.
+        look: Attention or objects to draw.
         files: Files to write.
         tables: Reading of image tables.
         frames: Frames of videos to use.
         device: Device to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one.
     """
     check_images(images)
+    if look.method != ATTENTION:
+        check_objects(look.method, files)
     from dino_infer.drawing.videos import imported_av, split_videos
     from dino_infer.errors import DataError
     from dino_infer.images.read import write_failures
@@ -73,6 +82,9 @@ def attention(
     listed = list_images(others, image_column=tables.image_column) if others else None
     if frames != VideoOptions() and not videos:
         raise UsageError("--frame-step and --max-frames are for videos, and there are none")
+    if videos and look.method != ATTENTION:
+        first = printable(videos[0].name)
+        raise UsageError(f"--method {look.method} is for images; leave out videos such as {first}")
     if videos:
         imported_av()  # before the first image, not after the last
     looking = _looking(weights, look, device=device)
@@ -97,12 +109,18 @@ def _drawing(look: LookOptions, files: WriteOptions) -> "Drawing":
     except ValueError as error:
         raise UsageError(str(error)) from error
     return Drawing(
-        mass=look.mass,
-        head=files.head,
+        mass=_mass(look),
+        head="mean" if files.head is None else files.head,
         opacity=files.opacity,
         colormap=files.colormap,
         min_patches=files.min_patches or 1,
     )
+
+
+def _mass(look: LookOptions) -> float:
+    from dino_infer.attention.maps import MASS
+
+    return MASS if look.mass is None else look.mass
 
 
 def _looking(weights: WeightOptions, look: LookOptions, *, device: str) -> "Looking":
@@ -130,17 +148,20 @@ def _looking(weights: WeightOptions, look: LookOptions, *, device: str) -> "Look
         Preprocess(mean=info.mean, std=info.std), size=look.size, patch_size=backbone.patch_size
     )
     backbone.to(place).eval()
-    shared: dict[str, Any] = {"backbone": backbone, "preprocess": preprocess, "mass": look.mass}
+    network: dict[str, Any] = {"backbone": backbone, "preprocess": preprocess}
+    layer = -1 if look.layer is None else look.layer
+    if look.method != ATTENTION:
+        from dino_infer.objects.find import find_objects
+
+        find = functools.partial(find_objects, **network, method=look.method, layer=layer)
+        return Looking(look=find, method=look.method, **network)
     if look.rollout:
-        maps = functools.partial(rollout_maps, **shared)
+        maps = functools.partial(rollout_maps, **network, mass=_mass(look))
     else:
         maps = functools.partial(
-            attention_maps,
-            **shared,
-            layer=-1 if look.layer is None else look.layer,
-            query=look.pixel,
+            attention_maps, **network, mass=_mass(look), layer=layer, query=look.pixel
         )
-    return Looking(look=maps, backbone=backbone, preprocess=preprocess)
+    return Looking(look=maps, method=look.method, **network)
 
 
 def _draw_images(
@@ -185,15 +206,23 @@ def _draw_image(
     basis: "PatchPCA | None",
 ) -> list[Path]:
     from dino_infer.cli.attention_files import write_boxes, write_files, write_pca
+    from dino_infer.cli.object_files import write_object_boxes, write_object_files
     from dino_infer.images.read import read_image
 
     name = listed.name(i)
     image = read_image(listed.read(i), path=name)
-    maps = looking.maps(image, name=name, head=drawing.head)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written = write_files(target, maps, files.write, drawing)
-    if files.boxes:
-        written.append(write_boxes(target, image, maps, looking, drawing, name=name))
+    if looking.method == ATTENTION:
+        maps = looking.maps(image, name=name, head=drawing.head)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written = write_files(target, maps, files.write, drawing)
+        if files.boxes:
+            written.append(write_boxes(target, image, maps, looking, drawing, name=name))
+    else:
+        found = looking.objects(image, name=name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written = write_object_files(target, found, files.write, drawing, method=looking.method)
+        if files.boxes:
+            written.append(write_object_boxes(target, image, found, looking, drawing, name=name))
     if basis is not None:
         written.append(write_pca(target, image, basis, looking, name=name))
     return written

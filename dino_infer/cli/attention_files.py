@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -13,7 +14,7 @@ from PIL import Image
 from dino_infer.attention.boxes import mask_boxes
 from dino_infer.attention.maps import AttentionMaps, Head, chosen_maps, grid_masks, upsampled
 from dino_infer.attention.patches import PatchPCA, PatchTokens, patch_pca, patch_tokens
-from dino_infer.attention.views import view_of
+from dino_infer.attention.views import View, view_of
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.drawing.overlays import (
     head_colors,
@@ -30,6 +31,7 @@ from dino_infer.files import whole_file, write_json
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.images.read import read_image
 from dino_infer.networks.build import Backbone
+from dino_infer.objects.find import ObjectMasks
 from dino_infer.progress import Progress
 from dino_infer.sources.image_list import ImageList
 
@@ -51,10 +53,12 @@ class Drawing:
 class Looking:
     """Network, preprocessing and function that turn images into maps."""
 
-    look: Callable[..., AttentionMaps]
-    """Takes an image and ``path=``, as ``attention_maps`` does."""
+    look: Callable[..., Any]
+    """Takes an image and ``path=``, as ``attention_maps`` and ``find_objects`` do."""
     backbone: Backbone
     preprocess: Preprocess
+    method: str = "attention"
+    """Method that ``look`` follows."""
 
     def maps(self, image: UInt8[np.ndarray, "_ _ 3"], *, name: str, head: Head) -> AttentionMaps:
         """The maps of an image, after a check that ``head`` is one of them.
@@ -63,11 +67,30 @@ class Looking:
             UsageError: The network has no such layer or head, or the image no such pixel.
         """
         try:
-            maps = self.look(image, path=name)
+            maps: AttentionMaps = self.look(image, path=name)
             chosen_maps(maps.heads, head)
         except ValueError as error:
             raise UsageError(str(error)) from error
         return maps
+
+    def objects(self, image: UInt8[np.ndarray, "_ _ 3"], *, name: str) -> ObjectMasks:
+        """The objects in an image.
+
+        Raises:
+            UsageError: The network has no such layer.
+        """
+        try:
+            found: ObjectMasks = self.look(image, path=name)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        return found
+
+    def view(self, image: UInt8[np.ndarray, "height width 3"]) -> View:
+        """The grid of patches over an image."""
+        height, width = image.shape[:2]
+        return view_of(
+            height, width, preprocess=self.preprocess, patch_size=self.backbone.patch_size
+        )
 
     def tokens(self, image: UInt8[np.ndarray, "_ _ 3"], *, name: str) -> PatchTokens:
         """The patch tokens of an image."""
@@ -93,10 +116,7 @@ def write_boxes(
     drawing: Drawing, *, name: str,
 ) -> Path:  # fmt: skip
     """Write the boxes around the connected parts of the masks, in pixels of the image."""
-    height, width = image.shape[:2]
-    view = view_of(
-        height, width, preprocess=looking.preprocess, patch_size=looking.backbone.patch_size
-    )
+    view, (height, width) = looking.view(image), image.shape[:2]
     boxes = [
         box._asdict() | {"head": head}
         for head, values in chosen_maps(maps.heads, drawing.head).items()
@@ -104,8 +124,8 @@ def write_boxes(
             values, grid_masks(values, drawing.mass), view, min_patches=drawing.min_patches
         )
     ]
-    path = _with_ending(target, "boxes.json")
     about = {"image": name, "width": width, "height": height, "head": drawing.head}
+    path = with_ending(target, "boxes.json")
     write_json(path, about | {"boxes": boxes})
     return path
 
@@ -117,7 +137,7 @@ def write_pca(
     patches = looking.tokens(image, name=name)
     height, width = patches.picture.shape[:2]
     colors = pca_colors(basis.scores(patches.tokens), basis.variances, height=height, width=width)
-    return _saved(_with_ending(target, "pca.png"), colors)
+    return saved(with_ending(target, "pca.png"), colors)
 
 
 def pca_basis(listed: ImageList, looking: Looking) -> PatchPCA | None:
@@ -161,7 +181,7 @@ def write_video(
     Raises:
         ImageError: The video is damaged.
     """
-    path = _with_ending(target, "attention.mp4")
+    path = with_ending(target, "attention.mp4")
     scales: dict[int | str, Scale] = {}
     total = -(-video.frame_count // step)
     with (
@@ -192,14 +212,14 @@ def _overlay(
 
 
 def _write_sheet(target: Path, maps: AttentionMaps, drawing: Drawing) -> list[Path]:
-    path = _with_ending(target, "attention.png")
+    path = with_ending(target, "attention.png")
     with whole_file(path) as temporary:
         attention_picture([maps], mass=drawing.mass, colormap=drawing.colormap).save(temporary)
     return [path]
 
 
 def _write_npz(target: Path, maps: AttentionMaps, drawing: Drawing) -> list[Path]:
-    path = _with_ending(target, "attention.npz")
+    path = with_ending(target, "attention.npz")
     with whole_file(path) as temporary:
         np.savez_compressed(temporary, attention=maps.heads, masks=maps.masks)
     return [path]
@@ -209,7 +229,7 @@ def _write_overlay(target: Path, maps: AttentionMaps, drawing: Drawing) -> list[
     panels = [
         _overlay(maps, values, drawing) for values in chosen_maps(maps.heads, drawing.head).values()
     ]
-    return [_saved(_with_ending(target, "overlay.png"), mosaic(panels))]
+    return [saved(with_ending(target, "overlay.png"), mosaic(panels))]
 
 
 def _write_mask(target: Path, maps: AttentionMaps, drawing: Drawing) -> list[Path]:
@@ -217,15 +237,15 @@ def _write_mask(target: Path, maps: AttentionMaps, drawing: Drawing) -> list[Pat
         mask_overlay(maps.picture, grid_masks(values, drawing.mass))
         for values in chosen_maps(maps.heads, drawing.head).values()
     ]
-    return [_saved(_with_ending(target, "mask.png"), mosaic(panels))]
+    return [saved(with_ending(target, "mask.png"), mosaic(panels))]
 
 
 def _write_heads(target: Path, maps: AttentionMaps, drawing: Drawing) -> list[Path]:
     height, width = maps.picture.shape[:2]
     colors = [heatmap(values, colormap=drawing.colormap) for values in maps.heads]
     return [
-        _saved(
-            _with_ending(target, f"head{i}.png"),
+        saved(
+            with_ending(target, f"head{i}.png"),
             upsampled(color.transpose(2, 0, 1), height, width).transpose(1, 2, 0),
         )
         for i, color in enumerate(colors)
@@ -234,7 +254,7 @@ def _write_heads(target: Path, maps: AttentionMaps, drawing: Drawing) -> list[Pa
 
 def _write_colors(target: Path, maps: AttentionMaps, drawing: Drawing) -> list[Path]:
     colors = head_colors(maps.picture, maps.heads, mass=drawing.mass)
-    return [_saved(_with_ending(target, "colors.png"), colors)]
+    return [saved(with_ending(target, "colors.png"), colors)]
 
 
 WRITERS: dict[str, Callable[[Path, AttentionMaps, Drawing], list[Path]]] = {
@@ -247,11 +267,13 @@ WRITERS: dict[str, Callable[[Path, AttentionMaps, Drawing], list[Path]]] = {
 }
 
 
-def _with_ending(target: Path, ending: str) -> Path:
+def with_ending(target: Path, ending: str) -> Path:
+    """Path of one of the files about an image."""
     return target.with_name(f"{target.name}.{ending}")
 
 
-def _saved(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> Path:
+def saved(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> Path:
+    """Write a picture and return its path."""
     with whole_file(path) as temporary:
         Image.fromarray(picture).save(temporary)
     return path

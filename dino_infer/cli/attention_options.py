@@ -5,16 +5,23 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dino_infer.choices import ObjectMethod
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import check_positive
 
+ATTENTION: Literal["attention"] = "attention"
+
 Kind = Literal["sheet", "npz", "overlay", "mask", "heads", "colors"]
+OF_HEADS: tuple[Kind, ...] = ("heads", "colors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookOptions:
-    """Attention to draw."""
+    """Attention or objects to draw."""
 
+    method: Literal["attention"] | ObjectMethod = ATTENTION
+    """Attention of heads, or the objects that the keys of patches tell from their surroundings:
+    tokencut and lost find one in each image, maskcut up to three."""
     size: int = 480
     """Shorter side in pixels at which the network sees an image; more shows finer detail."""
     layer: int | None = None
@@ -23,16 +30,19 @@ class LookOptions:
     """Pixel of each image whose patch takes the place of [CLS] as the query."""
     rollout: tyro.conf.FlagCreatePairsOff[bool] = False
     """Follow the attention through all blocks (Abnar and Zuidema 2020); several times slower."""
-    mass: float = 0.6
-    """Share of a head's attention that its mask keeps."""
+    mass: float | None = None
+    """Share of a head's attention that its mask keeps; by default 0.6."""
 
     def __post_init__(self) -> None:
         check_positive("--size", self.size)
-        if not 0 < self.mass <= 1:
+        if self.mass is not None and not 0 < self.mass <= 1:
             raise UsageError(f"--mass must lie in (0, 1], got {self.mass}")
         _ = self.pixel  # refuses what is no pixel
         if self.rollout and (self.layer is not None or self.query is not None):
             raise UsageError("--rollout goes through all blocks to [CLS]: no --layer or --query")
+        of_attention = self.mass is not None or self.query is not None or self.rollout
+        if self.method != ATTENTION and of_attention:
+            raise UsageError(f"--method {self.method} takes no --mass, --query or --rollout")
 
     @property
     def pixel(self) -> tuple[float, float] | None:
@@ -51,17 +61,17 @@ class WriteOptions:
     """Files to write."""
 
     write: tuple[Kind, ...] = ("sheet", "npz")
-    """Files for each image: sheet of all heads, arrays, overlay or mask of the map that --head
-    chooses, a heat map for each head, or all heads as colours over the darkened photo."""
+    """Files for each image: sheet of all heads or objects, arrays, overlay or mask of the map that
+    --head chooses or of all objects, a heat map for each head, or all heads as colours."""
     boxes: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write NAME.boxes.json: boxes around the connected parts of the mask, in pixels of the
     image."""
     pca: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write NAME.pca.png: three principal components of the patches as colours that mean the same
     in all the images given."""
-    head: int | Literal["mean", "max", "all"] = "mean"
-    """Map in overlays, masks, boxes and videos: mean or maximum of the heads, all heads side by
-    side, or one head by its number."""
+    head: int | Literal["mean", "max", "all"] | None = None
+    """Map in overlays, masks, boxes and videos: mean (the default) or maximum of the heads, all
+    heads side by side, or one head by its number."""
     min_patches: int | None = None
     """Fewest patches of a connected part that gets a box; by default 1."""
     opacity: float = 0.6
@@ -91,3 +101,17 @@ class VideoOptions:
     def __post_init__(self) -> None:
         check_positive("--frame-step", self.frame_step)
         check_positive("--max-frames", self.max_frames)
+
+
+def check_objects(method: ObjectMethod, files: WriteOptions) -> None:
+    """Refuse files of heads where objects are drawn.
+
+    Raises:
+        UsageError: The flag is named.
+    """
+    if files.head is not None:
+        raise UsageError(f"--head is for attention; leave it out with --method {method}")
+    if wrong := [kind for kind in files.write if kind in OF_HEADS]:
+        raise UsageError(
+            f"--write {wrong[0]} is for attention; leave it out with --method {method}"
+        )

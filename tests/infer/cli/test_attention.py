@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from dino_infer.attention.maps import attention_maps, rollout_maps, whole_image
+from dino_infer.attention.views import view_of
 from dino_infer.cli.attention import main
 from dino_infer.drawing.videos import Scale, VideoFile, video_file
 from dino_infer.images.preprocess import Preprocess
+from dino_infer.objects.find import find_objects
 from dino_infer.weights.checkpoints import load_backbone
 
 TOLERANCE = 1e-6
@@ -134,6 +136,37 @@ def test_colours_go_on_without_the_images_that_are_damaged(capsys, tmp_path, pho
     assert run(capsys, weights, photos / "bad.png", *args)[0] == 4
 
 
+@pytest.mark.parametrize("method", ["tokencut", "lost", "maskcut"])
+def test_objects_have_files_of_the_same_kinds(capsys, tmp_path, photos, weights, cat, method):
+    kinds = ("sheet", "npz", "overlay", "mask")
+    args = ("--method", method, "--write", *kinds, "--boxes", "--pca")
+    assert run(capsys, weights, photos / "cat.png", "-o", tmp_path / "maps", *args)[0] == 0
+    ends = (f"{method}.png", f"{method}.npz", "overlay.png", "mask.png", "boxes.json", "pca.png")
+    assert names_in(tmp_path / "maps") == sorted([*(f"cat.png.{e}" for e in ends), "failed.jsonl"])
+    backbone, _ = load_backbone(weights)
+    preprocess = whole_image(Preprocess(), size=64, patch_size=8)
+    found = find_objects(cat, backbone=backbone.eval(), preprocess=preprocess, method=method)
+    assert len(found.objects) >= 1
+    with np.load(tmp_path / "maps" / f"cat.png.{method}.npz") as arrays:
+        np.testing.assert_array_equal(arrays["masks"], found.masks)
+        assert arrays["scores"].shape == found.masks.shape
+    about = json.loads((tmp_path / "maps" / "cat.png.boxes.json").read_text())
+    boxes = about.pop("boxes")
+    assert about == {"image": "cat.png", "width": 451, "height": 300, "method": method}
+    view = view_of(300, 451, preprocess=preprocess, patch_size=8)
+    expected = [one.box(view) for one in found.objects]
+    assert [box["object"] for box in boxes] == list(range(1, len(expected) + 1))
+    for box, one in zip(boxes, expected, strict=True):
+        assert [box[name] for name in ("x0", "y0", "x1", "y1", "mass")] == pytest.approx(one)
+
+
+def test_objects_of_a_video_are_refused_before_any_work(capsys, tmp_path, clip, weights):
+    args = ("--method", "lost", "-o", tmp_path / "maps")
+    code, _, stderr = run(capsys, weights, clip, *args)
+    assert code == 2 and "--method lost is for images; leave out videos such as walk.mp4" in stderr
+    assert not (tmp_path / "maps").exists()
+
+
 def test_a_video_becomes_a_video_of_the_same_length(capsys, tmp_path, clip, weights):
     out = tmp_path / "maps"
     code, lines, _ = run(capsys, weights, clip, "-o", out)
@@ -196,6 +229,8 @@ def test_the_colours_of_a_video_follow_the_scene_slowly():
         (["--rollout", "--layer", "-1"], "--rollout goes through all blocks to [CLS]"),
         (["--head", "4"], "head must be mean, max, all or a number from 0 to 3, got 4"),
         (["--colormap", "infernal"], "no colour map named 'infernal'; nearest: inferno"),
+        (["--method", "lost", "--layer", "99"], "layer must lie in"),
+        (["--method", "lost", "--head", "1"], "--head is for attention; leave it out"),
         (["--opacity", "2"], "--opacity must lie in [0, 1], got 2.0"),
         (["--min-patches", "0"], "--min-patches must be at least 1, got 0"),
         (["--frame-step", "0"], "--frame-step must be at least 1, got 0"),

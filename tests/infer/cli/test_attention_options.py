@@ -2,7 +2,12 @@
 
 import pytest
 
-from dino_infer.cli.attention_options import LookOptions, VideoOptions, WriteOptions
+from dino_infer.cli.attention_options import (
+    LookOptions,
+    VideoOptions,
+    WriteOptions,
+    check_objects,
+)
 from dino_infer.cli.exit_codes import UsageError
 
 
@@ -45,3 +50,18 @@ def test_frames_are_counted_from_one():
     for more in ({"frame_step": 0}, {"max_frames": 0}):
         with pytest.raises(UsageError, match="must be at least 1, got 0"):
             VideoOptions(**more)
+
+
+@pytest.mark.parametrize("given", [{"mass": 0.6}, {"query": "1,1"}, {"rollout": True}])
+def test_what_is_about_attention_is_not_for_objects(given):
+    with pytest.raises(UsageError, match="--method lost takes no --mass, --query or --rollout"):
+        LookOptions(method="lost", **given)
+    assert LookOptions(method="lost", layer=0).layer == 0
+
+
+def test_heads_are_not_for_objects():
+    with pytest.raises(UsageError, match="--head is for attention"):
+        check_objects("lost", WriteOptions(head="mean"))
+    for kind in ("heads", "colors"):
+        with pytest.raises(UsageError, match=f"--write {kind} is for attention"):
+            check_objects("lost", WriteOptions(write=("mask", kind)))
