@@ -1,0 +1,77 @@
+"""dino-eval segmentation."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from dino_infer.cli.exit_codes import UsageError
+from dino_infer.cli.options import ComputeOptions, LimitOptions, WeightOptions, check_positive
+from dino_infer.cli.protocols.shared import ReportOptions, load, show
+
+if TYPE_CHECKING:
+    from dino_infer.evaluate.reports.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """Reading of ground-truth masks."""
+
+    masks: str | None = None
+    """Folder of the masks, named as the images but for the suffix; by default masks beside images
+    in the folder of the data, or those of PASCAL VOC."""
+    split: str = "val"
+    """List of images in ImageSets/Segmentation of the layout of PASCAL VOC."""
+    levels: Literal["foreground", "labels"] | None = None
+    """Meaning of the masks' levels: white is the object, or each level is a label and 255 void; by
+    default foreground where all masks are black and white, else labels."""
+
+    def keywords(self) -> dict[str, Any]:
+        """The arguments of ``masked_images`` beside the source."""
+        return dict(vars(self))
+
+
+def segmentation(
+    *,
+    data: str,
+    size: int = 480,
+    mass: float = 0.6,
+    truth: tyro.conf.OmitArgPrefixes[MaskOptions] = MaskOptions(),
+    report: tyro.conf.OmitArgPrefixes[ReportOptions] = ReportOptions(),  # noqa: B008
+    weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
+    compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
+    limits: tyro.conf.OmitArgPrefixes[LimitOptions] = LimitOptions(),  # noqa: B008
+) -> int:
+    """Compare masks of [CLS] attention with annotated objects.
+
+    Prints the Jaccard index in percent of the best head of each object (an oracle), of the mean
+    head, and of the head that is best on all other images. With -o it also writes images.csv,
+    heads.csv, thresholds.csv, precision_recall.png, and sheet.png with the best and worst images.
+
+    Args:
+        data: Folder with the folders images and masks, or in the layout of PASCAL VOC; with
+            --masks, the images.
+        size: Shorter side in pixels that images are resized to; all of each image is shown.
+        mass: Share of the attention that the masks keep, above 0 and up to 1.
+        truth: Reading of ground-truth masks.
+        report: Report, floors and repeatability.
+        weights: Weights of a Vision Transformer; by default timm:vit_small_patch16_224.dino.
+        compute: Execution of the network.
+        limits: Limits of images.
+    """
+    check_positive("--size", size)
+    if not 0 < mass <= 1:
+        raise UsageError(f"--mass must lie above 0 and be at most 1, got {mass}")
+    from dino_infer.evaluate.data.masks import masked_images
+    from dino_infer.evaluate.segmentation import measure_segmentation
+
+    networks = load(weights, compute, limits, report)
+    patch = networks[0].backbone.patch_size
+    if size < patch:
+        raise UsageError(f"--size must be at least one patch of {patch} px, got {size}")
+
+    def measure() -> "Result":
+        images = masked_images(data, **truth.keywords())
+        return measure_segmentation(networks, images, size=size, mass=mass)
+
+    return show(measure, report)
