@@ -117,6 +117,12 @@ def prepared(tmp_path_factory):
         for place in ("photos", "labelled/train", "labelled/val", "more"):
             name = ("dogs", "cats")[seed % 2]
             _save_picture(folder / place / name / f"{seed}.jpg", seed)
+    for seed in range(4):
+        _save_picture(folder / "masked" / "images" / f"{seed}.jpg", seed)
+        mask = np.zeros((40, 48), np.uint8)
+        mask[8 : 20 + seed, 10:30] = 255
+        (folder / "masked" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(folder / "masked" / "masks" / f"{seed}.png")
     for name in ("a.jpg", "b.png", "cat.jpg", "2.jpg"):
         _save_picture(folder / name, 9)
     return folder

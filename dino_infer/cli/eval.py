@@ -6,10 +6,12 @@ from typing import Any
 from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.parsing import parsed_verbs
 from dino_infer.cli.protocols.knn import knn
+from dino_infer.cli.protocols.segmentation import segmentation
 from dino_infer.cli.protocols.video import video
 
 VERBS: dict[str, Callable[..., Any]] = {
     "knn": knn,
+    "segmentation": segmentation,
     "video": video,
 }
 

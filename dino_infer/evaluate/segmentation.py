@@ -16,6 +16,7 @@ from jaxtyping import Float64, Int32, Int64, UInt8
 
 from dino_infer.attention.maps import MASS, attention_maps, check_has_attention, grid_masks
 from dino_infer.attention.views import View, check_patches, view_of
+from dino_infer.drawing.overlays import mask_overlay
 from dino_infer.errors import DataError, ImageError
 from dino_infer.evaluate.contestants import Network
 from dino_infer.evaluate.data.masks import MaskedImages
@@ -230,7 +231,9 @@ def _result(
         },
         pictures={
             "precision_recall": mask_curves(curves, floors),
-            "sheet": mask_sheet(_panels(model, data, kept, columns[CHOSEN], size)),
+            "sheet": mask_sheet(
+                _panels(model, data, kept, columns[CHOSEN], size), titles=("ground truth", "mask")
+            ),
         },
     )
 
@@ -283,9 +286,12 @@ def _panels(
         mass = model.masses[model.at]
         maps = attention_maps(picture, backbone=network.backbone, preprocess=preprocess, mass=mass)
         parts = patch_of_pixels(_view(network, picture, size), *picture.shape[:2])
+        mask = grid_masks(with_mean(maps.heads)[chosen[place]], mass).ravel()[parts]
         yield Panels(
             title=f"{data.name(i)}: {100 * iou[place]:.0f} %",
-            picture=picture,
-            truth=data.object_labels(i) > 0,
-            mask=grid_masks(with_mean(maps.heads)[chosen[place]], mass).ravel()[parts],
+            pictures=[
+                picture,
+                mask_overlay(picture, data.object_labels(i) > 0),
+                mask_overlay(picture, mask),
+            ],
         )

@@ -1,34 +1,16 @@
 """dino-eval segmentation."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import ComputeOptions, LimitOptions, WeightOptions, check_positive
+from dino_infer.cli.protocols.mask_options import MaskOptions
 from dino_infer.cli.protocols.shared import ReportOptions, load, show
 
 if TYPE_CHECKING:
     from dino_infer.evaluate.reports.result import Result
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskOptions:
-    """Reading of ground-truth masks."""
-
-    masks: str | None = None
-    """Folder of the masks, named as the images but for the suffix; by default masks beside images
-    in the folder of the data, or those of PASCAL VOC."""
-    split: str = "val"
-    """List of images in ImageSets/Segmentation of the layout of PASCAL VOC."""
-    levels: Literal["foreground", "labels"] | None = None
-    """Meaning of the masks' levels: white is the object, or each level is a label and 255 void; by
-    default foreground where all masks are black and white, else labels."""
-
-    def keywords(self) -> dict[str, Any]:
-        """The arguments of ``masked_images`` beside the source."""
-        return dict(vars(self))
 
 
 def segmentation(
@@ -36,7 +18,7 @@ def segmentation(
     data: str,
     size: int = 480,
     mass: float = 0.6,
-    truth: tyro.conf.OmitArgPrefixes[MaskOptions] = MaskOptions(),
+    truth: tyro.conf.OmitArgPrefixes[MaskOptions] = MaskOptions(),  # noqa: B008
     report: tyro.conf.OmitArgPrefixes[ReportOptions] = ReportOptions(),  # noqa: B008
     weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008

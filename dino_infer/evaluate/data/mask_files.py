@@ -138,13 +138,13 @@ class MaskScan:
         if self._smooth is not None:
             raise refuse(
                 f"{self._smooth!r} holds 0, 255 and more than {self.MANY} levels between; if they "
-                'are soft edges of one object pass `levels="foreground"`, else `levels="labels"`'
+                "are soft edges of one object pass `levels='foreground'`, else `levels='labels'`"
             )
         if 2 * self._black_and_white > self._masks:
             raise refuse(
                 f"{self._black_and_white} of {self._masks} masks are black and white, the others "
-                'hold more levels; if 255 marks the object pass `levels="foreground"`, if it is '
-                'void `levels="labels"`'
+                "hold more levels; if 255 marks the object pass `levels='foreground'`, if it is "
+                "void `levels='labels'`"
             )
         return "labels"
 

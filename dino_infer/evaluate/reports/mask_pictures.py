@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Float64, Int32, UInt8
 from PIL import Image
 
-from dino_infer.drawing.overlays import mask_overlay
+from dino_infer.drawing.overlays import head_palette
 from dino_infer.drawing.sheets import panel_row
 
 DPI = 120
+TINTED = 0.55  # share of a class's colour in a pixel
 TITLE_LENGTH = 36  # characters that fit above a panel
 
 
@@ -18,9 +19,8 @@ class Panels(NamedTuple):
     """One row of a sheet."""
 
     title: str
-    picture: UInt8[np.ndarray, "height width 3"]
-    truth: Bool[np.ndarray, "height width"]
-    mask: Bool[np.ndarray, "height width"]
+    """Title of the first picture; its end is shown where it is long."""
+    pictures: Sequence[UInt8[np.ndarray, "_height _width 3"]]
 
 
 class Curve(NamedTuple):
@@ -36,20 +36,36 @@ class Curve(NamedTuple):
     """Position of the threshold that other figures are told for."""
 
 
-def mask_sheet(rows: Iterable[Panels]) -> Image.Image:
-    """A row for each image: the picture, its ground truth, and the mask."""
-    drawn = [
-        panel_row(
-            [
-                row.picture,
-                mask_overlay(row.picture, row.truth),
-                mask_overlay(row.picture, row.mask),
-            ],
-            titles=[row.title[-TITLE_LENGTH:], "ground truth", "mask"],
-        )
-        for row in rows
-    ]
+def mask_sheet(rows: Iterable[Panels], *, titles: Sequence[str]) -> Image.Image:
+    """A sheet with a row of pictures for each image.
+
+    Args:
+        rows: At least one.
+        titles: Titles of the pictures after the first of each row.
+    """
+    drawn = [panel_row(row.pictures, titles=[row.title[-TITLE_LENGTH:], *titles]) for row in rows]
     return Image.fromarray(np.concatenate(drawn))
+
+
+def label_overlay(
+    picture: UInt8[np.ndarray, "height width 3"],
+    labels: Int32[np.ndarray, "height width"],
+    *,
+    classes_number: int,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture tinted by the class of each pixel; class 0 is left grey, and void is white.
+
+    Args:
+        picture: The image.
+        labels: Class of each pixel, from 0; negative where it is void.
+        classes_number: Number of classes.
+    """
+    grey = picture.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
+    palette = head_palette(max(1, classes_number - 1))
+    colors = np.concatenate([palette, [(255, 255, 255)]])[np.where(labels < 0, -1, labels - 1)]
+    tinted = grey * (1 - TINTED) + colors * TINTED
+    mixed: np.ndarray = np.where((labels == 0)[..., None], 0.5 * grey + 64, tinted)
+    return mixed.round().astype(np.uint8)
 
 
 def mask_curves(curves: Sequence[Curve], floors: Mapping[str, float]) -> Image.Image:

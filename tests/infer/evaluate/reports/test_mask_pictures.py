@@ -1,24 +1,34 @@
 import numpy as np
 
-from dino_infer.evaluate.reports.mask_pictures import Curve, Panels, mask_curves, mask_sheet
+from dino_infer.evaluate.reports.mask_pictures import (
+    Curve,
+    Panels,
+    label_overlay,
+    mask_curves,
+    mask_sheet,
+)
 
 
 def panels(height, width):
     picture = np.full((height, width, 3), 200, np.uint8)
-    mask = np.zeros((height, width), np.bool_)
-    mask[: height // 2] = True
-    return Panels(title="x" * 200 + ".jpg: 50 %", picture=picture, truth=mask, mask=~mask)
+    return Panels(title="x" * 200 + ".jpg: 50 %", pictures=[picture, picture // 2])
 
 
 def test_a_sheet_has_a_row_for_each_image_of_any_shape():
-    sheet = np.asarray(mask_sheet([panels(40, 60), panels(90, 30)]))
-    one = np.asarray(mask_sheet([panels(40, 60)]))
+    sheet = np.asarray(mask_sheet([panels(40, 60), panels(90, 30)], titles=["mask"]))
+    one = np.asarray(mask_sheet([panels(40, 60)], titles=["mask"]))
     assert sheet.shape[1] == one.shape[1]
     np.testing.assert_array_equal(sheet[: len(one)], one)
-    # The mask is tinted where the ground truth is not.
-    third = one.shape[1] // 3
-    middle = one[:, third:].astype(int)
-    assert (middle[:, :third] != middle[:, third : 2 * third]).any()
+
+
+def test_classes_have_colours_of_their_own_and_background_has_none():
+    picture = np.random.default_rng(0).integers(0, 256, (1, 5, 3), dtype=np.uint8)
+    labels = np.array([[0, 1, 2, 3, -1]], np.int32)
+    drawn = label_overlay(picture, labels, classes_number=4)[0].astype(int)
+    spread = np.ptp(drawn, axis=1)
+    assert (spread[[0, 4]] == 0).all()
+    assert (spread[1:4] > 60).all()
+    assert len({tuple(color.argsort()) for color in drawn[1:4]}) == 3
 
 
 def test_curves_are_drawn_with_their_floors():
