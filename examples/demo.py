@@ -12,10 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-PIXEL_SIDE = 16
+PROTOCOLS = ("knn",)
 
 
 def main() -> int:
@@ -28,6 +25,7 @@ def main() -> int:
     import dino_export.cli
     import dino_infer.cli.attention
     import dino_infer.cli.embed
+    import dino_infer.cli.eval
     import dino_train.cli
     from dino_infer.samples import write_samples
 
@@ -55,17 +53,20 @@ def main() -> int:
         "dino-attention",
         [*shown, "-o", f"{out}/attention", "--weights", str(run), "--size", "256"],
     )
-    untrained, trained = knn_of_run(run)
+    command(
+        dino_infer.cli.eval.main,
+        "dino-eval",
+        [
+            *("all", str(photos), "--only", *PROTOCOLS, "--weights", str(run)),
+            *("-o", f"{out}/scorecard", "--cache", f"{out}/features", "--overwrite"),
+        ],
+    )
     print(f"""
-k-NN top-1 accuracy on tiles that no training picture overlaps, k = 20:
-  raw pixels          {pixel_knn(photos):5.1f} %
-  untrained backbone  {untrained:5.1f} %
-  trained backbone    {trained:5.1f} %  ({trained - untrained:+.1f} points in training)
-
 pictures:  {run}/report/curves.png and attention.png, {out}/attention/
 features:  {out}/train.npy, {out}/val.npy
 weights:   {run}/checkpoint.safetensors
 exported:  {out}/model.onnx, compared with PyTorch
+scorecard: {out}/scorecard/scorecard.html, figures beside the untrained network and raw pixels
 all this took {time.monotonic() - started_s:.0f} s""")
     return 0
 
@@ -76,29 +77,6 @@ def command(run: Callable[[Sequence[str]], int], name: str, arguments: list[str]
     code = run(arguments)
     if code:
         sys.exit(code)
-
-
-def knn_of_run(run: Path) -> tuple[float, float]:
-    """k-NN top-1 in percent before the first step and after the last."""
-    from dino_train.records.metrics import read_rows
-
-    rows = [row for row in read_rows(run / "metrics.jsonl") if "knn_top1_percent" in row]
-    return rows[0]["knn_top1_percent"], rows[-1]["knn_top1_percent"]
-
-
-def pixel_knn(photos: Path) -> float:
-    """k-NN top-1 in percent of the tiles themselves, shrunk to 16 x 16."""
-    from dino_infer.knn.classifier import KNNClassifier
-
-    def pixels(split: str) -> tuple[np.ndarray, np.ndarray]:
-        paths = sorted((photos / split).rglob("*.png"))
-        rows = [np.asarray(Image.open(p).resize((PIXEL_SIDE, PIXEL_SIDE))).ravel() for p in paths]
-        return np.array(rows, dtype=np.float32), np.array([p.parent.name for p in paths])
-
-    (train, train_labels), (val, val_labels) = pixels("train"), pixels("val")
-    mean = train.mean(axis=0)
-    classifier = KNNClassifier(k=20).fit(train - mean, train_labels)
-    return 100 * classifier.score(val - mean, val_labels)
 
 
 def example_photos(folder: Path) -> list[Path]:

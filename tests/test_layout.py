@@ -25,8 +25,10 @@ LONG = {
 """Modules of more than ``MAX_LINES`` lines."""
 
 TESTED_IN = {
+    "dino_infer.cli.protocols.all": "infer/evaluate/test_suite.py",
     "dino_infer.cli.protocols.knn": "infer/cli/test_eval.py",
     "dino_infer.cli.protocols.shared": "infer/evaluate/test_knn.py",
+    "dino_infer.evaluate.protocols": "infer/evaluate/test_suite.py",
     "dino_infer.evaluate.contestants": "infer/evaluate/test_knn.py",
     "dino_infer.evaluate.reports.result": "infer/evaluate/test_knn.py",
     #

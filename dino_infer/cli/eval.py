@@ -1,18 +1,21 @@
 """dino-eval: the quality of features, by the published protocols."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.parsing import parsed_verbs
+from dino_infer.cli.protocols.all import all_protocols
+from dino_infer.cli.protocols.compare import compare
 from dino_infer.cli.protocols.knn import knn
 from dino_infer.cli.protocols.segmentation import segmentation
 from dino_infer.cli.protocols.video import video
 
-VERBS: dict[str, Callable[..., Any]] = {
+VERBS: dict[str, Callable[..., int]] = {
     "knn": knn,
     "segmentation": segmentation,
     "video": video,
+    "all": all_protocols,
+    "compare": compare,
 }
 
 

@@ -21,7 +21,7 @@ from dino_infer.evaluate.data.labelled import (
     labelled_images,
 )
 from dino_infer.evaluate.reports.confusion import ClassResult, class_results, confusion_picture
-from dino_infer.evaluate.reports.result import Figures, Result, Table
+from dino_infer.evaluate.reports.result import Figures, Result, Table, standard_errors
 from dino_infer.knn.classifier import accuracies, accuracy, clamped_k, nearest, nearest_others
 from dino_infer.knn.votes import TEMPERATURE, Ranking, rankings
 
@@ -117,9 +117,9 @@ def measure_knn(
         device: Where to search.
 
     Returns:
-        ``k20_top1_percent`` and the like; tables ``classes`` and, where asked for, ``few_shot``;
-        and the picture ``confusion``. Both are of the k with the best top-1, the smallest of
-        several.
+        ``k20_top1_percent`` and the like, with their standard errors over images; tables
+        ``classes`` and, where asked for, ``few_shot``; and the picture ``confusion``. ``classes``
+        and ``confusion`` are of the k with the best top-1, the smallest of several.
 
     Raises:
         DataError: A set holds rows that cannot be used, too few of them, or was made differently.
@@ -131,13 +131,14 @@ def measure_knn(
         check_comparable(model.train, model.val)
     figures = []
     ranked: dict[str, dict[int, Ranking]] = {}
+    count = len((model.val or model.train).labels)
     for name, side in sides.items():
         found = knn_rankings(side.train, side.val, ks=ks, temperature=temperature, device=device)
         values: dict[str, float] = {}
         for k, ranking in found.items():
             top1, top5 = accuracy(ranking, k=k)
             values |= {f"k{k}_top1_percent": top1, f"k{k}_top5_percent": top5}
-        figures.append(Figures(of=name, values=values))
+        figures.append(Figures(of=name, values=values, spreads=standard_errors(values, count)))
         ranked[name] = found
     shots: list[FewShot] = []
     if n_per_class and model.val is not None:

@@ -1,5 +1,6 @@
 """Result of a protocol: the model's figures beside those of its floors, and how they were made."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ class Figures:
     values: Mapping[str, float]
     """By name, with the unit in it: ``top1_percent``, ``iou_percent``."""
     spreads: Mapping[str, float] = field(default_factory=dict)
-    """Standard deviation over seeds, draws or images, of the values that have one."""
+    """Standard deviation over seeds or draws, or standard error over images, where there is one."""
 
 
 class Table(NamedTuple):
@@ -75,6 +76,18 @@ class Result:
         }
 
 
+def standard_errors(percent: Mapping[str, float], images: int) -> dict[str, float]:
+    """Standard error of each share of images, in percent, as if the images were a random draw.
+
+    Args:
+        percent: Shares in percent.
+        images: Number of images that each is a share of.
+    """
+    return {
+        name: math.sqrt(max(0.0, value * (100 - value)) / images) for name, value in percent.items()
+    }
+
+
 def text_table(result: Result) -> str:
     """The figures for a terminal: a line each, a column for the model and each floor."""
     names = list(dict.fromkeys(name for one in result.figures for name in one.values))
@@ -85,7 +98,7 @@ def text_table(result: Result) -> str:
 
 def text_of(table: Table) -> str:
     """A further table for a terminal."""
-    rows = [[_shown(cell) for cell in row] for row in table.rows]
+    rows = [[shown(cell) for cell in row] for row in table.rows]
     return aligned([list(table.columns), *rows])
 
 
@@ -102,11 +115,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def _cell(figures: Figures, name: str) -> str:
     if name not in figures.values:
         return "-"
-    value = _shown(figures.values[name])
-    return f"{value} ± {_shown(figures.spreads[name])}" if name in figures.spreads else value
+    value = shown(figures.values[name])
+    return f"{value} ± {shown(figures.spreads[name])}" if name in figures.spreads else value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A cell of a table: numbers with two digits after the point, small ones with four."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"

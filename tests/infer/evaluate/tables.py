@@ -4,9 +4,12 @@ import re
 
 
 def figures(stdout):
-    """The numbers of a printed table of figures: by name of the value, then of the contestant."""
+    """The values of a printed table of figures: by name of the value, then of the contestant."""
     head, *lines = (re.split(r"\s{2,}", line) for line in stdout.split("\n\n")[0].splitlines())
-    return {name: dict(zip(head[1:], map(float, cells), strict=True)) for name, *cells in lines}
+    return {
+        name: dict(zip(head[1:], (float(cell.split()[0]) for cell in cells), strict=True))
+        for name, *cells in lines
+    }
 
 
 def labels_csv(path, names):

@@ -1,0 +1,76 @@
+"""Table of the protocols that ``dino-eval all`` runs, each as a function of paths."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dino_infer.evaluate.contestants import Network, with_pixels
+from dino_infer.evaluate.reports.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One protocol, and where its data lies in a folder of the documented layout."""
+
+    measure: Callable[..., Result]
+    """Takes the networks, ``seed``, and what ``arguments`` names."""
+    layout: Mapping[str, str]
+    """Places below the folder, by name of the argument."""
+    parts: Sequence[str] = ()
+    """Places that must exist for it to run; by default those of ``layout``."""
+    needs_patches: bool = False
+    """True if it measures Vision Transformers alone."""
+
+    @property
+    def needed(self) -> Sequence[str]:
+        """Places below the folder that must exist."""
+        return self.parts or tuple(self.layout.values())
+
+    @property
+    def arguments(self) -> dict[str, type]:
+        """Types of the arguments that a TOML file may name."""
+        return {name: parameter.annotation for name, parameter in self._parameters().items()}
+
+    @property
+    def required(self) -> list[str]:
+        """Names of the arguments without a default."""
+        parameters = self._parameters().items()
+        return [name for name, parameter in parameters if parameter.default is parameter.empty]
+
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        parameters = inspect.signature(self.measure).parameters
+        return {name: parameters[name] for name in parameters if name not in ("networks", "seed")}
+
+
+def _knn(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
+    from dino_infer.evaluate.knn import measure_knn, sides_of
+
+    sides = sides_of(str(train), str(val), contestants=with_pixels(networks))
+    return measure_knn(sides, seed=seed, device=networks[0].device)
+
+
+def _segmentation(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+    from dino_infer.evaluate.data.masks import masked_images
+    from dino_infer.evaluate.segmentation import measure_segmentation
+
+    return measure_segmentation(networks, masked_images(str(data)))
+
+
+def _video(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+    from dino_infer.evaluate.data.frames import video_sequences
+    from dino_infer.evaluate.video import measure_video
+
+    return measure_video(networks, video_sequences(data))
+
+
+LABELLED = {"train": "train", "val": "val"}
+HERE = {"data": "."}
+MASKED = ("images", "masks")
+
+PROTOCOLS: dict[str, Protocol] = {
+    "knn": Protocol(measure=_knn, layout=LABELLED),
+    "segmentation": Protocol(measure=_segmentation, layout=HERE, parts=MASKED, needs_patches=True),
+    "video": Protocol(measure=_video, layout={"data": "video"}, needs_patches=True),
+}
+"""By name of the verb, in the order in which they run."""
