@@ -9,10 +9,12 @@ VectorFeature = Literal["cls", "mean", "cls+mean", "gem", "last4"]
 """The [CLS] token; the mean of the patch tokens; both one after the other; their generalised mean;
 the [CLS] tokens of the last four blocks, as linear evaluation uses them."""
 
-Feature = Literal[VectorFeature, "patches"]
-"""One vector an image, or the matrix of all patch tokens."""
+FEATURES: tuple[str, ...] = (*get_args(VectorFeature), "patches")
+"""Features that have a name of their own: one vector an image, or the matrix of all patch tokens.
 
-FEATURES: tuple[Feature, ...] = get_args(Feature)
+Beside them ``lastN`` takes the [CLS] tokens of the last N blocks, and ``lastN+mean`` also the mean
+of the last block's patch tokens: ``last1+mean``, ``last4+mean``.
+"""
 
 Crop = Literal["center", "none"]
 """Keep the central square of an image, or all of it."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dino_infer.choices import Feature
 from dino_infer.cli.exit_codes import UsageError, exit_code, inputs_code, printable
 from dino_infer.cli.options import (
     ComputeOptions,
+    FeatureName,
     Images,
     TableOptions,
     ViewOptions,
@@ -33,9 +33,10 @@ Flag = tyro.conf.FlagCreatePairsOff[bool]
 class FeatureOptions:
     """Vector that stands for an image."""
 
-    feature: Feature = "cls"
+    feature: FeatureName = "cls"
     """[CLS] token (of a convnet the pooled features), mean of the patch tokens, both, generalised
-    mean of the patch tokens (power 4), [CLS] tokens of the last 4 blocks, or every patch token."""
+    mean of the patch tokens (power 4), [CLS] tokens of the last N blocks, these and the mean of the
+    patch tokens, or every patch token."""
     normalize: Flag = False
     """Scale each vector to length 1."""
     dtype: Literal["float32", "float16"] = "float32"

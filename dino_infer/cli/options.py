@@ -18,6 +18,12 @@ Images = Annotated[
 """Sources of images, as positional arguments."""
 
 
+FeatureName = Annotated[
+    str, tyro.conf.arg(metavar="{cls,mean,cls+mean,gem,lastN,lastN+mean,patches}")
+]
+"""Feature that a network gives, see ``dino_infer.embedding.pooling.feature_of``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """Network that a file of weights holds, where the file does not tell."""

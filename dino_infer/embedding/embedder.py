@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from dino_infer.choices import Crop, EngineName, Feature, Precision
+from dino_infer.choices import Crop, EngineName, Precision
 from dino_infer.devices import LateNumbers, cpu_threads, one_thread_each, resolved_device
 from dino_infer.embedding.decoding import (
     DecodedBatch,
@@ -89,7 +89,8 @@ class Embedder:
         workers: On a CPU, threads that each decode and embed a batch; on a GPU, processes that
             decode. None takes as many as there are cores.
         precision: Of a backbone, see ``TorchEngine``; features are float32 in any case.
-        feature: What to take from a backbone: "cls", "mean", "cls+mean", "gem", "last4", "patches".
+        feature: What to take from a backbone, see ``feature_of``: "cls", "mean", "cls+mean", "gem",
+            "last4", "last1+mean", "patches" ...
         normalize: Scale each vector to length 1.
         compiled: Run a backbone through torch.compile.
         max_pixels: Larger images fail, judged by their header.
@@ -109,7 +110,7 @@ class Embedder:
         batch_size: int | None = None,
         workers: int | None = None,
         precision: Precision = "auto",
-        feature: Feature = "cls",
+        feature: str = "cls",
         normalize: bool = False,
         compiled: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -152,7 +153,7 @@ class Embedder:
         arch: str | None = None,
         patch_size: int | None = None,
         engine: EngineName = "auto",
-        feature: Feature = "cls",
+        feature: str = "cls",
         precision: Precision = "auto",
         size: int | None = None,
         crop: Crop = "center",

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dino_infer.choices import Feature, Precision
+from dino_infer.choices import Precision
 from dino_infer.devices import AUTOCAST, resolved_precision
 from dino_infer.embedding.onnx_sessions import CPU_PROVIDER, onnx_session
-from dino_infer.embedding.pooling import check_feature, feature_of, pooled
+from dino_infer.embedding.pooling import check_feature, feature_of, last_blocks, pooled
 from dino_infer.errors import CheckpointError, first_line
 from dino_infer.images.preprocess import denormalized
 from dino_infer.networks.backbone import Backbone, Images
@@ -74,12 +74,17 @@ class TorchEngine:
         self,
         backbone: Backbone,
         *,
-        feature: Feature,
+        feature: str,
         device: torch.device,
         precision: Precision = "auto",
         compiled: bool = False,
     ) -> None:
-        check_feature(feature, arch=backbone.arch, has_patches=backbone.has_attention)
+        check_feature(
+            feature,
+            arch=backbone.arch,
+            has_patches=backbone.has_attention,
+            depth=backbone.depth if backbone.has_attention else None,
+        )
         self.device = device
         self.precision = resolved_precision(precision, device)
         self.backbone = backbone.to(device).eval()
@@ -176,7 +181,7 @@ class OnnxEngine:
         self,
         path: str | Path,
         *,
-        feature: Feature,
+        feature: str,
         device: torch.device,
         tensorrt: bool = False,
     ) -> None:
@@ -187,13 +192,14 @@ class OnnxEngine:
         self.file = _described(Path(path), session)
         has_patches = "patches" in self.file.outputs
         check_feature(feature, arch=self.file.info.arch, has_patches=has_patches)
-        if feature == "last4":
+        if last_blocks(feature):
             raise ValueError(
-                "feature 'last4' is not in exported files; give the weights they were made from"
+                f"feature {feature!r} is not in exported files; give the weights they were made "
+                "from"
             )
         # Inputs and outputs cross as NumPy arrays, so images stay on the CPU in any case.
         self.device = torch.device("cpu")
-        self._feature: Feature = feature
+        self._feature = feature
         self.patch_size = self.file.info.patch_size if has_patches else None
         self._shape = session.get_inputs()[0].shape
         self._wanted = ["cls"] if feature == "cls" else ["cls", "patches"]

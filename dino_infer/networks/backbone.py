@@ -72,6 +72,12 @@ class Backbone(nn.Module):
         self, images: Images, *, last: int = 4
     ) -> Float[Tensor, "batch last embed_dim"]:
         """The normed [CLS] token after each of the last blocks, the deepest at the end."""
+        return self.class_and_patch_tokens(images, last=last)[0]
+
+    def class_and_patch_tokens(
+        self, images: Images, *, last: int = 4
+    ) -> tuple[Float[Tensor, "batch last embed_dim"], Float[Tensor, "batch patches embed_dim"]]:
+        """``class_tokens`` and the normed patch tokens of the last block, from one forward pass."""
         raise self._no_vit("[CLS] tokens of several blocks")
 
     def cls_attention(

@@ -54,20 +54,18 @@ class ViTBackbone(Backbone):
         x, prefix = self._normed(last.x), self.num_prefix_tokens
         return Tokens(cls=x[:, 0], patches=x[:, prefix:], registers=x[:, 1:prefix], grid=last.grid)
 
-    def class_tokens(
+    def class_and_patch_tokens(
         self, images: Images, *, last: int = 4
-    ) -> Float[Tensor, "batch last embed_dim"]:
-        """The normed [CLS] token after each of the last blocks, the deepest at the end."""
+    ) -> tuple[Float[Tensor, "batch last embed_dim"], Float[Tensor, "batch patches embed_dim"]]:
+        """``class_tokens`` and the normed patch tokens of the last block, from one forward pass."""
         if not 1 <= last <= self.depth:
-            raise ValueError(
-                f"last must lie in [1, {self.depth}] for {self.arch!r} with {self.depth} blocks, "
-                f"got {last}"
-            )
+            raise ValueError(f"last must lie in [1, {self.depth}], blocks of {self.arch!r}: {last}")
         embedded, tokens = self._embedded(images), []
         for block in self._blocks():
             embedded = self._through([block], embedded)
             tokens.append(embedded.x[:, 0])
-        return self._normed(torch.stack(tokens[-last:], dim=1))
+        patches = embedded.x[:, self.num_prefix_tokens :]
+        return self._normed(torch.stack(tokens[-last:], dim=1)), self._normed(patches)
 
     def cls_attention(
         self, images: Images, *, layer: int = -1

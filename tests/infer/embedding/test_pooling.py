@@ -44,19 +44,48 @@ def test_tokens_of_the_last_block_do_not_make_up_every_feature(tokens):
 
 def test_a_network_of_fewer_blocks_has_no_last4():
     backbone = vision_transformer(embed_dim=24, depth=3, num_heads=3, patch_size=4, image_size=16)
-    with pytest.raises(ValueError, match=r"last must lie in \[1, 3\] for 'vit' with 3 blocks"):
+    with pytest.raises(ValueError, match=r"last must lie in \[1, 3\], blocks of"):
         feature_of(backbone.eval(), torch.zeros(1, 3, 16, 16), "last4")
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_the_class_tokens_of_the_last_blocks_come_before_the_mean_patch(last):
+    # The original interleaves them, and with several blocks it ends with an error.
+    torch.manual_seed(0)
+    vit = vision_transformer(embed_dim=24, depth=3, num_heads=3, patch_size=4, image_size=16).eval()
+    images = torch.randn(2, 3, 16, 16)
+    rows = feature_of(vit, images, f"last{last}+mean")
+    assert rows.shape == (2, 24 * (last + 1))
+    tokens, blocks = vit.tokens(images), vit.class_tokens(images, last=last)
+    torch.testing.assert_close(rows[:, 24 * (last - 1) : 24 * last], tokens.cls)
+    torch.testing.assert_close(rows[:, -24:], tokens.patches.mean(1))
+    torch.testing.assert_close(rows[:, : 24 * last].unflatten(1, (last, 24)), blocks)
+    assert torch.equal(feature_of(vit, images, f"last{last}"), rows[:, : 24 * last])
+
+
+@pytest.mark.parametrize("feature", ["last0", "last", "last04", "last4+", "mean+last4", "last-1"])
+def test_blocks_are_counted_from_one(feature):
+    with pytest.raises(ValueError, match="or lastN or lastN.mean for the last N blocks, got"):
+        check_feature(feature, arch="vit", has_patches=True)
+
+
+def test_more_blocks_than_a_network_has_are_refused_before_it_runs():
+    with pytest.raises(ValueError, match="'last13.mean' needs 13 blocks, and 'vit' has 12"):
+        check_feature("last13+mean", arch="vit", has_patches=True, depth=12)
+    check_feature("last12+mean", arch="vit", has_patches=True, depth=12)
 
 
 def test_a_convnet_has_its_pooled_features_alone():
     resnet = build_backbone("resnet_micro").eval()
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(feature_of(resnet, images, "cls"), resnet(images))
-    for feature in set(FEATURES) - {"cls"}:
+    for feature in {*FEATURES, "last1", "last2+mean"} - {"cls"}:
         with pytest.raises(ValueError, match="tokens, and 'resnet_micro' has none; use 'cls'"):
             check_feature(feature, arch="resnet_micro", has_patches=False)
 
 
 def test_an_unknown_feature_is_told_the_known_ones():
-    with pytest.raises(ValueError, match="one of cls, mean, cls.mean, gem, last4, patches, got"):
+    with pytest.raises(
+        ValueError, match="one of cls, mean, .*, patches, or lastN"
+    ):
         check_feature("max", arch="vit", has_patches=True)
