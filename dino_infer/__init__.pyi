@@ -40,6 +40,7 @@ from .features import (
     read_features as read_features,
     write_features as write_features,
 )
+from .heads import LinearHead as LinearHead
 from .images import (
     ImageFailure as ImageFailure,
     Preprocess as Preprocess,

@@ -35,8 +35,7 @@ class FeatureOptions:
 
     feature: FeatureName = "cls"
     """[CLS] token (of a convnet the pooled features), mean of the patch tokens, both, generalised
-    mean of the patch tokens (power 4), [CLS] tokens of the last N blocks, these and the mean of the
-    patch tokens, or every patch token."""
+    mean (power 4), [CLS] tokens of the last N blocks, these and the mean, or all patch tokens."""
     normalize: Flag = False
     """Scale each vector to length 1."""
     dtype: Literal["float32", "float16"] = "float32"

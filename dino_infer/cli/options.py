@@ -22,6 +22,10 @@ FeatureName = Annotated[
     str, tyro.conf.arg(metavar="{cls,mean,cls+mean,gem,lastN,lastN+mean,patches}")
 ]
 """Feature that a network gives, see ``dino_infer.embedding.pooling.feature_of``."""
+VectorName = Annotated[
+    str | None, tyro.conf.arg(metavar="{cls,mean,cls+mean,gem,lastN,lastN+mean}")
+]
+"""Feature of one vector an image, or None for the default of a protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)

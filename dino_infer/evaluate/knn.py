@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
-from PIL import Image
 
 from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import MODEL, Contestant
@@ -20,13 +18,12 @@ from dino_infer.evaluate.data.labelled import (
     is_feature_file,
     labelled_images,
 )
-from dino_infer.evaluate.reports.confusion import ClassResult, class_results, confusion_picture
+from dino_infer.evaluate.reports.classes import ClassTable, class_table, origin
 from dino_infer.evaluate.reports.result import Figures, Result, Table, standard_errors
 from dino_infer.knn.classifier import accuracies, accuracy, clamped_k, nearest, nearest_others
 from dino_infer.knn.votes import TEMPERATURE, Ranking, rankings
 
 KS = (10, 20, 100, 200)
-CLASS_COLUMNS = ("class", "images", "top1_percent", "most_confused_with", "confused_percent")
 
 
 class Sides(NamedTuple):
@@ -155,8 +152,8 @@ def measure_knn(
     counted = [side for side in model if side is not None]
     settings: dict[str, Any] = {"temperature": temperature, "seed": seed, "tries": tries}
     settings |= {key: model.train.description.get(key) for key in MUST_AGREE}
-    best, classes, picture = _classes(model, ranked[MODEL])
-    tables = {"classes": classes}
+    best, classes = _classes(model, ranked[MODEL])
+    tables = {"classes": classes.table}
     if shots:
         tables["few_shot"] = Table(FewShot._fields, shots)
     return Result(
@@ -165,13 +162,13 @@ def measure_knn(
         figures=figures,
         settings={**settings, "classes_k": best},
         data={
-            "train": _origin(model.train),
-            "val": "leave-one-out" if model.val is None else _origin(model.val),
+            "train": origin(model.train),
+            "val": "leave-one-out" if model.val is None else origin(model.val),
         },
         images=sum(side.images for side in counted),
         failed=sum(side.failed for side in counted),
         tables=tables,
-        pictures={"confusion": picture},
+        pictures={"confusion": classes.picture},
     )
 
 
@@ -249,28 +246,10 @@ def few_shot_accuracies(
     return results
 
 
-def _classes(model: Sides, ranked: Mapping[int, Ranking]) -> tuple[int, Table, Image.Image]:
+def _classes(model: Sides, ranked: Mapping[int, Ranking]) -> tuple[int, ClassTable]:
     """The k with the best top-1, and for it a row a class and the confusion matrix."""
     top1 = {k: accuracy(ranking, k=k).top1_percent for k, ranking in ranked.items()}
     best = max(sorted(top1), key=lambda k: top1[k])
     labels = (model.val or model.train).labels
-    names = np.unique(np.concatenate([model.train.labels, labels]))
-    wanted, predicted = (np.searchsorted(names, side) for side in (labels, ranked[best].winners))
-    classes = class_results(wanted, predicted, classes_number=len(names))
     title = f"k-NN with k = {best}: top-1 {top1[best]:.2f} %"
-    rows = [_class_row(name, one, names) for name, one in zip(names, classes, strict=True)]
-    picture = confusion_picture(wanted, predicted, names=names.tolist(), title=title)
-    return best, Table(CLASS_COLUMNS, rows), picture
-
-
-def _class_row(name: str, one: ClassResult, names: Shaped[np.ndarray, " classes"]) -> list[Any]:
-    top1 = f"{100 * one.correct / one.images:.2f}" if one.images else ""
-    mistaken = ("", "")
-    if one.confused_with is not None:
-        mistaken = (names[one.confused_with], f"{100 * one.confused / one.images:.2f}")
-    return [name, one.images, top1, *mistaken]
-
-
-def _origin(side: LabelledFeatures) -> dict[str, Any]:
-    counts = {"images": side.images, "failed": side.failed, "classes": len(set(side.labels))}
-    return {"source": side.source, **counts}
+    return best, class_table(model.train.labels, labels, ranked[best].winners, title=title)

@@ -1,38 +1,17 @@
 """dino-eval knn."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError
-from dino_infer.cli.options import (
-    ComputeOptions,
-    CropOptions,
-    LimitOptions,
-    TableOptions,
-    ViewOptions,
-    WeightOptions,
-    check_positive,
-    load_embedder,
-)
-from dino_infer.cli.protocols.shared import ReportOptions, load, show
+from dino_infer.cli.options import check_positive
+from dino_infer.cli.protocols.labelled import LabelOptions, NetworkOptions, labelled_sides
+from dino_infer.cli.protocols.shared import ReportOptions, show
 
 if TYPE_CHECKING:
-    from dino_infer.evaluate.contestants import Contestant
     from dino_infer.evaluate.reports.result import Result
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelOptions:
-    """Labels of the images."""
-
-    train_labels: Path | None = None
-    """CSV file with the header path,label that names the class of each training image."""
-    val_labels: Path | None = None
-    """CSV file with the header path,label that names the class of each image to classify."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +39,10 @@ def knn(
     k: tuple[int, ...] = (10, 20, 100, 200),
     temperature: float = 0.07,
     leave_one_out: tyro.conf.FlagCreatePairsOff[bool] = False,
-    labels: tyro.conf.OmitArgPrefixes[LabelOptions] = LabelOptions(),
+    labels: tyro.conf.OmitArgPrefixes[LabelOptions] = LabelOptions(),  # noqa: B008
     few_shot: tyro.conf.OmitArgPrefixes[FewShotOptions] = FewShotOptions(),
     report: tyro.conf.OmitArgPrefixes[ReportOptions] = ReportOptions(),  # noqa: B008
-    weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
-    compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
-    tables: tyro.conf.OmitArgPrefixes[TableOptions] = TableOptions(),  # noqa: B008
-    view: tyro.conf.OmitArgPrefixes[CropOptions] = CropOptions(),  # noqa: B008
-    limits: tyro.conf.OmitArgPrefixes[LimitOptions] = LimitOptions(),  # noqa: B008
+    network: tyro.conf.OmitArgPrefixes[NetworkOptions] = NetworkOptions(),  # noqa: B008
 ) -> int:
     """Classify images by a weighted vote of their nearest neighbours.
 
@@ -84,11 +59,7 @@ def knn(
         labels: Labels of the images.
         few_shot: Accuracy with few training images.
         report: Report, floors and repeatability.
-        weights: Weights that embed folders of images; by default timm:vit_small_patch16_224.dino.
-        compute: Execution of the network, and device of the search.
-        tables: Reading of image tables.
-        view: Part and size of an image that the network sees.
-        limits: Limits of images.
+        network: Network that embeds folders of images.
     """
     if leave_one_out == (val is not None):
         raise UsageError("pass either --val or --leave-one-out")
@@ -99,30 +70,12 @@ def knn(
     if temperature <= 0:
         raise UsageError(f"--temperature must be above 0, got {temperature}")
     from dino_infer.devices import resolved_device
-    from dino_infer.evaluate.data.labelled import is_feature_file
-    from dino_infer.evaluate.knn import measure_knn, sides_of
+    from dino_infer.evaluate.knn import measure_knn
 
-    files = [is_feature_file(source) for source in (train, val) if source is not None]
-    given = (weights, replace(compute, device="auto"), tables, view, limits)
-    idle = (WeightOptions(), ComputeOptions(), TableOptions(), CropOptions(), LimitOptions())
-    if all(files) and given != idle:
-        raise UsageError("flags about networks and images are for images; nothing is embedded")
-    device = resolved_device(compute.device)
+    device = resolved_device(network.compute.device)
 
     def measure() -> "Result":
-        contestants: Sequence[Contestant] = ()
-        if not all(files):
-            contestants = _contestants(weights, compute, view, limits, report)
-        sides = sides_of(
-            train,
-            val,
-            # A file holds the features of one network, so there are no others to compare with.
-            contestants=contestants[:1] if any(files) else contestants,
-            label_files=(labels.train_labels, labels.val_labels),
-            image_column=tables.image_column,
-            size=view.size,
-            crop=view.crop or "center",
-        )
+        sides = labelled_sides(train, val, labels=labels, network=network, report=report)
         return measure_knn(
             sides,
             ks=k,
@@ -134,19 +87,3 @@ def knn(
         )
 
     return show(measure, report, tables=["few_shot"])
-
-
-def _contestants(
-    weights: WeightOptions,
-    compute: ComputeOptions,
-    view: CropOptions,
-    limits: LimitOptions,
-    report: ReportOptions,
-) -> "Sequence[Contestant]":
-    from dino_infer.evaluate.contestants import Exported, with_pixels
-
-    if weights.weights is None or not weights.weights.endswith(".onnx"):
-        return with_pixels(load(weights, compute, limits, report))
-    whole = ViewOptions(**vars(view), **vars(limits), exact_decode=True)
-    embedder = load_embedder(weights, compute, whole)
-    return with_pixels([Exported(embedder=embedder)], floors=not report.no_floors)

@@ -1,9 +1,10 @@
 """Draws of a few images of each class."""
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 
 from dino_infer.evaluate.data.label_files import first_names
 
@@ -28,7 +29,36 @@ def drawn(
     labels: Shaped[np.ndarray, " rows"], n_per_class: int, *, rng: np.random.Generator
 ) -> Int64[np.ndarray, " drawn"]:
     """Rows of ``n_per_class`` images of each class, all of a smaller class, in ascending order."""
-    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    shuffled = np.lexsort((rng.random(len(labels)), classes))
-    position = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shuffled, position, _ = _shuffled(labels, rng)
     return np.sort(shuffled[position < n_per_class])
+
+
+def held_out(
+    labels: Shaped[np.ndarray, " rows"], *, share: float, rng: np.random.Generator
+) -> Bool[np.ndarray, " rows"]:
+    """True for a share of the rows of each class, at least one of it and never all.
+
+    A class of one row keeps it.
+    """
+    shuffled, position, counts = _shuffled(labels, rng)
+    wanted = np.minimum(np.maximum(np.rint(share * counts), 1), counts - 1)
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    chosen[shuffled] = position < wanted
+    return chosen
+
+
+class _Shuffled(NamedTuple):
+    """Rows class by class, in random order within each."""
+
+    rows: Int64[np.ndarray, " rows"]
+    position: Int64[np.ndarray, " rows"]
+    """Place of each in its class."""
+    of: Int64[np.ndarray, " rows"]
+    """Rows of its class."""
+
+
+def _shuffled(labels: Shaped[np.ndarray, " rows"], rng: np.random.Generator) -> _Shuffled:
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    rows = np.lexsort((rng.random(len(labels)), classes))
+    position = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return _Shuffled(rows, position, np.repeat(counts, counts))

@@ -3,6 +3,7 @@
 ``result.json``  the figures, their floors, settings and data
 ``NAME.csv``     further tables, such as a line for each class
 ``NAME.png``     pictures
+others           files of a protocol, such as ``head.safetensors``
 """
 
 import csv
@@ -80,3 +81,5 @@ def write_report(folder: Path, result: Result) -> None:
         for name, picture in result.pictures.items():
             path = files.enter_context(whole_file(folder / f"{name}.png"))
             picture.save(path, format="PNG")
+        for name, write in result.files.items():
+            write(files.enter_context(whole_file(folder / name)))

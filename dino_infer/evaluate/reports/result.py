@@ -1,8 +1,9 @@
 """Result of a protocol: the model's figures beside those of its floors, and how they were made."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -53,6 +54,9 @@ class Result:
     """Further tables by name; a report holds each as NAME.csv."""
     pictures: Mapping[str, Image.Image] = field(default_factory=dict)
     """Pictures by name; a report holds each as NAME.png."""
+    files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+    """Further files of a report by name, such as a trained head; each is written by its function,
+    which is given the path."""
 
     @property
     def model(self) -> Figures:

@@ -85,7 +85,5 @@ def test_a_convnet_has_its_pooled_features_alone():
 
 
 def test_an_unknown_feature_is_told_the_known_ones():
-    with pytest.raises(
-        ValueError, match="one of cls, mean, .*, patches, or lastN"
-    ):
+    with pytest.raises(ValueError, match="one of cls, mean, .*, patches, or lastN"):
         check_feature("max", arch="vit", has_patches=True)
