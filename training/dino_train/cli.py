@@ -19,7 +19,7 @@ import tyro
 from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_infer.cli.parsing import parsed
 from dino_train import recipes
-from dino_train.config import Machine, SettingsError, TrainConfig, from_dict
+from dino_train.config import DINO_SETTINGS, Machine, SettingsError, TrainConfig, from_dict
 
 if TYPE_CHECKING:
     from dino_infer.sources.image_list import ImageList
@@ -146,7 +146,22 @@ def _parsed(
         )
     except ValueError as error:  # the settings check each other when they meet
         raise UsageError(str(error)) from error
+    _check_loss(arguments, config)
     return options, replace(config, recipe=defaults.recipe)
+
+
+def _check_loss(arguments: list[str], config: TrainConfig) -> None:
+    """Refuse flags that were given and that the chosen loss has no use for."""
+    if config.loss.kind == "dino":  # whose config refuses those of others itself
+        return
+    given = {argument.partition("=")[0].replace("-", "_") for argument in arguments}
+    for setting in DINO_SETTINGS:
+        group, _, name = setting.partition(".")
+        if not given.isdisjoint((f"__{setting}", f"__{group}.no_{name}")):
+            raise UsageError(
+                f"--{setting.replace('_', '-')} belongs to --loss.kind dino and does nothing with "
+                f"{config.loss.kind}; leave it out, or choose that kind"
+            )
 
 
 def _auto(

@@ -5,13 +5,13 @@ flags of the authors' release). Durations are in epochs; the loop converts them 
 """
 
 import dataclasses
-import types
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from dino_infer.choices import Precision
 from dino_train.crops.spec import CropSpec
 from dino_train.data.choices import Cache, Decoder, Executor, Order
+from dino_train.records.settings import built, plain
 
 
 def _require(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
@@ -48,6 +48,47 @@ class ModelConfig:
         if self.image_size is not None:
             _require("model.image_size", self.image_size, 1, _INF)
         _require("model.drop_path_rate", self.drop_path_rate, 0, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The loss; all but its kind are settings of the coding rate."""
+
+    kind: Literal["dino", "coding-rate"] = "dino"
+    """Loss: dino is the paper's; coding-rate is SimDINO's, without prototypes, centre and
+    temperatures, whose settings then do nothing."""
+    targets: Literal["teacher", "student"] | None = None
+    """Network that gives the targets, by default teacher. student trains without a teacher's pass,
+    which is no self-distillation; the average is still what is measured and saved."""
+    alignment_weight: float | None = None
+    """Weight of the agreement of crops beside the coding rate, by default 1."""
+    epsilon: float | None = None
+    """Precision of the code, by default 0.05: smaller asks outputs to spread further."""
+
+    def __post_init__(self) -> None:
+        for name in ("alignment_weight", "epsilon"):
+            if (value := getattr(self, name)) is not None:
+                _require(f"loss.{name}", value, 0, _INF, open_low=True)
+        given = [name for name in _RATE_SETTINGS if getattr(self, name) is not None]
+        if self.kind == "dino" and given:
+            raise ValueError(
+                f"`loss.{given[0]}` belongs to `loss.kind=coding-rate`, got "
+                f"{getattr(self, given[0])!r} with kind 'dino'; leave it out, or choose that kind"
+            )
+
+
+_RATE_SETTINGS = ("targets", "alignment_weight", "epsilon")
+DINO_SETTINGS = (
+    "head.out_dim",
+    "head.norm_last_layer",
+    "teacher.center_momentum",
+    "teacher.student_temp",
+    "teacher.warmup_teacher_temp",
+    "teacher.teacher_temp",
+    "teacher.warmup_teacher_temp_epochs",
+    "optim.freeze_last_layer_epochs",
+)
+"""Settings that only ``loss.kind`` "dino" has a use for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +231,7 @@ class TrainConfig:
     """Order of the images; quasi-random reads tars in runs of 32 images, for data larger than
     memory on disks or networks that are slow at single images."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     crops: CropSpec = field(default_factory=CropSpec)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -236,7 +278,7 @@ class Machine:
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
     """The config as plain JSON types."""
-    return _plain(dataclasses.asdict(config))  # type: ignore[no-any-return]
+    return plain(dataclasses.asdict(config))  # type: ignore[no-any-return]
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:
@@ -245,32 +287,4 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     Raises:
         ValueError: A name is unknown or a value is out of range.
     """
-    return _build(TrainConfig, values)  # type: ignore[no-any-return]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _build(cls: Any, values: dict[str, Any]) -> Any:
-    hints = get_type_hints(cls)
-    unknown = sorted(values.keys() - hints.keys())
-    if unknown:
-        raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}")
-    arguments = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            value = _build(hint, value)
-        elif _is_tuple(hint):
-            value = tuple(value)
-        arguments[name] = value
-    return cls(**arguments)
-
-
-def _is_tuple(hint: Any) -> bool:
-    if get_origin(hint) in (types.UnionType,):
-        return any(_is_tuple(option) for option in get_args(hint))
-    return get_origin(hint) is tuple
+    return built(TrainConfig, values)  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -80,6 +80,32 @@ def mean_over_processes(value: Tensor) -> Tensor:
     total = value.clone()
     dist.all_reduce(total)  # gloo has no AVG, so sum and divide
     return total / dist.get_world_size()
+
+
+def processes() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+class _MeanToLearnFrom(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return mean_over_processes(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def mean_to_learn_from(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, for a loss that all of them compute from it.
+
+    The gradient passes as it is. A part of N has 1/N of it, and the same loss is differentiated in
+    N processes, whose gradients ``data_parallel`` averages: the two factors cancel.
+    """
+    if not dist.is_initialized():
+        return value
+    return _MeanToLearnFrom.apply(value)  # type: ignore[no-any-return]
 
 
 class PendingMean:

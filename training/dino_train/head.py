@@ -1,4 +1,4 @@
-"""The projection head: MLP, bottleneck, L2 normalisation, weight-normed last layer."""
+"""The projection heads: MLP, bottleneck, L2 normalisation; DINO's has a last layer as well."""
 
 import torch
 import torch.nn.functional as F
@@ -26,16 +26,14 @@ class WeightNormLinear(nn.Module):
         return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
 
 
-class DINOHead(nn.Module):
-    """Features to logits over ``out_dim`` learned prototypes.
+class ProjectionHead(nn.Module):
+    """Features to unit vectors.
 
     Args:
         in_dim: Length of the backbone's features.
-        out_dim: Number of prototypes, K in the paper.
         hidden_dim: Width of the MLP.
-        bottleneck_dim: Width that is L2-normalised before the last layer.
+        bottleneck_dim: Width that is L2-normalised.
         use_bn: Batch norm after the two hidden layers.
-        norm_last_layer: Keep the norms of the last layer's rows at 1 for the whole run.
 
     Source: https://arxiv.org/abs/2104.14294, section 3.2 and appendix C.
     """
@@ -43,12 +41,10 @@ class DINOHead(nn.Module):
     def __init__(
         self,
         in_dim: int,
-        out_dim: int,
         *,
         hidden_dim: int = 2048,
         bottleneck_dim: int = 256,
         use_bn: bool = False,
-        norm_last_layer: bool = True,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -63,14 +59,41 @@ class DINOHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
+
+    def bottleneck(
+        self, features: Float[Tensor, "batch in_dim"]
+    ) -> Float[Tensor, "batch bottleneck_dim"]:
+        """Unit vectors, which DINO's last layer takes."""
+        return F.normalize(self.mlp(features).float(), dim=-1)  # fp16 norms underflow
+
+
+class DINOHead(ProjectionHead):
+    """Features to logits over ``out_dim`` learned prototypes.
+
+    Args:
+        in_dim: Length of the backbone's features.
+        out_dim: Number of prototypes, K in the paper.
+        hidden_dim: Width of the MLP.
+        bottleneck_dim: Width that is L2-normalised before the last layer.
+        use_bn: Batch norm after the two hidden layers.
+        norm_last_layer: Keep the norms of the last layer's rows at 1 for the whole run.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        use_bn: bool = False,
+        norm_last_layer: bool = True,
+    ) -> None:
+        super().__init__(
+            in_dim, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim, use_bn=use_bn
+        )
         self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, train_norm=not norm_last_layer)
 
     def forward(self, features: Float[Tensor, "batch in_dim"]) -> Float[Tensor, "batch out_dim"]:
         """Logits, before centring and temperature."""
         return self.last_layer(self.bottleneck(features))  # type: ignore[no-any-return]
-
-    def bottleneck(
-        self, features: Float[Tensor, "batch in_dim"]
-    ) -> Float[Tensor, "batch bottleneck_dim"]:
-        """Unit vectors in front of the last layer."""
-        return F.normalize(self.mlp(features).float(), dim=-1)  # fp16 norms underflow

@@ -26,16 +26,46 @@ def step_health(
         L2-normalised teacher features, 0 when all images look the same, near 1 when they fill
         the sphere).
     """
-    unit = torch.nn.functional.normalize(features.float(), dim=-1)
-    spread = unit.var(dim=0, correction=0).sum().sqrt()
     return {
         "loss_nats": loss,
         "loss_over_ln_k": loss / math.log(len(center)),
         "teacher_entropy_nats": teacher_entropy,
         "kl_nats": loss - teacher_entropy,
         "center_norm": center.norm(),
-        "feature_std": spread,
+        "feature_std": _spread(features),
     }
+
+
+@torch.no_grad()
+def rate_health(
+    *,
+    loss: Float[Tensor, ""],
+    alignment: Float[Tensor, ""],
+    coding_rate: Float[Tensor, ""],
+    rate_share: Float[Tensor, ""],
+    features: Float[Tensor, "batch embed_dim"],
+) -> dict[str, Float[Tensor, ""]]:
+    """Health of one step of the coding-rate loss, on the device.
+
+    Returns:
+        ``rate_loss`` (falls below 0, has no unit); ``alignment`` (mean cosine between crops of an
+        image: 1 if all agree); ``coding_rate_nats``; ``coding_rate_share`` (0 when all images get
+        the same output, 1 when outputs fill the space evenly); ``feature_std`` as in
+        ``step_health``, of the networks that give the targets.
+    """
+    return {
+        "rate_loss": loss,
+        "alignment": alignment,
+        "coding_rate_nats": coding_rate,
+        "coding_rate_share": rate_share,
+        "feature_std": _spread(features),
+    }
+
+
+def _spread(features: Tensor) -> Tensor:
+    """Root of the summed variances of the L2-normalised features."""
+    unit = torch.nn.functional.normalize(features.float(), dim=-1)
+    return unit.var(dim=0, correction=0).sum().sqrt()
 
 
 class SkippedSteps:
@@ -88,6 +118,16 @@ CONSTANT = _Sign(
     "feature collapse: the backbone gives every image the same vector",
     "lower `optim.lr`, lengthen `optim.warmup_epochs`, or set `optim.clip_grad=0.3`",
 )
+FEW_DIRECTIONS = _Sign(
+    "collapse of the outputs: the head gives all images nearly the same direction "
+    "(coding_rate_share -> 0)",
+    "lower `loss.alignment_weight`, lower `optim.lr`, or lengthen `optim.warmup_epochs`",
+)
+UNALIGNED = _Sign(
+    "no agreement: the crops of one image are as far apart as those of others (alignment -> 0)",
+    "raise `loss.alignment_weight` or `loss.epsilon`, train on larger batches, or on crops that "
+    "show more (`crops.global_crops_scale`)",
+)
 
 
 class CollapseMonitor:
@@ -120,6 +160,8 @@ class CollapseMonitor:
 
     @staticmethod
     def _sign(row: dict[str, float]) -> _Sign | None:
+        if "rate_loss" in row:
+            return _sign_of_rate(row)
         ln_k = row["loss_nats"] / max(row["loss_over_ln_k"], 1e-12)
         if row["loss_over_ln_k"] > 0.99 and row["teacher_entropy_nats"] > 0.99 * ln_k:
             return UNIFORM
@@ -128,3 +170,11 @@ class CollapseMonitor:
         if row["feature_std"] < 0.01:
             return CONSTANT
         return None
+
+
+def _sign_of_rate(row: dict[str, float]) -> _Sign | None:
+    if row["feature_std"] < 0.01:
+        return CONSTANT
+    if row["coding_rate_share"] < 0.05:
+        return FEW_DIRECTIONS
+    return UNALIGNED if row["alignment"] < 0.05 else None

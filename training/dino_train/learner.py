@@ -5,6 +5,7 @@ finite is skipped by a flag that the host never sees.
 """
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,14 +16,23 @@ from torch import Tensor, nn
 
 from dino_infer.devices import AUTOCAST
 from dino_infer.weights.fitting import load_weights
+from dino_train.coding_rate import CodingRateLoss, RateTerms
 from dino_train.distributed import PendingMean, Process, data_parallel
-from dino_train.health import SkippedSteps, step_health
+from dino_train.head import DINOHead, WeightNormLinear
+from dino_train.health import SkippedSteps, rate_health, step_health
 from dino_train.loss import Center, DINOLoss, LossTerms
 from dino_train.optim import GuardedUpdate
-from dino_train.student_teacher import MultiCropNetwork, update_teacher, use_plain_attention
+from dino_train.student_teacher import (
+    MultiCropNetwork,
+    Outputs,
+    update_teacher,
+    use_plain_attention,
+)
 
 CropGroups = Sequence[Float[Tensor, "_crops batch 3 _height _width"]]
 """Global crops, then local crops if there are any: one tensor a size."""
+
+Terms = LossTerms | RateTerms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +42,8 @@ class Rates:
     lr: float
     weight_decay: float
     momentum: float
-    teacher_temp: float
+    teacher_temp: float | None = None
+    """None for losses without temperatures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,39 +55,30 @@ class StepOutcome:
     grad_norm: Float[Tensor, ""]
     """L2 norm of the whole gradient before clipping."""
     health: dict[str, Tensor]
-    """Health of the step, see ``dino_train.health.step_health``."""
+    """Health of the step, see ``step_health`` and ``rate_health`` of ``dino_train.health``."""
 
 
-@dataclass(frozen=True)
 class StepMeans:
-    """Mean loss, mean entropy of the targets and mean logits of the teacher, in one tensor."""
+    """Means of the terms of a loss over the parts of a batch, in one tensor."""
 
-    flat: Float[Tensor, " numbers"]
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+        self._like: list[Terms] = []
 
-    @classmethod
-    def zeros(cls, out_dim: int, device: torch.device) -> "StepMeans":
-        """Return means of no terms yet."""
-        return cls(torch.zeros(2 + out_dim, device=device))
-
-    def add(self, terms: LossTerms, *, weight: float) -> None:
+    def add(self, terms: Terms, *, weight: float) -> None:
         """Add the terms of one part of the batch."""
-        numbers = torch.stack([terms.loss.detach(), terms.teacher_entropy])
-        self.flat.add_(torch.cat([numbers, terms.mean_logits]) * weight)
+        self._rows.append(torch.cat([term.detach().reshape(-1) for term in terms]) * weight)
+        self._like = [terms]
 
-    @property
-    def loss(self) -> Float[Tensor, ""]:
-        """Loss in nats."""
-        return self.flat[0]
+    def flat(self) -> Float[Tensor, " numbers"]:
+        """All means in a row, which processes can average."""
+        return functools.reduce(torch.add, self._rows)
 
-    @property
-    def teacher_entropy(self) -> Float[Tensor, ""]:
-        """Entropy of the targets in nats."""
-        return self.flat[1]
-
-    @property
-    def logits(self) -> Float[Tensor, " out_dim"]:
-        """Logits of the teacher."""
-        return self.flat[2:]
+    def named(self, flat: Float[Tensor, " numbers"]) -> Terms:
+        """Return such a row as the terms that it holds."""
+        (like,) = self._like
+        parts = torch.split(flat, [term.numel() for term in like])
+        return type(like)(*(part.view_as(term) for part, term in zip(parts, like, strict=True)))
 
 
 class Learner:
@@ -85,9 +87,13 @@ class Learner:
     Args:
         student: Learns by gradient.
         teacher: Its frozen copy, which follows as a moving average.
-        center: Running mean of the teacher's logits.
+        center: Running mean of the teacher's logits; None with ``coding_rate``.
         optimizer: Over the student's parameters, from ``optim.build_optimizer``.
         process: This process; with several, gradients and centre are averaged.
+        coding_rate: Loss of networks without prototypes; None learns by ``DINOLoss``.
+        teacher_sees: Let the teacher see the global crops and give the targets. Without it, which
+            ``coding_rate`` alone allows, the student's global crops are one another's targets, and
+            the teacher is no more than the average of the weights.
         precision: Arithmetic of the forward passes.
         student_temp: Softmax temperature of the student.
         clip_grad: Bound on the norm of each gradient tensor; 0 disables clipping.
@@ -98,10 +104,12 @@ class Learner:
         self,
         student: MultiCropNetwork,
         teacher: MultiCropNetwork,
-        center: Center,
+        center: Center | None,
         optimizer: torch.optim.Optimizer,
         *,
         process: Process,
+        coding_rate: CodingRateLoss | None = None,
+        teacher_sees: bool = True,
         precision: Literal["bf16", "fp16", "fp32"] = "fp32",
         student_temp: float = 0.1,
         clip_grad: float = 3.0,
@@ -119,13 +127,16 @@ class Learner:
         self._run_student, self._run_teacher = data_parallel(runs[0], process), runs[1]
         self._device = process.device
         self._dtype = AUTOCAST.get(precision)
-        self._loss = DINOLoss(
-            student.head.last_layer,
-            teacher.head.last_layer,
-            student_temp=student_temp,
-            # float16 would lose the small probabilities.
-            dtype=torch.bfloat16 if self._dtype == torch.bfloat16 else torch.float32,
-        )
+        self._teacher_sees_images = teacher_sees
+        self._coding_rate = coding_rate
+        if coding_rate is None:
+            self._dino = DINOLoss(
+                _last_layer(student),
+                _last_layer(teacher),
+                student_temp=student_temp,
+                # float16 would lose the small probabilities.
+                dtype=torch.bfloat16 if self._dtype == torch.bfloat16 else torch.float32,
+            )
         self._update = GuardedUpdate(
             optimizer,
             self._run_student,
@@ -151,32 +162,36 @@ class Learner:
             freeze_last_layer: Leave the head's last layer as it is.
             freeze_backbone: Leave the backbone as it is.
         """
-        means = StepMeans.zeros(len(self.center.center), self._device)
+        means = StepMeans()
         self._update.begin()
         for number, crops in enumerate(parts):
             last = number == len(parts) - 1
-            targets, features = self._teacher_sees(crops[0])
+            taught = self._teacher_sees(crops[0]) if self._teacher_sees_images else None
             with self._update.synchronised(last=last):
                 outputs = self._student_sees(crops)
-                terms = self._loss(outputs, targets, self.center, teacher_temp=rates.teacher_temp)
+                targets = outputs.first(len(crops[0])) if taught is None else taught
+                terms = self._loss(outputs, targets, rates)
                 means.add(terms, weight=1 / len(parts))
                 if last:  # travels while gradients are computed
-                    pending = PendingMean(means.flat)
+                    pending = PendingMean(means.flat())
                 self._update.backward(terms.loss / len(parts))
-        shared = StepMeans(pending.value())
-        frozen: list[nn.Module] = [self.student.head.last_layer] if freeze_last_layer else []
+        shared = pending.value()
+        frozen: list[nn.Module] = [_last_layer(self.student)] if freeze_last_layer else []
         frozen += [self.student.backbone] if freeze_backbone else []
         applied, grad_norm = self._update.apply(
-            lr=rates.lr, weight_decay=rates.weight_decay, frozen=frozen, numbers=shared.flat
+            lr=rates.lr, weight_decay=rates.weight_decay, frozen=frozen, numbers=shared
         )
-        update_teacher(self.teacher, self.student, momentum=rates.momentum, applies=applied)
-        self.center.update(shared.logits, applies=applied)
-        health = step_health(
-            loss=means.loss,
-            teacher_entropy=means.teacher_entropy,
-            features=features[0],
-            center=self.center.center,
+        update_teacher(
+            self.teacher,
+            self.student,
+            momentum=rates.momentum,
+            applies=applied,
+            sees_images=self._teacher_sees_images,
         )
+        mean = means.named(shared)
+        if self.center is not None and isinstance(mean, LossTerms):
+            self.center.update(mean.mean_logits, applies=applied)
+        health = self._health(means.named(means.flat()), targets.features[0])
         return StepOutcome(applied=applied, grad_norm=grad_norm, health=health)
 
     @property
@@ -189,7 +204,7 @@ class Learner:
         return {
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict(),
-            "center": self.center.state_dict(),
+            "center": {} if self.center is None else self.center.state_dict(),
             **self._update.state(),
         }
 
@@ -197,7 +212,8 @@ class Learner:
         """Go on from what ``state`` returned."""
         self.student.load_state_dict(state["student"])
         self.teacher.load_state_dict(state["teacher"])
-        self.center.load_state_dict(state["center"])
+        if self.center is not None:
+            self.center.load_state_dict(state["center"])
         self._update.load_state(state)
 
     def start_from(self, parts: Mapping[str, Mapping[str, Tensor]], *, source: str) -> str:
@@ -218,26 +234,55 @@ class Learner:
             return "with a new head"
         for network in networks:
             network.head.load_state_dict(head)
+        if self.center is None:
+            return "with its head"
         if not _same_shapes(center, self.center):
             return "with its head, but without a centre, which starts at 0"
         self.center.load_state_dict(center)
         return "with its head and centre"
 
     @torch.no_grad()
-    def _teacher_sees(self, global_crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Bottlenecks and features of the global crops, without gradient."""
+    def _teacher_sees(self, global_crops: Tensor) -> Outputs:
+        """Outputs for the global crops, without gradient."""
         with self._autocast():
             return self._run_teacher(global_crops)  # type: ignore[no-any-return]
 
-    def _student_sees(self, crops: CropGroups) -> Tensor:
-        """Bottlenecks of all crops."""
+    def _student_sees(self, crops: CropGroups) -> Outputs:
+        """Outputs for all crops."""
         with self._autocast():
-            return self._run_student(*crops)[0]  # type: ignore[no-any-return]
+            return self._run_student(*crops)  # type: ignore[no-any-return]
+
+    def _loss(self, outputs: Outputs, targets: Outputs, rates: Rates) -> Terms:
+        """Loss of the student's outputs, in float32 whatever the networks compute in."""
+        student, wanted = outputs.bottlenecks, targets.bottlenecks
+        if self._coding_rate is not None:
+            return self._coding_rate(student, wanted)
+        assert self.center is not None and rates.teacher_temp is not None, "settings of DINO's loss"
+        return self._dino(student, wanted, self.center, teacher_temp=rates.teacher_temp)
+
+    def _health(self, terms: Terms, features: Tensor) -> dict[str, Tensor]:
+        """Numbers of the step in this process."""
+        if isinstance(terms, RateTerms):
+            return rate_health(**terms._asdict(), features=features)
+        assert self.center is not None
+        return step_health(
+            loss=terms.loss,
+            teacher_entropy=terms.teacher_entropy,
+            features=features,
+            center=self.center.center,
+        )
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self._dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, dtype=self._dtype)
+
+
+def _last_layer(network: MultiCropNetwork) -> WeightNormLinear:
+    """Prototypes of a network."""
+    head = network.head
+    assert isinstance(head, DINOHead), "DINO's loss needs a head with prototypes"
+    return head.last_layer
 
 
 def _same_shapes(weights: Mapping[str, Tensor], module: nn.Module) -> bool:

@@ -38,7 +38,7 @@ def dino_loss(
     Source: https://arxiv.org/abs/2104.14294, equation 3 and algorithm 1.
     """
     batch, teacher_crops = student_logits.shape[1], len(teacher_probs)
-    pairs = _pairs(len(student_logits), teacher_crops)
+    pairs = pairs_of(len(student_logits), teacher_crops)
     all_targets = teacher_probs.sum(dim=0)
     loss = student_logits.new_zeros((), dtype=torch.float32)
     for crop, logits in enumerate(student_logits):
@@ -137,7 +137,7 @@ class DINOLoss:
         plan = LossPlan(
             student_temp=self._student_temp,
             teacher_temp=teacher_temp,
-            pairs=_pairs(len(student), len(teacher)),
+            pairs=pairs_of(len(student), len(teacher)),
             dtype=self._dtype,
             memory_mib=self._memory_mib,
         )
@@ -155,7 +155,7 @@ class DINOLoss:
         return LossTerms(*found)
 
 
-def _pairs(student_crops: int, teacher_crops: int) -> int:
+def pairs_of(student_crops: int, teacher_crops: int) -> int:
     """Number of pairs of different crops."""
     pairs = student_crops * teacher_crops - min(student_crops, teacher_crops)
     if pairs == 0:

@@ -23,13 +23,13 @@ from dino_train.config import Machine, SettingsError, TrainConfig, as_dict
 from dino_train.data.batches import batches_on_device
 from dino_train.data.choices import Executor
 from dino_train.data.loader import Batch, FailureLog, StepSampler, make_crops
-from dino_train.evaluation import Evaluation
-from dino_train.occasions import Occasions
+from dino_train.monitoring.evaluation import Evaluation
+from dino_train.monitoring.occasions import Occasions
+from dino_train.monitoring.step_log import StepLog
 from dino_train.records.metrics import MetricsLog, check_wandb
 from dino_train.records.progress import Progress, StopRequest
 from dino_train.records.run_folder import config_record, enter_run_folder, hold_run_folder
 from dino_train.run import Run, check_amounts
-from dino_train.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 

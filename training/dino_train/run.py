@@ -17,9 +17,10 @@ from dino_infer.weights.files import read_weight_file
 from dino_infer.weights.info import CheckpointInfo
 from dino_infer.weights.run_folders import CHECKPOINT, snapshots_of
 from dino_train import distributed, optim, recipes, schedules
-from dino_train.config import SettingsError, TrainConfig, as_dict
+from dino_train.coding_rate import CodingRateLoss
+from dino_train.config import LossConfig, SettingsError, TrainConfig, as_dict
 from dino_train.distributed import Process
-from dino_train.head import DINOHead
+from dino_train.head import DINOHead, ProjectionHead
 from dino_train.learner import Learner, Rates
 from dino_train.loss import Center
 from dino_train.records import snapshots
@@ -57,28 +58,16 @@ class Run:
         self.eval_steps = c.run.eval_epochs * self.steps_per_epoch
         self.rates = _rates(config, self.steps_per_epoch)
         if process.is_main:
-            for line in recipes.what_outlasts(config, total_steps=self.total_steps):
+            for line in recipes.warnings_about(config, total_steps=self.total_steps):
                 logger.warning("%s", line)
         self.step = 0
         self.skipped_before = 0
         """Steps of the run that were not finite, up to the snapshot it went on from."""
-        distributed.seed_everything(c.seed)
-        student = _network(config, drop_path_rate=c.model.drop_path_rate)
-        teacher = _network(config, drop_path_rate=0.0)
-        student = distributed.sync_batch_norm(student, process).to(process.device)
-        teacher = distributed.sync_batch_norm(teacher, process).to(process.device)
-        teacher = teacher_of(student, teacher)
-        self.learner = Learner(
-            student,
-            teacher,
-            Center(c.head.out_dim, momentum=c.teacher.center_momentum).to(process.device),
-            optim.build_optimizer(o.optimizer, optim.parameter_groups(student)),
-            process=process,
-            precision=resolved_precision(o.precision, process.device),  # type: ignore[arg-type]
-            student_temp=c.teacher.student_temp,
-            clip_grad=o.clip_grad,
-            compiled=compiled,
-        )
+        self.learner = build_learner(config, process, compiled=compiled)
+
+    @property
+    def _has_prototypes(self) -> bool:
+        return self.config.loss.kind == "dino"
 
     @property
     def epoch(self) -> float:
@@ -89,7 +78,7 @@ class Run:
         """Parts of the student that a step leaves as they are, as ``Learner.step`` takes them."""
         epoch, o = step // self.steps_per_epoch, self.config.optim
         return {
-            "freeze_last_layer": epoch < o.freeze_last_layer_epochs,
+            "freeze_last_layer": self._has_prototypes and epoch < o.freeze_last_layer_epochs,
             "freeze_backbone": epoch < o.freeze_backbone_epochs,
         }
 
@@ -186,6 +175,40 @@ class Run:
         )
 
 
+def build_learner(config: TrainConfig, process: Process, *, compiled: bool = False) -> Learner:
+    """Return fresh networks, loss and optimizer, drawn from the config's seed."""
+    c, o = config, config.optim
+    distributed.seed_everything(c.seed)
+    student = _network(config, drop_path_rate=c.model.drop_path_rate)
+    teacher = _network(config, drop_path_rate=0.0)
+    student = distributed.sync_batch_norm(student, process).to(process.device)
+    teacher = distributed.sync_batch_norm(teacher, process).to(process.device)
+    teacher = teacher_of(student, teacher)
+    center = coding_rate = None
+    if c.loss.kind == "coding-rate":
+        coding_rate = _coding_rate(c.loss)
+    else:
+        center = Center(c.head.out_dim, momentum=c.teacher.center_momentum).to(process.device)
+    return Learner(
+        student,
+        teacher,
+        center,
+        optim.build_optimizer(o.optimizer, optim.parameter_groups(student)),
+        process=process,
+        coding_rate=coding_rate,
+        teacher_sees=c.loss.targets != "student",
+        precision=resolved_precision(o.precision, process.device),  # type: ignore[arg-type]
+        student_temp=c.teacher.student_temp,
+        clip_grad=o.clip_grad,
+        compiled=compiled,
+    )
+
+
+def _coding_rate(loss: LossConfig) -> CodingRateLoss:
+    given = {"alignment_weight": loss.alignment_weight, "epsilon": loss.epsilon}
+    return CodingRateLoss(**{name: value for name, value in given.items() if value is not None})
+
+
 def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
     """Check that batch, images and processes fit each other.
 
@@ -235,7 +258,7 @@ def _rates(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], Rates]:
             lr=lr(step),
             weight_decay=weight_decay(step),
             momentum=momentum(step),
-            teacher_temp=teacher_temp(step),
+            teacher_temp=teacher_temp(step) if config.loss.kind == "dino" else None,
         )
 
     return rates
@@ -253,14 +276,17 @@ def _network(config: TrainConfig, *, drop_path_rate: float) -> MultiCropNetwork:
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    head = DINOHead(
-        backbone.embed_dim,
-        h.out_dim,
-        hidden_dim=h.hidden_dim,
-        bottleneck_dim=h.bottleneck_dim,
-        use_bn=h.use_bn,
-        norm_last_layer=h.norm_last_layer,
-    )
+    sizes = {"hidden_dim": h.hidden_dim, "bottleneck_dim": h.bottleneck_dim}
+    if config.loss.kind == "coding-rate":
+        head = ProjectionHead(backbone.embed_dim, **sizes, use_bn=h.use_bn)
+    else:
+        head = DINOHead(
+            backbone.embed_dim,
+            h.out_dim,
+            **sizes,
+            use_bn=h.use_bn,
+            norm_last_layer=h.norm_last_layer,
+        )
     return MultiCropNetwork(backbone, head)
 
 

@@ -1,6 +1,6 @@
 """Settings of runs: published recipes, and what is derived from the data."""
 
-from dino_train.recipes.derived import auto, continued, explain_auto, what_outlasts
+from dino_train.recipes.derived import auto, continued, explain_auto, warnings_about, what_outlasts
 from dino_train.recipes.published import (
     RECIPES,
     imagenet_vitb16,
@@ -24,5 +24,6 @@ __all__ = [
     "small",
     "tiny_cpu",
     "unknown_recipe",
+    "warnings_about",
     "what_outlasts",
 ]

@@ -3,7 +3,14 @@
 import math
 from dataclasses import replace
 
-from dino_train.config import HeadConfig, ModelConfig, OptimConfig, TeacherConfig, TrainConfig
+from dino_train.config import (
+    DINO_SETTINGS,
+    HeadConfig,
+    ModelConfig,
+    OptimConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 from dino_train.crops.spec import CropSpec
 
 TINY_SIDE = 64  # up to this side in pixels, images are tiny; the small stem is for those below
@@ -89,6 +96,19 @@ def auto(
     )
 
 
+def warnings_about(config: TrainConfig, *, total_steps: int) -> list[str]:
+    """Settings that will not do what their names promise, a line each."""
+    lines = what_outlasts(config, total_steps=total_steps)
+    parts = config.optim.accumulation_steps
+    if config.loss.kind == "coding-rate" and parts > 1:
+        images = config.optim.batch_size // parts
+        lines.append(
+            f"optim.accumulation_steps={parts}: each part has a coding rate of its own, so the "
+            f"loss is that of batches of {images} images, whose gradients are averaged"
+        )
+    return lines
+
+
 def what_outlasts(config: TrainConfig, *, total_steps: int) -> list[str]:
     """Settings that are meant for a part of a run and last all of this one, a line each."""
     o, t = config.optim, config.teacher
@@ -100,10 +120,11 @@ def what_outlasts(config: TrainConfig, *, total_steps: int) -> list[str]:
             "teacher.teacher_temp is reached",
         ),
     }
+    unused = DINO_SETTINGS if config.loss.kind == "coding-rate" else ()
     lines = [
         f"{name}={epochs} outlasts optim.epochs={o.epochs}: training ends before {what}"
         for name, (epochs, what) in parts.items()
-        if epochs >= o.epochs
+        if epochs >= o.epochs and name not in unused
     ]
     if t.momentum == 1 or 1 / (1 - t.momentum) > total_steps:
         lines.append(

@@ -44,7 +44,7 @@ class Progress:
         if not self._visible:
             return
         numbers = (
-            f"loss {row['loss_nats']:.3f} ({row['loss_over_ln_k']:.2f} ln K), "
+            f"{_loss_in_words(row)}, "
             f"{row['images_per_s']:.0f} images/s, waits for data {row['data_wait_share']:.0%}"
         )
         if not self._bar.disable:
@@ -65,6 +65,12 @@ class Progress:
     def close(self) -> None:
         """Leave the terminal tidy."""
         self._bar.close()
+
+
+def _loss_in_words(row: dict[str, float]) -> str:
+    if "rate_loss" in row:
+        return f"alignment {row['alignment']:.3f}, coding rate {row['coding_rate_nats']:.1f} nats"
+    return f"loss {row['loss_nats']:.3f} ({row['loss_over_ln_k']:.2f} ln K)"
 
 
 class StopRequest:

@@ -1,6 +1,8 @@
 """Settings of runs as plain JSON: the missing ones filled in, and how two runs differ."""
 
-from typing import Any
+import dataclasses
+import types
+from typing import Any, get_args, get_origin, get_type_hints
 
 Settings = dict[str, Any]
 """Settings by name, in groups; the groups are dicts of their own."""
@@ -36,3 +38,37 @@ def is_longer(settings: Settings, before: Settings) -> bool:
 def in_words(changed: dict[str, str]) -> str:
     """Differences in one line."""
     return ", ".join(f"{name}: {change}" for name, change in changed.items())
+
+
+def plain(value: Any) -> Any:
+    """Settings with lists in place of tuples, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def built(cls: Any, values: Settings) -> Any:
+    """Build a dataclass of settings, and the dataclasses in it, from plain JSON.
+
+    Raises:
+        ValueError: A name is unknown or a value is out of range.
+    """
+    hints = get_type_hints(cls)
+    unknown = sorted(values.keys() - hints.keys())
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}")
+    arguments = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            value = built(hint, value)
+        elif _is_tuple(hint):
+            value = tuple(value)
+        arguments[name] = value
+    return cls(**arguments)
+
+
+def _is_tuple(hint: Any) -> bool:
+    if get_origin(hint) in (types.UnionType,):
+        return any(_is_tuple(option) for option in get_args(hint))
+    return get_origin(hint) is tuple

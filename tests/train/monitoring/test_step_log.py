@@ -8,10 +8,10 @@ from dino_infer.sources.image_list import list_images
 from dino_train.config import from_dict
 from dino_train.distributed import Process
 from dino_train.learner import StepOutcome
+from dino_train.monitoring.step_log import StepLog
 from dino_train.records.metrics import MetricsLog, read_rows
 from dino_train.records.progress import Progress
 from dino_train.run import Run
-from dino_train.step_log import StepLog
 
 CPU = Process(rank=0, world_size=1, device=torch.device("cpu"))
 

@@ -107,6 +107,7 @@ class StepLog:
     def _row(self, step: int, numbers: dict[str, float]) -> dict[str, float]:
         """One row of metrics.jsonl; ``numbers`` are means over the processes."""
         rates = self._run.rates(step)
+        temp = {} if rates.teacher_temp is None else {"teacher_temp": rates.teacher_temp}
         row = {
             "step": step,
             "epoch": (step + 1) / self._run.steps_per_epoch,
@@ -114,7 +115,7 @@ class StepLog:
             "lr": rates.lr,
             "weight_decay": rates.weight_decay,
             "momentum": rates.momentum,
-            "teacher_temp": rates.teacher_temp,
+            **temp,
             "skipped_steps": self._skipped,
             **self._clock.read(),
         }

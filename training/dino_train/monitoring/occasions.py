@@ -4,12 +4,12 @@ import logging
 
 from dino_infer.errors import TrainingError
 from dino_train import distributed
-from dino_train.evaluation import Evaluation, in_words, measured_at
+from dino_train.monitoring.evaluation import Evaluation, in_words, measured_at
+from dino_train.monitoring.step_log import StepLog
 from dino_train.records.metrics import METRICS, MetricsLog, read_rows
 from dino_train.records.progress import StopRequest
 from dino_train.records.report import Report
 from dino_train.run import Run
-from dino_train.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
