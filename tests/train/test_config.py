@@ -64,11 +64,12 @@ def test_local_crops_may_be_smaller_than_a_patch_when_there_are_none():
 @pytest.mark.parametrize("num_images", [10, 500, 5_000, 50_000, 1_300_000])
 @pytest.mark.parametrize("arch", ["vit_small", "resnet50"])
 @pytest.mark.parametrize("image_side", [1, 28, 64, 65, 128, 500])
-def test_auto_gives_a_run_that_can_start_for_any_images(num_images, arch, image_side):
-    config = recipes.auto(num_images=num_images, arch=arch, image_side=image_side)
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_auto_gives_a_run_that_can_start_for_any_images(num_images, arch, image_side, on_cpu):
+    config = recipes.auto(num_images=num_images, arch=arch, image_side=image_side, on_cpu=on_cpu)
     assert config.optim.batch_size <= num_images
     assert 256 <= config.head.out_dim <= 65536
-    assert len(recipes.explain_auto(config, num_images=num_images)) == 7
+    assert len(recipes.explain_auto(config, num_images=num_images)) == 8
 
 
 def test_auto_takes_the_epochs_that_are_given():

@@ -207,13 +207,14 @@ def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> 
 
         weights = load_backbone(options.init_from, checkpoint_key=options.checkpoint_key)[1]
     epochs = given.optim.epochs
-    arch = given.model.arch or (weights.arch if weights else "vit_small")
+    arch = given.model.arch or (weights.arch if weights else None)
     fresh = recipes.auto(
         num_images=len(images),
         image_side=_usual_side(images),
         batch_size=given.optim.batch_size,
         epochs=epochs,
         arch=arch,
+        on_cpu=weights is None and _on_cpu(options.machine.device),
     )
     if weights is None:
         return fresh
@@ -226,6 +227,14 @@ def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> 
         small_stem=weights.small_stem,
         epochs=epochs,
     )
+
+
+def _on_cpu(device: str) -> bool:
+    if device == "auto":
+        from dino_infer.devices import resolved_device
+
+        return resolved_device(device).type == "cpu"
+    return device == "cpu"
 
 
 def _usual_side(images: "ImageList") -> int:

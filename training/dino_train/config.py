@@ -32,7 +32,8 @@ class ModelConfig:
     """The backbone."""
 
     arch: str = "vit_small"
-    """Architecture: vit_micro, vit_tiny, vit_small, vit_base, vit_large, or any timm model name."""
+    """Architecture: vit_micro, vit_tiny, vit_small, vit_base, vit_large, resnet_micro, or any timm
+    model name. auto takes vit_small, on a CPU resnet_micro."""
     patch_size: int = 16
     """Side of a patch in pixels (ViTs). Smaller sees more and costs the square."""
     image_size: int | None = None

@@ -155,3 +155,40 @@ def test_what_outlasts_the_run_is_said_with_the_setting_that_does():
         assert setting in said
     optim = dataclasses.replace(config.optim, epochs=31)
     assert what_outlasts(dataclasses.replace(config, optim=optim), total_steps=251) == []
+
+
+@pytest.mark.parametrize("num_images", [47, 500, 9_469, 50_000, 300_000])
+@pytest.mark.parametrize("image_side", [32, 128, 500])
+def test_what_auto_derives_for_a_cpu_ends_within_hours(num_images: int, image_side: int):
+    config = recipes.auto(num_images=num_images, image_side=image_side, on_cpu=True)
+    assert config.model.arch == "resnet_micro"
+    crops, o = config.crops, config.optim
+    assert crops.global_crops_size == min(image_side, 64) and crops.local_crops_number == 0
+    pixels = 2 * crops.global_crops_size**2 * max(num_images * o.epochs, 1)
+    # benchmarks/reports/small_data_2026-11.md: 113,000 images with 2 crops of 64 px in ten minutes.
+    assert pixels / (113_000 / 600 * 2 * 64**2) < 3600
+    pauses = o.epochs / config.run.eval_epochs
+    assert pauses <= max(1, num_images // o.batch_size * o.epochs / 200)
+
+
+def test_a_gpu_gets_what_it_got_before_and_a_network_that_is_given_stays():
+    assert recipes.auto(num_images=5_000).model.arch == "vit_small"
+    given = recipes.auto(num_images=5_000, arch="vit_micro", on_cpu=True)
+    assert (given.model.arch, given.model.patch_size) == ("vit_micro", 8)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--device", "cpu"], ["network resnet_micro", "crops 2 x 40 px + 0 local"]),
+        (["--device", "cpu", "--model.arch", "vit_micro"], ["network vit_micro, patches of 5 px"]),
+        (["--device", "cuda:99"], ["network vit_small, patches of 5 px"]),
+    ],
+)
+def test_auto_names_the_network_the_patches_and_the_crops(
+    image_folder, tmp_path: Path, capsys, flags: list[str], said: list[str]
+):
+    command = ["--data", str(image_folder(count=12)), "--out", str(tmp_path / "run"), *flags]
+    assert main([*command, "--wandb", "no project"]) == 1  # is refused right after
+    errors = capsys.readouterr().err
+    assert all(words in errors for words in said), errors

@@ -12,6 +12,7 @@ from dino_infer.devices import LateNumbers
 from dino_train import distributed
 from dino_train.health import CollapseMonitor
 from dino_train.learner import StepOutcome
+from dino_train.monitoring.estimates import Estimate
 from dino_train.records.metrics import MetricsLog
 from dino_train.records.progress import Progress
 from dino_train.run import Run
@@ -47,6 +48,7 @@ class StepLog:
         self._late = late
         self._monitor = CollapseMonitor(patience_steps=max(200, run.steps_per_epoch))
         self._clock = _Clock(run.config.optim.batch_size)
+        self._estimate = Estimate(run) if metrics else None
         self._open: _OpenRow | None = None
         self._skipped = run.skipped_before
         self.skipped_in_a_row = 0
@@ -61,6 +63,8 @@ class StepLog:
     def step_done(self, outcome: StepOutcome) -> None:
         """Count the step that ``run.step`` has just counted, and begin or finish a row."""
         self._clock.step_done()
+        if self._estimate:
+            self._estimate.step_done()
         self._progress.advance()
         self.settle()
         run, step = self._run, self._run.step - 1
@@ -85,6 +89,8 @@ class StepLog:
     def restart_clock(self) -> None:
         """Exclude the time since the last step from the training time."""
         self._clock.restart()
+        if self._estimate:
+            self._estimate.pause_ended()
 
     def _finish(self, opened: _OpenRow) -> None:
         numbers = dict(zip(opened.names, opened.numbers.values(), strict=True))

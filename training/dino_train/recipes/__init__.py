@@ -1,6 +1,7 @@
 """Settings of runs: published recipes, and what is derived from the data."""
 
-from dino_train.recipes.derived import auto, continued, explain_auto, warnings_about, what_outlasts
+from dino_train.recipes.derived import auto, continued
+from dino_train.recipes.explained import explain_auto, warnings_about, what_outlasts
 from dino_train.recipes.published import (
     RECIPES,
     imagenet_vitb16,

@@ -1,13 +1,13 @@
-"""Settings that ``auto`` derives from the images, the batch, the length and the weights given."""
+"""Settings that ``auto`` derives from the images, the device, the batch, the length and weights."""
 
 import math
 from dataclasses import replace
 
 from dino_train.config import (
-    DINO_SETTINGS,
     HeadConfig,
     ModelConfig,
     OptimConfig,
+    RunConfig,
     TeacherConfig,
     TrainConfig,
 )
@@ -15,6 +15,10 @@ from dino_train.crops.spec import CropSpec
 
 TINY_SIDE = 64  # up to this side in pixels, images are tiny; the small stem is for those below
 FEW_IMAGES = 100_000  # below, images are few
+CPU_ARCH = "resnet_micro"  # learnt most in minutes: benchmarks/reports/small_data_2026-11.md
+CPU_SIDE = 64  # crops that taught more in the same minutes than larger ones, same report
+CPU_IMAGES = 200_000  # seen with such crops in about half an hour of one core, same report
+CPU_PAUSE_STEPS = 200  # between measurements, which on few images would take longer than steps
 SHORT_EPOCHS = 4  # shorter runs have no epoch to spare in which a part stands still
 
 
@@ -24,9 +28,10 @@ def auto(
     image_side: int = 256,
     batch_size: int | None = None,
     epochs: int | None = None,
-    arch: str = "vit_small",
+    arch: str | None = None,
+    on_cpu: bool = False,
 ) -> TrainConfig:
-    """Settings derived from the images; ``explain_auto`` says why.
+    """Settings derived from the images; ``explained.explain_auto`` says why.
 
     The rules for tiny images and for convnets on few images were measured on CPUs, with CIFAR-10
     and Imagenette: benchmarks/reports/cifar10_cpu_2026-11.md and small_data_2026-11.md. Those for
@@ -37,15 +42,19 @@ def auto(
         image_side: Their usual shorter side in pixels.
         batch_size: Images in one optimizer step; None derives it.
         epochs: Passes over the images; None derives them.
-        arch: Backbone.
+        arch: Backbone; None takes vit_small, and on a CPU resnet_micro.
+        on_cpu: Derive settings with which a run ends within about an hour on a CPU.
 
     Raises:
         ValueError: ``batch_size`` or ``epochs`` is below 1.
     """
+    arch = arch or (CPU_ARCH if on_cpu else "vit_small")
     tiny = image_side <= TINY_SIDE
     few = num_images < FEW_IMAGES
     is_vit = arch.startswith("vit_")
-    lean = tiny or (few and not is_vit)
+    lean = tiny or on_cpu or (few and not is_vit)
+    largest_crop = CPU_SIDE if on_cpu else CropSpec.global_crops_size
+    side = min(image_side, largest_crop)
     if batch_size is None:
         few_batches = 2 ** int(math.log2(max(num_images // 4, 2)))
         batch_size = min(64 if lean else 256, few_batches)
@@ -53,13 +62,17 @@ def auto(
     steps_per_epoch = max(num_images // batch_size, 1)
     if epochs is None:
         epochs = _clamp(round(100_000 / steps_per_epoch), 50 if few else 100, 800)
+        if on_cpu:
+            seen = CPU_IMAGES * (CPU_SIDE / side) ** 2
+            epochs = _clamp(round(seen / num_images), 1, epochs)
     _check_at_least_1("epochs", epochs)
     momentum = _momentum(
         epochs * steps_per_epoch,
         memories=80,
         longest_memory=250 if few or batch_size > 256 else 2000,
     )
-    patch_size = _clamp(image_side // 8, 1, 16)
+    patch_size = _clamp(side // 8, 1, 16)
+    pause_epochs = -(-CPU_PAUSE_STEPS // steps_per_epoch) if on_cpu else 1
     lr = 1e-3 if few else 5e-4
     if lean:  # 1e-3 for 64 images, and with the square root of more, as suits AdamW
         lr = round(4e-3 * math.sqrt(64 / batch_size), 5)
@@ -68,20 +81,20 @@ def auto(
         model=ModelConfig(
             arch=arch,
             patch_size=patch_size,
-            drop_path_rate=0.1 if is_vit and not tiny else 0.0,
+            drop_path_rate=0.1 if is_vit and not lean else 0.0,
             small_stem=image_side < TINY_SIDE and not is_vit and _takes_small_stem(arch),
         ),
         head=HeadConfig(
             out_dim=2 ** round(math.log2(_clamp(num_images // 10, 1024, 65536))),
             hidden_dim=512 if lean else 2048,
             bottleneck_dim=64 if lean else 256,
-            use_bn=few,
+            use_bn=few or on_cpu,
         ),
-        crops=_auto_crops(image_side, patch_size, local_crops=not lean),
+        crops=_auto_crops(image_side, patch_size, local_crops=not lean, largest=largest_crop),
         teacher=TeacherConfig(
             momentum=momentum,
             warmup_teacher_temp=0.02 if few and not lean else 0.04,
-            teacher_temp=0.04 if few or tiny else 0.07,
+            teacher_temp=0.04 if few or lean else 0.07,
             warmup_teacher_temp_epochs=0 if lean else _temp_warmup(epochs),
         ),
         optim=OptimConfig(
@@ -93,45 +106,8 @@ def auto(
             weight_decay_end=0.04 if lean else 0.4,
             freeze_last_layer_epochs=0 if lean or epochs < SHORT_EPOCHS else 1,
         ),
+        run=RunConfig(snapshot_epochs=float(pause_epochs), eval_epochs=pause_epochs),
     )
-
-
-def warnings_about(config: TrainConfig, *, total_steps: int) -> list[str]:
-    """Settings that will not do what their names promise, a line each."""
-    lines = what_outlasts(config, total_steps=total_steps)
-    parts = config.optim.accumulation_steps
-    if config.loss.kind == "coding-rate" and parts > 1:
-        images = config.optim.batch_size // parts
-        lines.append(
-            f"optim.accumulation_steps={parts}: each part has a coding rate of its own, so the "
-            f"loss is that of batches of {images} images, whose gradients are averaged"
-        )
-    return lines
-
-
-def what_outlasts(config: TrainConfig, *, total_steps: int) -> list[str]:
-    """Settings that are meant for a part of a run and last all of this one, a line each."""
-    o, t = config.optim, config.teacher
-    parts = {
-        "optim.freeze_last_layer_epochs": (o.freeze_last_layer_epochs, "the last layer learns"),
-        "optim.freeze_backbone_epochs": (o.freeze_backbone_epochs, "the backbone learns"),
-        "teacher.warmup_teacher_temp_epochs": (
-            t.warmup_teacher_temp_epochs,
-            "teacher.teacher_temp is reached",
-        ),
-    }
-    unused = DINO_SETTINGS if config.loss.kind == "coding-rate" else ()
-    lines = [
-        f"{name}={epochs} outlasts optim.epochs={o.epochs}: training ends before {what}"
-        for name, (epochs, what) in parts.items()
-        if epochs >= o.epochs and name not in unused
-    ]
-    if t.momentum == 1 or 1 / (1 - t.momentum) > total_steps:
-        lines.append(
-            f"teacher.momentum={t.momentum} averages more steps than the {total_steps:,} of the "
-            "run: the teacher will hardly move; lower it or train longer"
-        )
-    return lines
 
 
 def _takes_small_stem(arch: str) -> bool:
@@ -140,7 +116,7 @@ def _takes_small_stem(arch: str) -> bool:
     return takes_small_stem(arch)
 
 
-def _auto_crops(image_side: int, patch_size: int, *, local_crops: bool) -> CropSpec:
+def _auto_crops(image_side: int, patch_size: int, *, local_crops: bool, largest: int) -> CropSpec:
     """Crops no larger than the images; blur, which is measured in pixels, shrinks with them."""
     crops = CropSpec(global_crops_scale=(0.25, 1.0), local_crops_scale=(0.05, 0.25))
     if not local_crops:
@@ -154,7 +130,7 @@ def _auto_crops(image_side: int, patch_size: int, *, local_crops: bool) -> CropS
             blur_probability_global2=0.0,
             solarize_probability=0.0,
         )
-    side = min(crops.global_crops_size, image_side // patch_size * patch_size)
+    side = min(largest, image_side // patch_size * patch_size)
     by = side / crops.global_crops_size
     lowest, highest = crops.blur_sigma
     return replace(
@@ -237,40 +213,6 @@ def _temp_warmup(epochs: int) -> int:
 def _check_at_least_1(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:
-    """Explain the choices of ``auto``, one line a setting."""
-    c, t, o = config.crops, config.teacher, config.optim
-    steps = num_images // o.batch_size * o.epochs
-    temperature = f"{t.teacher_temp}, from the start: a cool start learnt less"
-    if t.warmup_teacher_temp != t.teacher_temp and not t.warmup_teacher_temp_epochs:
-        temperature = f"{t.teacher_temp}, from the start: the run is too short for a cool one"
-    elif t.warmup_teacher_temp != t.teacher_temp:
-        temperature = (
-            f"{t.warmup_teacher_temp} -> {t.teacher_temp} over {t.warmup_teacher_temp_epochs} "
-            "epochs: a cool start keeps ViTs from the uniform collapse"
-        )
-    return [
-        f"crops 2 x {c.global_crops_size} px + {c.local_crops_number} local: from the usual size "
-        "of the images; without local crops where they cost more time than they bring",
-        f"epochs {o.epochs}: {steps:,} steps of {o.batch_size} images",
-        f"out_dim {config.head.out_dim}: about one prototype for ten of {num_images:,} images; "
-        "many more stay unused on small data and the loss sticks at ln(out_dim)",
-        f"batch norm in the head {config.head.use_bn}: on small data it starts learning sooner",
-        f"momentum {t.momentum}: {_memory_in_words(t.momentum, steps)}",
-        f"teacher temperature {temperature}",
-        f"lr {o.lr:g} for a batch of 256, after {o.warmup_epochs:g} epochs of warm-up",
-    ]
-
-
-def _memory_in_words(momentum: float, steps: int) -> str:
-    if momentum == 1:
-        return "the teacher never moves"
-    said = f"the teacher averages about {1 / (1 - momentum):,.0f} steps"
-    if 1 / (1 - momentum) <= steps / 4:
-        return f"{said}, which is short beside the {steps:,} of the run"
-    return f"{said}, which is long beside the {steps:,} of the run; more epochs would help"
 
 
 def _clamp(value: int, low: int, high: int) -> int:
