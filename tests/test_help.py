@@ -11,13 +11,14 @@ from typing import NamedTuple
 import pytest
 
 from dino_app.cli.index import VERBS
+from dino_infer.cli.eval import VERBS as EVAL_VERBS
 from dino_train.recipes import RECIPES
 
 PAGES = {
     "dino-embed": ("dino_infer.cli.embed", []),
     "dino-attention": ("dino_infer.cli.attention", []),
     "dino-eval": ("dino_infer.cli.eval", []),
-    "dino-eval knn": ("dino_infer.cli.eval", ["knn"]),
+    **{f"dino-eval {verb}": ("dino_infer.cli.eval", [verb]) for verb in EVAL_VERBS},
     "dino-export": ("dino_export.cli", []),
     "dino-export info": ("dino_export.cli", ["info"]),
     "dino-index": ("dino_app.cli.index", []),

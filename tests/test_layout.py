@@ -29,6 +29,7 @@ TESTED_IN = {
     "dino_infer.cli.protocols.knn": "infer/cli/test_eval.py",
     "dino_infer.cli.protocols.labelled": "infer/evaluate/test_linear.py",
     "dino_infer.cli.protocols.linear": "infer/evaluate/test_linear.py",
+    "dino_infer.cli.protocols.logistic": "infer/evaluate/test_logistic.py",
     "dino_infer.cli.protocols.shared": "infer/evaluate/test_knn.py",
     "dino_infer.evaluate.protocols": "infer/evaluate/test_suite.py",
     "dino_infer.evaluate.contestants": "infer/evaluate/test_knn.py",

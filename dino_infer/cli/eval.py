@@ -8,12 +8,15 @@ from dino_infer.cli.protocols.all import all_protocols
 from dino_infer.cli.protocols.compare import compare
 from dino_infer.cli.protocols.knn import knn
 from dino_infer.cli.protocols.linear import linear
+from dino_infer.cli.protocols.logistic import few_shot, logistic
 from dino_infer.cli.protocols.segmentation import segmentation
 from dino_infer.cli.protocols.video import video
 
 VERBS: dict[str, Callable[..., int]] = {
     "knn": knn,
     "linear": linear,
+    "logistic": logistic,
+    "few-shot": few_shot,
     "segmentation": segmentation,
     "video": video,
     "all": all_protocols,

@@ -44,7 +44,8 @@ class Trained(NamedTuple):
     """Classifiers that the fast mode trained on one set of features, one for each try."""
 
     heads: list[LinearHead]
-    lr: float
+    chosen: float
+    """Learning rate, or inverse strength of regularisation, that did best on held-out images."""
     held_out: Table
 
 
@@ -101,7 +102,7 @@ def measure_linear(
             side.train, lrs=lrs, epochs=epochs, tries=tries, seed=seed, device=device
         )
         figures.append(accuracy_figures(name, trained.heads, side))
-        chosen[name] = trained.lr
+        chosen[name] = trained.chosen
         found[name] = trained
     settings = {"lrs": chosen, "epochs": epochs, "tries": tries, "seed": seed, "mode": "fast"}
     model = found[MODEL]

@@ -50,6 +50,31 @@ def _knn(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> R
     return measure_knn(sides, seed=seed, device=networks[0].device)
 
 
+def _linear(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
+    from dino_infer.evaluate.knn import sides_of
+    from dino_infer.evaluate.linear import measure_linear, published_feature
+
+    feature = published_feature(networks[0].backbone)
+    sides = sides_of(str(train), str(val), contestants=with_pixels(networks), feature=feature)
+    return measure_linear(sides, seed=seed, device=networks[0].device)
+
+
+def _logistic(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
+    from dino_infer.evaluate.knn import sides_of
+    from dino_infer.evaluate.logistic import measure_logistic
+
+    sides = sides_of(str(train), str(val), contestants=with_pixels(networks))
+    return measure_logistic(sides, seed=seed)
+
+
+def _few_shot(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
+    from dino_infer.evaluate.few_shot import measure_few_shot
+    from dino_infer.evaluate.knn import sides_of
+
+    sides = sides_of(str(train), str(val), contestants=with_pixels(networks))
+    return measure_few_shot(sides, seed=seed, device=networks[0].device)
+
+
 def _segmentation(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.segmentation import measure_segmentation
@@ -70,6 +95,9 @@ MASKED = ("images", "masks")
 
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(measure=_knn, layout=LABELLED),
+    "linear": Protocol(measure=_linear, layout=LABELLED),
+    "logistic": Protocol(measure=_logistic, layout=LABELLED),
+    "few-shot": Protocol(measure=_few_shot, layout=LABELLED),
     "segmentation": Protocol(measure=_segmentation, layout=HERE, parts=MASKED, needs_patches=True),
     "video": Protocol(measure=_video, layout={"data": "video"}, needs_patches=True),
 }

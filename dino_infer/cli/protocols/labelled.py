@@ -87,7 +87,8 @@ def labelled_sides(
     labels: LabelOptions,
     network: NetworkOptions,
     report: ReportOptions,
-    feature: str | None = "cls",
+    feature: str | None = None,
+    default: str | None = "cls",
 ) -> "dict[str, Sides]":
     """Labelled features of the network and of its floors.
 
@@ -97,7 +98,9 @@ def labelled_sides(
         labels: Files that name the classes.
         network: Network that embeds the images.
         report: Floors, seed and cache.
-        feature: Feature of the network; None takes that of the published linear evaluation.
+        feature: Feature of the network, where it was asked for.
+        default: Feature where none was asked for; None takes that of the published linear
+            evaluation.
 
     Raises:
         UsageError: Flags about networks beside feature files, or a feature that there is not.
@@ -112,7 +115,10 @@ def labelled_sides(
     compute = replace(network.compute, device="auto")
     if all(files) and replace(network, compute=compute) != NetworkOptions():
         raise UsageError("flags about networks and images are for images; nothing is embedded")
+    if feature is not None and all(files):
+        raise UsageError("--feature is for images; feature files hold theirs")
     contestants = () if all(files) else network.contestants(report)
+    feature = feature or default
     if contestants and feature is None:
         first = contestants[0]
         feature = published_feature(first.backbone) if isinstance(first, Network) else "cls"

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import VectorName, check_positive
 from dino_infer.cli.protocols.labelled import LabelledOptions, NetworkOptions, labelled_sides
 from dino_infer.cli.protocols.shared import ReportOptions, show
@@ -44,17 +43,15 @@ def linear(
     check_positive("--epochs", epochs)
     check_positive("--tries", tries)
     from dino_infer.devices import resolved_device
-    from dino_infer.evaluate.data.labelled import is_feature_file
     from dino_infer.evaluate.linear import LRS, TRIES, measure_linear
 
-    if feature is not None and is_feature_file(images.train) and is_feature_file(images.val):
-        raise UsageError("--feature is for images; feature files hold theirs")
     device = resolved_device(network.compute.device)
 
     def measure() -> "Result":
         sides = labelled_sides(
-            images.train, images.val, labels=images, network=network, report=report, feature=feature
-        )
+            images.train, images.val, labels=images, network=network, report=report,
+            feature=feature, default=None,
+        )  # fmt: skip
         return measure_linear(
             sides,
             lrs=lr or LRS,

@@ -7,31 +7,12 @@ import pytest
 
 from dino_infer.cli import eval as evaluation
 from dino_infer.errors import DataError
-from dino_infer.evaluate.data.labelled import LabelledFeatures
 from dino_infer.evaluate.knn import Sides
 from dino_infer.evaluate.linear import measure_linear, published_feature, train_linear
 from dino_infer.heads import LinearHead
 from dino_infer.networks.build import build_backbone, vision_transformer
-from tests.infer.evaluate.conftest import DESCRIPTION
+from tests.infer.evaluate.labelled_sets import THREE, clusters
 from tests.infer.evaluate.tables import figures
-
-
-def clusters(counts, *, seed=0, noise=0.5, dim=6, source="set"):
-    """Labelled features around a centre for each class."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(list(counts), list(counts.values())).astype(object)
-    centers = {
-        label: np.random.default_rng(list(label.encode())).normal(size=dim) for label in counts
-    }
-    rows = [centers[label] + noise * rng.normal(size=dim) for label in labels]
-    matrix = np.array(rows, dtype=np.float32).reshape(-1, dim)
-    return LabelledFeatures(
-        source=source, matrix=matrix, labels=labels, description=DESCRIPTION, images=len(rows),
-        failed=0,
-    )  # fmt: skip
-
-
-THREE = {"cat": 40, "dog": 40, "eel": 40}
 
 
 def test_the_learning_rate_is_chosen_without_the_images_to_classify():
@@ -47,7 +28,7 @@ def test_of_all_learning_rates_the_best_on_held_out_images_trains_on_all():
     train = clusters(THREE, noise=1.0)
     trained = train_linear(train, lrs=[1e-6, 0.3, 1e-5], epochs=20)
     shares = [share for _, share in trained.held_out.rows]
-    assert trained.lr == 0.3 and shares[1] == max(shares)
+    assert trained.chosen == 0.3 and shares[1] == max(shares)
     again = train_linear(train, lrs=[0.3], epochs=20)
     np.testing.assert_allclose(again.heads[0].weight, trained.heads[0].weight, rtol=1e-4)
 
