@@ -14,10 +14,6 @@ __all__ = ["open_index"]
 def open_index(location: str | Path, *, writable: bool = False) -> "Store":
     """Open an index that exists; see ``dino_app.store.opening.open_store``.
 
-    Args:
-        location: A folder, or milvus:FILE.db/COLLECTION.
-        writable: Take the only place for a writer; readers are never kept out.
-
     Raises:
         StoreError: There is none, it is damaged, or it cannot be reached.
         StoreLockedError: Another process writes to it.

@@ -1,22 +1,22 @@
 """dino-index build, add and delete: the verbs that change the items of an index."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
 from dino_app.cli.index_options import (
+    FillOptions,
     Flag,
     Index,
     PictureOptions,
     Sources,
     check_given,
-    index_embedder,
     located,
     model_of,
-    new_embedder,
+    open_index,
     parsed_condition,
 )
 from dino_app.errors import StoreError
@@ -32,7 +32,6 @@ from dino_infer.cli.options import (
 if TYPE_CHECKING:
     from dino_app.indexing.building import Built, Incoming
     from dino_app.indexing.indexes import IndexTarget
-    from dino_infer.embedding.embedder import Embedder
 
 logger = logging.getLogger(__name__)
 
@@ -75,18 +74,16 @@ def build(
     _check_sources(sources)
     from dino_app.indexing.indexes import IndexTarget
 
+    options = FillOptions(
+        weights=weights,
+        view=view,
+        compute=compute,
+        tables=tables,
+        pictures=pictures,
+        feature=feature,
+    )
     with closing(IndexTarget(out, index=index)) as target:
-        before = target.model
-
-        def embedder() -> "Embedder":
-            if before is None:
-                return new_embedder(weights, compute, view, feature=feature)
-            return index_embedder(before, weights, compute, view, feature=feature)
-
-        def agree(model: Mapping[str, Any]) -> None:
-            check_given(model, weights, compute, view, feature=feature)
-
-        return _filled(target, sources, embedder, agree, weights, tables, pictures, prune=prune)
+        return _fill(target, sources, options, prune=prune)
 
 
 def add(
@@ -113,22 +110,16 @@ def add(
     _check_sources(sources)
     from dino_app.indexing.indexes import IndexTarget, exists
 
+    missing = StoreError(f"no index at {index!r}; make it with dino-index build")
     if not exists(index):
-        raise StoreError(f"no index at {index!r}; make it with dino-index build")
+        raise missing
+    options = FillOptions(
+        weights=weights, view=view, compute=compute, tables=tables, pictures=pictures
+    )
     with closing(IndexTarget(index)) as target:
-        model = target.model
-        if model is None:  # deleted by now
-            raise StoreError(f"no index at {index!r}; make it with dino-index build")
-        return _filled(
-            target,
-            sources,
-            lambda: index_embedder(model, weights, compute, view),
-            lambda made_by: check_given(made_by, weights, compute, view),
-            weights,
-            tables,
-            pictures,
-            prune=False,
-        )
+        if target.model is None:  # deleted by now
+            raise missing
+        return _fill(target, sources, options, prune=False)
 
 
 def delete(
@@ -148,9 +139,8 @@ def delete(
         raise UsageError("pass either ids or --filter")
     condition = parsed_condition(filter)
     from dino_app.indexing.indexes import delete_matching
-    from dino_app.store.opening import open_store
 
-    with closing(open_store(index, writable=True)) as store:
+    with open_index(index, writable=True) as store:
         if condition is not None:
             print(f"{delete_matching(store, condition)} items deleted")
             return 0
@@ -167,25 +157,17 @@ def _check_sources(sources: tuple[str, ...]) -> None:
         raise UsageError("no source given; pass a folder of images, or features of dino-embed")
 
 
-def _filled(
-    target: "IndexTarget",
-    sources: tuple[str, ...],
-    embedder: Callable[[], "Embedder"],
-    agree: Callable[[Mapping[str, Any]], None],
-    weights: WeightOptions,
-    tables: TableOptions,
-    pictures: PictureOptions,
-    *,
-    prune: bool,
+def _fill(
+    target: "IndexTarget", sources: tuple[str, ...], options: FillOptions, *, prune: bool
 ) -> int:
     from dino_app.indexing.building import fill
     from dino_app.indexing.from_features import is_feature_source
     from dino_app.indexing.indexes import write_failed
 
     if any(is_feature_source(source) for source in sources):
-        job = _feature_job(target, sources, agree, weights, tables, pictures)
+        job = _feature_job(target, sources, options)
     else:
-        job = _image_job(target, sources, embedder, weights, tables, pictures, prune=prune)
+        job = _image_job(target, sources, options, prune=prune)
     built = fill(
         job.incoming, lambda: target.store(dim=job.dim, model=job.model), total=len(job.ids)
     )
@@ -205,14 +187,7 @@ class _Job(NamedTuple):
     model: Mapping[str, Any]
 
 
-def _feature_job(
-    target: "IndexTarget",
-    sources: tuple[str, ...],
-    agree: Callable[[Mapping[str, Any]], None],
-    weights: WeightOptions,
-    tables: TableOptions,
-    pictures: PictureOptions,
-) -> _Job:
+def _feature_job(target: "IndexTarget", sources: tuple[str, ...], options: FillOptions) -> _Job:
     from dino_app.indexing.building import item_ids
     from dino_app.indexing.from_features import feature_items, feature_source
     from dino_app.store.model_match import check_model
@@ -220,8 +195,8 @@ def _feature_job(
 
     if len(sources) > 1:
         raise UsageError("pass one features file or folder alone; add others with dino-index add")
-    source = feature_source(sources[0])
-    agree(source.model)
+    source, pictures, tables = feature_source(sources[0]), options.pictures, options.tables
+    check_given(source.model, options)
     if target.model is not None:
         check_model(target.model, source.model)
     if pictures.images is None and (pictures.thumbnails, tables.image_column) != (None, None):
@@ -237,36 +212,32 @@ def _feature_job(
     incoming = feature_items(
         source, ids, known=target.known, images=images, thumbnails=pictures.side
     )
-    hint = {} if weights.weights is None else {"weights": located(weights.weights)}
+    weights = options.weights.weights
+    hint = {} if weights is None else {"weights": located(weights)}
     return _Job(ids, incoming, source.dim, {**source.model, **hint})
 
 
 def _image_job(
-    target: "IndexTarget",
-    sources: tuple[str, ...],
-    embedder: Callable[[], "Embedder"],
-    weights: WeightOptions,
-    tables: TableOptions,
-    pictures: PictureOptions,
-    *,
-    prune: bool,
+    target: "IndexTarget", sources: tuple[str, ...], options: FillOptions, *, prune: bool
 ) -> _Job:
     from dino_app.indexing.building import item_ids
     from dino_app.indexing.from_images import image_items, without_stored_files
     from dino_infer.sources.aliases import one_of_each_file
     from dino_infer.sources.image_list import list_images
 
-    if pictures.images is not None:
+    if options.pictures.images is not None:
         raise UsageError("--images is for features files; here the images are the source")
-    images = list_images(sources, image_column=tables.image_column)
+    images = list_images(sources, image_column=options.tables.image_column)
     images = images.select(one_of_each_file(images))
     if not prune:  # which takes the other names out
         images = without_stored_files(images, target.known)
     names = (images.name(place) for place in range(len(images)))
     ids = item_ids(names, location=images.location)
-    made_by = embedder()
-    incoming = image_items(made_by, images, ids, known=target.known, thumbnails=pictures.side)
-    return _Job(ids, incoming, made_by.feature_shape[-1], model_of(made_by, weights))
+    embedder = options.embedder(target.model)
+    incoming = image_items(
+        embedder, images, ids, known=target.known, thumbnails=options.pictures.side
+    )
+    return _Job(ids, incoming, embedder.feature_shape[-1], model_of(embedder, options.weights))
 
 
 def _report(target: "IndexTarget", built: "Built", gone: int) -> None:

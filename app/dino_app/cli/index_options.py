@@ -2,16 +2,19 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from dino_infer.choices import VectorFeature
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
     ComputeOptions,
+    TableOptions,
     ViewOptions,
     WeightOptions,
     load_embedder,
@@ -19,6 +22,7 @@ from dino_infer.cli.options import (
 
 if TYPE_CHECKING:
     from dino_app.store.filters import Filter
+    from dino_app.store.interface import Store
     from dino_infer.embedding.embedder import Embedder
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -54,12 +58,36 @@ class PictureOptions:
         return LONGEST_SIDE if self.thumbnails is None else self.thumbnails
 
 
-def new_embedder(
-    weights: WeightOptions, compute: ComputeOptions, view: ViewOptions, *, feature: str | None
-) -> "Embedder":
-    """The embedder for a new index."""
-    embedder: Embedder = load_embedder(weights, compute, view, feature=feature or "cls")
-    return embedder
+@dataclass(frozen=True, kw_only=True)
+class FillOptions:
+    """Options of the verbs that put images or features into an index."""
+
+    weights: WeightOptions
+    view: ViewOptions
+    compute: ComputeOptions
+    tables: TableOptions
+    pictures: PictureOptions
+    feature: VectorFeature | None = None
+
+    def embedder(self, model: Mapping[str, Any] | None) -> "Embedder":
+        """The embedder that made an index, or the one for a new index."""
+        if model is not None:
+            return index_embedder(
+                model, self.weights, self.compute, self.view, feature=self.feature
+            )
+        embedder: Embedder = load_embedder(
+            self.weights, self.compute, self.view, feature=self.feature or "cls"
+        )
+        return embedder
+
+
+@contextmanager
+def open_index(location: str, *, writable: bool = False) -> "Iterator[Store]":
+    """Open an index, and close it after the block."""
+    from dino_app.store.opening import open_store
+
+    with closing(open_store(location, writable=writable)) as store:
+        yield store
 
 
 def index_embedder(
@@ -92,14 +120,7 @@ def index_embedder(
     return embedder
 
 
-def check_given(
-    model: Mapping[str, Any],
-    weights: WeightOptions,
-    compute: ComputeOptions,
-    view: ViewOptions,
-    *,
-    feature: str | None = None,
-) -> None:
+def check_given(model: Mapping[str, Any], given: FillOptions) -> None:
     """Refuse flags that say otherwise than features which are there already.
 
     Weights that are not on this machine are believed: they only tell where others find them.
@@ -109,8 +130,8 @@ def check_given(
         ModelMismatchError: The weights are others.
     """
     made = {"feature": model.get("feature"), **(model.get("preprocess") or {})}
-    given = {"feature": feature, "size": view.size, "crop": view.crop}
-    for name, value in given.items():
+    weights, view = given.weights, given.view
+    for name, value in (("feature", given.feature), ("size", view.size), ("crop", view.crop)):
         made[name] = "cls" if made.get(name) == "pooled" else made.get(name)  # of a convnet
         if value is not None and value != made[name]:
             raise UsageError(
@@ -121,13 +142,16 @@ def check_given(
         raise UsageError("the features were made without --exact-decode; leave it out")
     if (view.max_megapixels, view.max_file_mb) != (None, None):
         raise UsageError("--max-megapixels and --max-file-mb are for images; none is read here")
-    if weights.weights is None and (weights, compute) != (WeightOptions(), ComputeOptions()):
+    if weights.weights is None and (weights, given.compute) != (
+        WeightOptions(),
+        ComputeOptions(),
+    ):
         raise UsageError(
             "flags about how to load and run the network are for images or go with --weights; "
             "nothing is embedded here"
         )
     if weights.weights is not None and os.path.exists(weights.weights):
-        index_embedder(model, weights, compute, view, feature=feature)
+        given.embedder(model)
 
 
 def model_of(embedder: "Embedder", weights: WeightOptions) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """dino-index search: the pictures nearest to a picture, an item or a vector."""
 
 import json
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dino_app.cli.index_options import Flag, Index, index_embedder, parsed_condition
+from dino_app.cli.index_options import Flag, Index, index_embedder, open_index, parsed_condition
 from dino_app.errors import StoreError
 from dino_infer.cli.exit_codes import UsageError, printable
 from dino_infer.cli.options import ComputeOptions, ViewOptions, WeightOptions, check_positive
@@ -60,12 +59,11 @@ def search(
     condition = parsed_condition(filter)
     from dino_app.indexing.indexes import check_exact, near_item
     from dino_app.store.interface import MAX_K, SearchParams
-    from dino_app.store.opening import open_store
 
     if k > MAX_K:
         raise UsageError(f"--k must be at most {MAX_K}, got {k}")
     how = SearchParams(exact=exact)
-    with closing(open_store(index)) as store:
+    with open_index(index) as store:
         if id is not None:
             near = near_item(store, id, k=k, filter=condition, params=how, include=["metadata"])
             if near is None:

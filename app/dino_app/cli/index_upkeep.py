@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from dino_app.cli.index_options import Flag, Index
+from dino_app.cli.index_options import Flag, Index, open_index
 from dino_infer.cli.exit_codes import UsageError, printable
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def info(index: Index, *, json: Flag = False) -> int:
         index: Folder, or milvus:FILE.db/COLLECTION.
         json: Print JSON.
     """
-    from dino_app.store.opening import open_store
-
-    with closing(open_store(index)) as store:
+    with open_index(index) as store:
         found = asdict(store.info())
         found["snapshots"] = store.snapshots()
     if json:
@@ -52,9 +50,8 @@ def verify(index: Index) -> int:
         index: Folder, or milvus:FILE.db/COLLECTION.
     """
     from dino_app.indexing.verifying import verify_store
-    from dino_app.store.opening import open_store
 
-    with closing(open_store(index)) as store:
+    with open_index(index) as store:
         count, pictures = verify_store(store)
     print(f"{printable(index)}: {count} items and {pictures} thumbnails are sound")
     return 0
@@ -74,9 +71,8 @@ def copy(
         index: Kind of search in the copy, as for dino-index build.
     """
     from dino_app.indexing.indexes import copy_index
-    from dino_app.store.opening import open_store
 
-    with closing(open_store(source)) as store:
+    with open_index(source) as store:
         count = copy_index(store, target, index=index)
     print(f"{printable(target)}: {count} items copied")
     return 0
@@ -91,9 +87,7 @@ def snapshot(index: Index, name: Name) -> int:
         index: Folder, or milvus:FILE.db/COLLECTION.
         name: Name of the snapshot: up to 64 letters, digits, dots, dashes and underscores.
     """
-    from dino_app.store.opening import open_store
-
-    with closing(open_store(index, writable=True)) as store:
+    with open_index(index, writable=True) as store:
         try:
             store.snapshot(name)
         except ValueError as error:
@@ -108,9 +102,7 @@ def snapshots(index: Index) -> int:
     Args:
         index: Folder, or milvus:FILE.db/COLLECTION.
     """
-    from dino_app.store.opening import open_store
-
-    with closing(open_store(index)) as store:
+    with open_index(index) as store:
         for name in store.snapshots():
             print(name)
     return 0
@@ -123,9 +115,9 @@ def restore(index: Index, name: Name) -> int:
         index: Folder, or milvus:FILE.db/COLLECTION.
         name: Name of the snapshot, which is kept.
     """
-    from dino_app.indexing.indexes import restored
+    from dino_app.indexing.indexes import restore_index
 
-    with closing(restored(index, name)) as store:
+    with closing(restore_index(index, name)) as store:
         rows = store.info().rows
     print(f"{printable(index)}: back at {name}, {rows} items")
     return 0
@@ -154,10 +146,9 @@ def duplicates(
     if not 0 < threshold <= 1:
         raise UsageError(f"--threshold must be above 0 and at most 1, got {threshold}")
     from dino_app.indexing.duplicates import duplicate_groups
-    from dino_app.store.opening import open_store
     from dino_infer.files import write_bytes
 
-    with closing(open_store(index)) as store:
+    with open_index(index) as store:
         groups = duplicate_groups(store, threshold=threshold, exact=exact)
     text = _as_json(groups) if json else _as_csv(groups)
     if out is None:

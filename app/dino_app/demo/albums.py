@@ -1,7 +1,7 @@
 """Photos that can be searched: an index, or the photos that a visitor uploaded."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -21,26 +21,6 @@ class Result(NamedTuple):
     score: float
     """Cosine similarity."""
     tile: Image.Image
-
-
-@runtime_checkable
-class Album(Protocol):
-    """Photos by nearness."""
-
-    @property
-    def model(self) -> Mapping[str, Any]:
-        """Description of the model that made the vectors, as ``Embedder.description`` gives it."""
-
-    def summary(self) -> str:
-        """Summary of the content, in one line."""
-
-    def search(
-        self, vector: Float[np.ndarray, " dim"], *, k: int, condition: Filter | None = None
-    ) -> list[Result]:
-        """The most similar photos that match the condition, the best first."""
-
-    def vector(self, id: str) -> Float32[np.ndarray, " dim"] | None:
-        """The vector of a photo, or None if it is no longer there."""
 
 
 class IndexAlbum:
@@ -80,7 +60,7 @@ class UploadedAlbum:
 
     Args:
         photos: At least one name and picture; only one picture is held at a time.
-        embedder: Makes the vectors.
+        embedder: Maker of the vectors.
     """
 
     def __init__(
@@ -125,6 +105,9 @@ class UploadedAlbum:
     def vector(self, id: str) -> Float32[np.ndarray, " dim"] | None:
         """The vector of a photo, or None if there is no such photo."""
         return self._vectors[self._names.index(id)] if id in self._names else None
+
+
+Album = IndexAlbum | UploadedAlbum
 
 
 def others(results: Sequence[Result], id: str | None, *, k: int) -> list[Result]:

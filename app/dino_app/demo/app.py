@@ -40,7 +40,7 @@ def demo_app(
     Args:
         models: The networks to choose from.
         store: An index to search; without one, people search photos that they upload.
-        embedder: Turns photos into vectors as those of ``store`` and ``features`` were made.
+        embedder: Embedder that makes vectors as those of ``store`` and ``features`` were made.
         features: Labelled vectors to classify by.
         max_file_size: Bytes of one upload.
     """
@@ -82,9 +82,9 @@ def mount_demo(
     It has no door and no limits of its own: ``Traffic`` around the app has.
 
     Args:
-        app: Changed in place.
-        blocks: From ``demo_app``.
-        path: Where the demo is.
+        app: Application, which is changed in place.
+        blocks: The result of ``demo_app``.
+        path: Path of the demo.
     """
     close_to_all_but_uploads(blocks)
     mounted: FastAPI = gr.mount_gradio_app(

@@ -15,8 +15,8 @@ def vit_only(models: Models, picker: gr.Dropdown, what: str) -> Iterator[None]:
 
     Args:
         models: The networks.
-        picker: Where the network is chosen.
-        what: What other networks lack, as in "attention maps".
+        picker: Choice of the network.
+        what: Name of what other networks lack, as in "attention maps".
     """
     first = models.model(models.names[0])
     why = gr.Markdown(missing(what), visible=not first.has_attention, elem_classes="notice")

@@ -41,7 +41,7 @@ def spread_matches(
     Without a distance they would all lie around the patch that asks, as neighbours are alike.
 
     Args:
-        similarity: Of each patch.
+        similarity: Similarity of each patch.
         count: Patches wanted; fewer are returned where the picture has no room for more.
         radius: Rows and columns around the patch that asks, and around every match, that hold no
             other match; 0 leaves out these patches alone.

@@ -45,8 +45,8 @@ def write_clip(
         target: The ``.mp4`` to write.
         model: A Vision Transformer.
         size: Pixels of the shorter side of a frame, as the network sees it.
-        max_frames: How many frames to look at.
-        advance: Told after each frame how many are done, and of about how many.
+        max_frames: Number of frames to look at.
+        advance: Called after each frame with the number done, and about how many there are.
 
     Raises:
         ImageError: The video is damaged, or beyond a limit.

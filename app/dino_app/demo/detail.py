@@ -22,11 +22,6 @@ def detail_choice() -> gr.Radio:
 def detailed_look(model: Model, image: UInt8[np.ndarray, "height width 3"], detail: str) -> Look:
     """Look of a network at a picture, with less detail where there would be too many patches.
 
-    Args:
-        model: The network.
-        image: Upright RGB.
-        detail: One of ``DETAILS``.
-
     Raises:
         ImageError: The picture is too elongated for any detail.
         ValueError: There is no such detail.

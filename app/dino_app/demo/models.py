@@ -34,8 +34,8 @@ class Models:
     """The networks to choose from; the first is loaded now, the others when they are chosen.
 
     Args:
-        weights: What ``load_backbone`` takes, in the order of the picker.
-        device: Where they run; "auto" is a GPU if there is one.
+        weights: Weights as ``load_backbone`` takes them, in the order of the picker.
+        device: Device of the networks; "auto" is a GPU if there is one.
 
     Raises:
         ValueError: There are no weights.
@@ -137,7 +137,7 @@ class Model:
         """Look of the network at an upright RGB picture; remembered for the next call.
 
         Args:
-            image: As ``read_image`` gives it.
+            image: Result of ``read_image``.
             size: Pixels of the shorter side; ``default_size`` if None.
 
         Raises:

@@ -12,12 +12,7 @@ from dino_app.demo.uploads import checked_picture, said
 
 
 def photos_input(label: str, **options: Any) -> gr.File:
-    """A field for several photos; hands on the paths of the files, unopened.
-
-    Args:
-        label: Above the field.
-        options: Of ``gr.File``.
-    """
+    """A field for several photos; hands on the paths of the files, unopened."""
     settings: dict[str, Any] = {"file_count": "multiple", "file_types": ["image"], "height": 160}
     field = gr.File(label=label, **(settings | options))
     field.preprocess = _uploaded_paths  # type: ignore[method-assign]
@@ -33,7 +28,7 @@ def readable_photos(
 
     Args:
         paths: From a ``photos_input``.
-        most: How many are allowed.
+        most: Number that is allowed.
 
     Raises:
         gr.Error: There is none, too many, or none can be read.

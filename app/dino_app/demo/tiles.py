@@ -2,7 +2,9 @@
 
 import functools
 from pathlib import PurePosixPath
+from typing import Any
 
+import gradio as gr
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
@@ -15,6 +17,19 @@ MAX_TILE_PIXELS = 4_000_000  # thumbnails of an index from elsewhere
 NAME_LETTERS = 28  # of a caption, which must not fill a phone
 
 _GROUND, _DRAWN = (126, 134, 148), (166, 174, 187)  # seen on a light and on a dark page
+
+
+def tile_gallery(label: str, *, elem_id: str, **options: Any) -> gr.Gallery:
+    """Show tiles that are not to be changed, three in a row, which fill the width of a phone."""
+    settings: dict[str, Any] = {"columns": 3, "buttons": [], **options}
+    return gr.Gallery(
+        label=label,
+        height="max-content",
+        object_fit="contain",
+        interactive=False,
+        elem_id=elem_id,
+        **settings,
+    )
 
 
 def thumbnail_tile(thumbnail: bytes | None) -> Image.Image:

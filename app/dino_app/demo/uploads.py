@@ -37,7 +37,7 @@ def checked_picture(
     """An uploaded picture, upright and RGB, at its full size.
 
     Args:
-        path: What a ``picture_input`` or a ``gr.File`` hands over; None where nothing was chosen.
+        path: Path that a ``picture_input`` or a ``gr.File`` hands over; None without one.
         max_pixels: Larger pictures are refused by their header.
 
     Raises:
@@ -75,10 +75,6 @@ def picture_input(label: str = "Picture", **options: Any) -> gr.Image:
     """A field to upload, paste or photograph a picture in; hands on the path of the file, unopened.
 
     Gradio itself would open it with Pillow and answer a damaged one with a traceback.
-
-    Args:
-        label: Above the field.
-        options: Of ``gr.Image``.
     """
     settings: dict[str, Any] = {
         "type": "filepath",
@@ -105,9 +101,6 @@ class WholeUploads:
 
     It does so for a form that it cannot read only, so a client that goes and a limit that ends the
     upload become one.
-
-    Args:
-        app: Gradio's.
     """
 
     def __init__(self, app: ASGIApp) -> None:

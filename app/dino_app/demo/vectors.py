@@ -19,7 +19,7 @@ class Vectors:
 
     Args:
         models: The networks of the picker.
-        embedder: Used instead of them where it is given, whatever the picker says.
+        embedder: Embedder to use instead of them, whatever the picker says.
     """
 
     def __init__(self, models: Models, embedder: Embedder | None = None) -> None:
@@ -32,9 +32,7 @@ class Vectors:
     def embedder(self, name: str, made: Mapping[str, Any] | None = None) -> Embedder:
         """An embedder that looks at photos as the vectors it will be compared with were made.
 
-        Args:
-            name: Of the network.
-            made: The description of those vectors; None or empty takes the network's own ways.
+        Without a description of those vectors the network's own ways are taken.
 
         Raises:
             DinoError: The network cannot be loaded, or the description cannot be followed.
@@ -52,12 +50,7 @@ class Vectors:
     def vector(
         self, image: UInt8[np.ndarray, "height width 3"], *, name: str, made: Mapping[str, Any]
     ) -> Float32[np.ndarray, " dim"]:
-        """The vector of a photo.
-
-        Args:
-            image: Upright RGB.
-            name: Of the network.
-            made: The description of the vectors that it will be compared with.
+        """The vector of an upright RGB photo, comparable with those of a description.
 
         Raises:
             ModelMismatchError: The network is not the one that made them.

@@ -1,7 +1,7 @@
 """Labelled examples that vote on a photo: those of a features file or of an index."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -26,30 +26,8 @@ class Voter(NamedTuple):
     """Cosine similarity."""
 
 
-@runtime_checkable
-class Examples(Protocol):
-    """Labelled examples by nearness."""
-
-    @property
-    def model(self) -> Mapping[str, Any]:
-        """Description of the model that made the vectors, as ``Embedder.description`` gives it."""
-
-    @property
-    def has_tiles(self) -> bool:
-        """True if there are pictures of the examples."""
-
-    def summary(self) -> str:
-        """Summary of the examples, in one line."""
-
-    def nearest(self, vector: Float[np.ndarray, " dim"], *, k: int) -> list[Voter]:
-        """The most similar examples, the best first; all where there are fewer."""
-
-    def tile(self, name: str) -> Image.Image:
-        """A small picture of an example."""
-
-
 class FileExamples:
-    """The rows of a features file.
+    """The rows of a features file; it holds no pictures.
 
     Raises:
         DataError: The file has no labels, or not one vector an image.
@@ -125,3 +103,6 @@ class IndexExamples:
     def tile(self, name: str) -> Image.Image:
         """The thumbnail of an example, where it has one."""
         return thumbnail_tile(self._store.thumbnail(name))
+
+
+Examples = FileExamples | IndexExamples

@@ -52,7 +52,7 @@ def fill(
     """Put what comes into a store, in steps; what a step stored survives any stop.
 
     Args:
-        incoming: From ``image_items`` or ``feature_items``.
+        incoming: Result of ``image_items`` or ``feature_items``.
         store: The store to fill, asked for when there is a first item, so that a source of which
             nothing can be read leaves no empty index behind.
         total: Images that will come, for the progress bar.
@@ -69,10 +69,10 @@ def fill(
             images += part.images
             due = time.monotonic() - last_s >= upsert_every_s
             if pending and (due or len(pending) >= MAX_PENDING):
-                stored += _stored(pending, store)
+                stored += _store(pending, store)
                 pending, last_s = [], time.monotonic()
             progress.advance(part.images)
-        stored += _stored(pending, store)
+        stored += _store(pending, store)
     return Built(images=images, stored=stored, failures=tuple(failures))
 
 
@@ -87,10 +87,6 @@ def prune(store: Store, ids: Collection[str]) -> int:
 
 def item_ids(names: Iterable[str], *, location: Callable[[int], str] | None = None) -> list[str]:
     r"""The id of each image: its name as listed, bytes that no text may hold as ``\xff``.
-
-    Args:
-        names: As listed.
-        location: Gives the place of an image by its number, for messages.
 
     Raises:
         DataError: Two images have one name, or a name is too long for an id.
@@ -115,7 +111,8 @@ def known_metadata(store: Store | None, ids: list[str]) -> Iterator[Metadata | N
         yield from (None if item is None else item.metadata for item in found)
 
 
-def _stored(items: list[Item], store: Callable[[], Store]) -> int:
+def _store(items: list[Item], store: Callable[[], Store]) -> int:
+    """Write items, if any; return how many there were."""
     if items:
         try:
             store().upsert(items)

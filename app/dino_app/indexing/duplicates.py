@@ -61,7 +61,7 @@ def duplicate_groups(store: Store, *, threshold: float, exact: bool = False) -> 
     does not grow with the store but for 8 bytes an item.
 
     Args:
-        store: With a field ``sha256`` for files that are the same.
+        store: Index with a field ``sha256`` for files that are the same.
         threshold: Cosine similarity from which on two pictures count as the same.
         exact: Compare with every vector, even where an approximate index exists.
 

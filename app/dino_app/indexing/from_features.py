@@ -112,9 +112,9 @@ def feature_items(
 
     Args:
         source: The vectors.
-        ids: From ``item_ids(source.names())``.
+        ids: Result of ``item_ids(source.names())``.
         known: The store as it is.
-        images: Where the pictures of thumbnails are; they are found by name, and several of one
+        images: Images to make thumbnails from; they are found by name, and several of one
             name by their content.
         thumbnails: Longest side in pixels; 0 for none.
     """

@@ -38,13 +38,6 @@ def image_items(
 
     An image counts as unchanged if its source, its size in bytes and its time of modification are
     as stored; of another source, as after a move, its content decides.
-
-    Args:
-        embedder: Makes the vectors.
-        images: What to read.
-        ids: From ``item_ids``.
-        known: The store as it is.
-        thumbnails: Longest side in pixels; 0 for none.
     """
     changed = _changed(images, ids, known)
     if len(changed) < len(images):

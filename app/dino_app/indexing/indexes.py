@@ -21,8 +21,8 @@ class IndexTarget:
     """An index that is to be filled: opened at once if it exists, else made with its first item.
 
     Args:
-        location: As for ``open_store``.
-        index: How it searches its vectors, as its store takes it; None is "auto" for a new one.
+        location: Location as for ``open_store``.
+        index: Kind of search, as its store takes it; None is "auto" for a new one.
 
     Raises:
         StoreError: It is damaged, locked, of another ``index``, or something else lies there.
@@ -130,8 +130,8 @@ def delete_matching(store: Store, condition: Filter) -> int:
     return gone
 
 
-def restored(location: str, name: str) -> Store:
-    """An index back in the state of a snapshot, open; a damaged folder too.
+def restore_index(location: str, name: str) -> Store:
+    """Bring an index back into the state of a snapshot, a damaged folder too; return it open.
 
     Raises:
         StoreError: No such snapshot, or it is damaged.

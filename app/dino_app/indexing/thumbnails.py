@@ -23,8 +23,8 @@ def thumbnail(
 
     Args:
         data: The content of an image file.
-        name: What errors call the image.
-        longest_side: In pixels.
+        name: Name of the image in errors.
+        longest_side: Longest side of the picture in pixels.
         max_pixels: Larger images are refused.
 
     Raises:

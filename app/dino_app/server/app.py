@@ -42,10 +42,10 @@ def create_app(
     """The server as an ASGI application; ``app.state.service`` is what its routes share.
 
     Args:
-        embedder: Images to vectors.
+        embedder: Embedder of images.
         store: The index; without one its endpoints answer 404.
         settings: Limits.
-        keys: Those that open it; without any it is open to everyone who can reach it.
+        keys: Keys that open it; without any it is open to everyone who can reach it.
         hosts: Names it answers to; None for any.
         read_only: Refuse what would change the index.
     """

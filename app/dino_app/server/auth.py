@@ -110,11 +110,11 @@ class Door:
     """Lets a request in or says why not.
 
     Args:
-        keys: Without any, everyone may come in.
+        keys: Keys of clients; without any, everyone may come in.
         open_paths: Prefixes of paths that need no key.
         hosts: Names by which the server may be called; None for any. It keeps out web pages whose
             name was made to point here.
-        rate: How often each client may ask.
+        rate: Limit of the requests of each client.
     """
 
     def __init__(

@@ -35,14 +35,14 @@ class Batcher(Generic[Item, Answer]):
 
     Args:
         run: Answers of a batch, in its order. What it raises, every item of the batch gets.
-        name: Of the stage, in metrics.
-        metrics: Where it is counted.
+        name: Name of the stage in metrics.
+        metrics: Metrics that count it.
         workers: Threads.
         max_batch: Items done at once.
-        max_wait_s: How long the first item of a batch waits for others.
-        more_may_come: Whether there is anything to wait for; by default there always is.
+        max_wait_s: Seconds that the first item of a batch waits for others.
+        more_may_come: Test if there is anything to wait for; by default there always is.
         max_waiting: Items that may wait.
-        initializer: Called in each thread first.
+        initializer: Function that is called in each thread first.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class Batcher(Generic[Item, Answer]):
         """The answer to one item.
 
         Args:
-            item: What to work on.
-            group: Only items of equal groups share a batch.
+            item: The item.
+            group: Key of its batch: only items of equal groups share a batch.
 
         Raises:
             BusyError: As many items wait as may.

@@ -37,10 +37,10 @@ class Body:
     whatever that would make of an error.
 
     Args:
-        headers: Of the request.
-        receive: Where the body comes from.
+        headers: Headers of the request.
+        receive: Source of the body.
         settings: Limits.
-        load: Where the bytes of all bodies are counted.
+        load: Counter of the bytes of all bodies.
         largest_mb: Megabytes that the body may have.
         is_api: Answers are complete within their time, and work ends when the client goes; other
             applications may stream and have their own ways to notice.

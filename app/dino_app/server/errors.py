@@ -28,15 +28,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 class ApiError(HTTPException):
-    """An answer other than success.
-
-    Args:
-        status: HTTP status.
-        code: One word for programs.
-        message: What was expected, what came, what to do.
-        param: The part of the request that is wrong.
-        headers: More headers of the answer.
-    """
+    """An answer other than success."""
 
     def __init__(
         self,

@@ -29,8 +29,8 @@ async def fetch(
     Args:
         address: http or https, on the usual port of either.
         max_bytes: Larger answers are refused.
-        timeout_s: For all of it.
-        param: What errors call it.
+        timeout_s: Seconds for all of it.
+        param: Name of the address in errors.
         resolve: Addresses of a host; the system's by default.
 
     Raises:

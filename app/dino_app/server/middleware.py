@@ -31,15 +31,7 @@ UNREAD_BYTES = 1 << 16  # of a refused body, thrown away so that the client can 
 
 
 class Traffic:
-    """Names, admits, logs and counts requests, and answers what no route has answered.
-
-    Args:
-        app: What answers.
-        door: Who may come in.
-        load: What is in work.
-        metrics: Where requests are counted.
-        settings: Limits.
-    """
+    """Names, admits, logs and counts requests, and answers what no route has answered."""
 
     def __init__(
         self, app: ASGIApp, *, door: Door, load: Load, metrics: Metrics, settings: Settings
@@ -67,7 +59,7 @@ class Traffic:
             await send(message)
 
         try:
-            await self._admitted(scope, receive, send_marked, seen)
+            await self._admit(scope, receive, send_marked, seen)
         finally:
             self._record(scope, seen, time.perf_counter() - start)
 
@@ -81,7 +73,7 @@ class Traffic:
                 return
         await self._app(scope, receive, send)
 
-    async def _admitted(self, scope: Scope, receive: Receive, send: Send, seen: "_Seen") -> None:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, seen: "_Seen") -> None:
         try:
             seen.length = _claimed_length(Headers(scope=scope))
             _check_header(scope)

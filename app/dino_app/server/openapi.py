@@ -43,13 +43,7 @@ def form_or_json(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def document(app: FastAPI, models: list[type[BaseModel]], *, has_keys: bool) -> None:
-    """Make the document of an application carry the schemas of models and the key.
-
-    Args:
-        app: With all its routes.
-        models: Those that routes refer to with ``form_or_json``.
-        has_keys: Whether routes need a key.
-    """
+    """Describe what ``form_or_json`` takes, and the key, in the document of an application."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

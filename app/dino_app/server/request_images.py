@@ -114,8 +114,8 @@ async def json_or_form(request: Request, model: type[Model], *, text: set[str]) 
     The other fields of a form are written as in JSON.
 
     Args:
-        request: With its body.
-        model: What it must be; ``file`` of a form becomes its field ``image``.
+        request: The request.
+        model: Schema that it must fit; ``file`` of a form becomes its field ``image``.
         text: Fields of a form that are texts, not JSON.
 
     Raises:

@@ -1,6 +1,6 @@
 """Schemas of requests; anything else is refused with 422."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -51,24 +51,35 @@ class EmbeddingsRequest(Strict):
     )
 
 
-class Subject(Strict):
-    """Subject of a request: exactly one of an image, a vector, an item, an address."""
+class OneOf(Strict):
+    """A request that gives exactly one of several things."""
+
+    one_of: ClassVar[tuple[str, ...]] = ("image", "url")
 
     image: Base64 | SkipJsonSchema[bytes] | None = None
     """A data URI or base64."""
-    vector: Vector | Base64 | None = None
-    """Numbers, or base64 of float32, little-endian."""
-    id: Id | None = None
-    """An item of the index, which is then left out of the results."""
     url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
     """Address of the image, where the server allows it."""
 
     @model_validator(mode="after")
-    def _one(self) -> "Subject":
-        given = [name for name in ("image", "vector", "id", "url") if getattr(self, name)]
+    def _one(self) -> Self:
+        given = [name for name in self.one_of if getattr(self, name)]
         if len(given) != 1:
-            raise ValueError(f"expected exactly one of image, vector, id and url, got {given}")
+            *names, last = self.one_of
+            choice = f"{', '.join(names)} and {last}"
+            raise ValueError(f"expected exactly one of {choice}, got {given}")
         return self
+
+
+class Subject(OneOf):
+    """Subject of a request: exactly one of an image, a vector, an item, an address."""
+
+    one_of = ("image", "vector", "id", "url")
+
+    vector: Vector | Base64 | None = None
+    """Numbers, or base64 of float32, little-endian."""
+    id: Id | None = None
+    """An item of the index, which is then left out of the results."""
 
 
 class Effort(Strict):
@@ -108,24 +119,15 @@ class BatchSearchRequest(Strict):
     searches: Annotated[list[SearchRequest], Field(min_length=1, max_length=10_000)]
 
 
-class ItemBody(Strict):
-    """A new item, from an image or from a vector."""
+class ItemBody(OneOf):
+    """A new item, from an image, of which a thumbnail is kept, or from a vector."""
 
-    image: Base64 | SkipJsonSchema[bytes] | None = None
-    """A data URI or base64; it is embedded, and a thumbnail is kept."""
+    one_of = ("image", "vector", "url")
+
     vector: Vector | Base64 | None = None
     """Numbers, or base64 of float32, little-endian."""
-    url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
-    """Address of the image, where the server allows it."""
     metadata: Metadata = {}
     """Texts, numbers and truth values by name."""
-
-    @model_validator(mode="after")
-    def _one(self) -> "ItemBody":
-        given = [name for name in ("image", "vector", "url") if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError(f"expected exactly one of image, vector and url, got {given}")
-        return self
 
 
 class NamedItem(ItemBody):
@@ -165,13 +167,9 @@ class ClassifyRequest(Subject):
     """Conditions on the metadata of the items that may vote."""
 
 
-class AttentionRequest(Strict):
+class AttentionRequest(OneOf):
     """Request for the attention of a Vision Transformer in an image."""
 
-    image: Base64 | SkipJsonSchema[bytes] | None = None
-    """A data URI or base64."""
-    url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
-    """Address of the image, where the server allows it."""
     heads: Literal["all", "mean", "max"] | Annotated[int, Field(ge=0, le=1000)] = "all"
     """Maps that a picture shows: a sheet of all heads, or the overlay of one map."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.6
@@ -182,10 +180,3 @@ class AttentionRequest(Strict):
     """Pixels of the shorter side that the network sees."""
     format: Literal["png", "npz"] = "png"
     """npz: arrays ``attention`` and ``masks``, heads x rows x columns."""
-
-    @model_validator(mode="after")
-    def _one(self) -> "AttentionRequest":
-        given = [name for name in ("image", "url") if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError(f"expected exactly one of image and url, got {given}")
-        return self

@@ -182,11 +182,6 @@ def json_with_list(name: str, parts: Sequence[bytes], rest: BaseModel | None = N
     """An answer as JSON whose list ``name`` is written already.
 
     Writing a large answer in one go would keep every other request waiting, in a thread too.
-
-    Args:
-        name: Of the list.
-        parts: JSON of what is in it.
-        rest: The answer with that list empty; None where it is all there is.
     """
     others = b"{}" if rest is None else rest.model_dump_json(exclude={name}).encode()
     comma = b"," if len(others) > 2 else b""

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from dino_app.server.request_vectors import Row, numbers
 from dino_app.server.routes.idempotency import Idempotency
 from dino_app.server.settings import Settings
 from dino_app.store.filters import Filter, parsed_filter
-from dino_app.store.interface import Found, Included, SearchParams, Store
+from dino_app.store.interface import Found, Hit, Included, SearchParams, Store
 from dino_app.store.item_checks import checked_queries
 from dino_infer.cores import cores
 from dino_infer.embedding.engines import Engine
@@ -56,26 +56,28 @@ class ImageEmbedder(Protocol):
         """Settings that determine how vectors are made."""
 
 
-class _Query:
+class _Query(NamedTuple):
     """One search as it waits."""
 
-    def __init__(
-        self, vector: Row, k: int, filter: Filter | None, params: SearchParams,
-        include: frozenset[Included],
-    ) -> None:  # fmt: skip
-        self.vector, self.k, self.filter = vector, k, filter
-        self.params, self.include = params, include
+    vector: Row
+    k: int
+    filter: Filter | None
+    params: SearchParams
+    include: frozenset[Included]
+
+
+class Answered(NamedTuple):
+    """Hits of one search."""
+
+    hits: list[Hit]
+    version: str
+    """Version of the index that was searched."""
+    exact: bool
+    """True if every vector that may match was compared."""
 
 
 class Service:
-    """The stages of work of one server.
-
-    Args:
-        embedder: Images to vectors.
-        store: The index, if one is served.
-        settings: Limits.
-        read_only: Refuse what would change the index.
-    """
+    """The stages of work of one server."""
 
     def __init__(
         self, embedder: ImageEmbedder, store: Store | None, settings: Settings, *, read_only: bool
@@ -100,7 +102,7 @@ class Service:
             max_wait_s=settings.batch_wait_ms / 1000, max_waiting=settings.max_queue,
             more_may_come=self._images_may_come,
         )  # fmt: skip
-        self._search: Batcher[_Query, tuple[list[Any], str, bool]] = stage(
+        self._search: Batcher[_Query, Answered] = stage(
             self._searched, name="search", workers=settings.search_threads or cores(),
             max_batch=SEARCHES_AT_ONCE, max_waiting=settings.max_searches,
             initializer=_one_thread_a_search,
@@ -217,8 +219,8 @@ class Service:
     async def search(
         self, vector: Row, *, k: int, filter: dict[str, Any] | None = None,
         params: SearchParams | None = None, include: Sequence[Included] = (),
-    ) -> tuple[list[Any], str, bool]:  # fmt: skip
-        """Hits, the version they are of, and whether the search was exact.
+    ) -> Answered:  # fmt: skip
+        """The nearest items of a vector.
 
         Raises:
             FilterError: The filter makes no sense.
@@ -288,13 +290,13 @@ class Service:
             torch.set_num_threads(threads)  # of this thread
         return list(self.embedder.features(pixels))
 
-    def _searched(self, queries: list[_Query]) -> list[tuple[list[Any], str, bool]]:
+    def _searched(self, queries: list[_Query]) -> list[Answered]:
         first = queries[0]
         found: Found = self.store.search(
             np.stack([query.vector for query in queries]), k=first.k, filter=first.filter,
             params=first.params, include=first.include,
         )  # fmt: skip
-        return [(hits, found.version, found.exact) for hits in found.hits]
+        return [Answered(hits, found.version, found.exact) for hits in found.hits]
 
 
 async def service_of(request: Request) -> Service:

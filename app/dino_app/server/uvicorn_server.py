@@ -50,14 +50,7 @@ def uvicorn_config(
     drain_s: float = 30,
     trusted_proxies: str | None = None,
 ) -> uvicorn.Config:
-    """Configuration by which uvicorn runs an application within limits.
-
-    Args:
-        app: The application.
-        settings: Limits.
-        drain_s: Time for requests in work to finish at the end.
-        trusted_proxies: Addresses, separated by commas, whose X-Forwarded-For is believed.
-    """
+    """Configuration by which uvicorn runs an application within limits."""
     return uvicorn.Config(
         app,
         http=limited_protocol(settings.header_timeout_s),
@@ -78,11 +71,11 @@ class Server(uvicorn.Server):
     """Uvicorn that says it is draining before it stops to listen, and then ends well.
 
     Args:
-        config: From ``configured``.
-        load: Of the application; /readyz looks at it.
-        notice_s: How long requests are still taken after the first signal, so that a load balancer
-            can look away.
-        on_leave: Called when it stops to listen.
+        config: Result of ``uvicorn_config``.
+        load: Load of the application; /readyz looks at it.
+        notice_s: Seconds that requests are still taken after the first signal, so that a load
+            balancer can look away.
+        on_leave: Function that is called when it stops to listen.
     """
 
     def __init__(

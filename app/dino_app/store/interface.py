@@ -131,9 +131,9 @@ class Store(Protocol):
         Args:
             vectors: Any scale but zero.
             k: Hits wanted, 1 to ``MAX_K``.
-            filter: From ``parsed_filter``.
-            params: How hard to try.
-            include: What each hit carries beside id and score.
+            filter: Result of ``parsed_filter``.
+            params: Effort of the search.
+            include: Fields that each hit carries beside id and score.
 
         Raises:
             ValueError: ``k`` out of range, or vectors of another width, zero or not finite.

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dino_app.errors import ModelMismatchError
-
-MUST_AGREE = ("weights_sha256", "feature")
+from dino_infer.features.files import MUST_AGREE
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +29,8 @@ def check_model(store_model: Mapping[str, Any], description: Mapping[str, Any]) 
         return
     before, now = _plain(store_model), _plain(description)
     differences = [
-        f"{name} was {_shown(before.get(name))} and is {_shown(now.get(name))}"
-        for name in MUST_AGREE
-        if before.get(name) != now.get(name)
+        line for name in MUST_AGREE for line in _differences(name, before.get(name), now.get(name))
     ]
-    differences += _preprocessing(before.get("preprocess") or {}, now.get("preprocess") or {})
     if differences:
         made_by = f"; it was made with --weights {before['weights']}" if "weights" in before else ""
         raise ModelMismatchError(
@@ -54,12 +50,15 @@ def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _preprocessing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [
-        f"preprocessing {name} was {before.get(name)!r} and is {now.get(name)!r}"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    ]
+def _differences(name: str, before: Any, now: Any) -> list[str]:
+    if name == "preprocess":
+        before, now = before or {}, now or {}
+        return [
+            line
+            for part in {**before, **now}
+            for line in _differences(f"preprocessing {part}", before.get(part), now.get(part))
+        ]
+    return [] if before == now else [f"{name} was {_shown(before)} and is {_shown(now)}"]
 
 
 def _shown(value: Any) -> str:

@@ -20,7 +20,7 @@ def open_store(location: str | Path, *, writable: bool = False) -> Store:
     """An existing store.
 
     Args:
-        location: See above.
+        location: Location in one of the forms above.
         writable: Take the only place for a writer; readers are never kept out.
 
     Raises:
@@ -43,11 +43,11 @@ def create_store(
     """A new, empty store, open for writing.
 
     Args:
-        location: Where nothing is yet.
+        location: Location where nothing is yet.
         dim: Width of the vectors.
-        model: What makes the vectors: ``Embedder.description()``, or the same entries of the
-            manifest of a features file.
-        index: How vectors are searched: "auto", "flat", or for a folder a text for FAISS's
+        model: Description of what makes the vectors: ``Embedder.description()``, or the same
+            entries of the manifest of a features file.
+        index: Kind of search: "auto", "flat", or for a folder a text for FAISS's
             ``index_factory``, for Milvus "hnsw".
 
     Raises:

@@ -47,12 +47,7 @@ def attention_tab(models: Models, picker: gr.Dropdown) -> None:
 
 
 class Answers:
-    """Event handlers of the tab.
-
-    Args:
-        models: The networks.
-        folder: Where files to download may be written.
-    """
+    """Event handlers of the tab."""
 
     def __init__(self, models: Models, *, folder: Path) -> None:
         self._models = models

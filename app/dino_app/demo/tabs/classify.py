@@ -7,7 +7,7 @@ import gradio as gr
 
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Models
-from dino_app.demo.tiles import caption, plain
+from dino_app.demo.tiles import caption, plain, tile_gallery
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
 from dino_app.demo.vectors import Vectors
 from dino_app.demo.voters import LABEL, Examples, FileExamples, IndexExamples, Voter
@@ -45,10 +45,10 @@ def classify_tab(
 
     Args:
         models: The networks.
-        picker: Where one is chosen.
+        picker: Choice of one of them.
         features: Labelled examples.
-        store: Gives the examples where there are no ``features``, if some of its items have labels.
-        embedder: Makes the vectors, instead of the network that is chosen.
+        store: Index that gives the examples without ``features``, if items of it have labels.
+        embedder: Maker of the vectors, instead of the network that is chosen.
 
     Raises:
         DataError: The features cannot be classified with.
@@ -76,16 +76,7 @@ def classify_tab(
             gr.Markdown(examples.summary, elem_id="classify-about")
             told = gr.Markdown(FIRST_STEP, elem_id="classify-told")
             label = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classify-label")
-            tiles = gr.Gallery(
-                label="Who voted",
-                visible=examples.has_tiles,
-                columns=3,  # all of a phone's width
-                height="max-content",
-                object_fit="contain",
-                interactive=False,
-                buttons=[],
-                elem_id="classify-tiles",
-            )
+            tiles = tile_gallery("Who voted", elem_id="classify-tiles", visible=examples.has_tiles)
             table = gr.Dataframe(
                 headers=list(HEADERS),
                 datatype="str",

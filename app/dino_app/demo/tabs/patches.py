@@ -52,12 +52,7 @@ class Marks(NamedTuple):
 
 
 def patches_tab(models: Models, picker: gr.Dropdown) -> None:
-    """Build the tab inside the one that is open.
-
-    Args:
-        models: The networks.
-        picker: Where one is chosen.
-    """
+    """Build the tab inside the one that is open."""
     with vit_only(models, picker, "patches to compare"):
         gr.Markdown(INTRO, elem_classes="hint")
         with gr.Row():
@@ -135,7 +130,7 @@ def asked(scene: Scene, *, which: int, place: object) -> Scene:
     """The scene after a click.
 
     Args:
-        scene: Before it.
+        scene: The scene before it.
         which: 0 for a click in the first picture, 1 for the second.
         place: x and y of the click in the picture as it was shown.
 

@@ -12,7 +12,7 @@ from dino_app.demo.detail import detail_choice, detailed_look
 from dino_app.demo.examples import example_photos
 from dino_app.demo.models import Look, Models
 from dino_app.demo.photo_sets import photos_input, readable_photos
-from dino_app.demo.tiles import caption
+from dino_app.demo.tiles import caption, tile_gallery
 from dino_app.demo.uploads import plain_errors
 from dino_infer.attention.patches import PatchPCA, foreground, patch_pca
 from dino_infer.drawing.overlays import pca_colors
@@ -34,12 +34,7 @@ class Colours(NamedTuple):
 
 
 def pca_tab(models: Models, picker: gr.Dropdown) -> None:
-    """Build the tab inside the one that is open.
-
-    Args:
-        models: The networks.
-        picker: Where one is chosen.
-    """
+    """Build the tab inside the one that is open."""
     with vit_only(models, picker, "patches to colour"):
         gr.Markdown(INTRO, elem_classes="hint")
         with gr.Row():
@@ -56,14 +51,11 @@ def pca_tab(models: Models, picker: gr.Dropdown) -> None:
                 detail = detail_choice()
             with gr.Column(scale=3, min_width=320):
                 told = gr.Markdown(FIRST_STEP, elem_id="pca-explained")
-                gallery = gr.Gallery(
-                    label="Photos and their colours",
-                    columns=2,
-                    object_fit="contain",
-                    height="max-content",
-                    buttons=["download", "fullscreen"],
-                    interactive=False,
+                gallery = tile_gallery(
+                    "Photos and their colours",
                     elem_id="pca-gallery",
+                    columns=2,
+                    buttons=["download", "fullscreen"],
                 )
     looks = gr.State([])
     drawing: list[Any] = [show, own, smooth]

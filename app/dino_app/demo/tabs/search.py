@@ -12,7 +12,7 @@ from dino_app.demo.albums import Album, IndexAlbum, UploadedAlbum, others
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Models
 from dino_app.demo.photo_sets import photos_input, readable_photos
-from dino_app.demo.tiles import caption, plain
+from dino_app.demo.tiles import caption, plain, tile_gallery
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors, said
 from dino_app.demo.vectors import Vectors
 from dino_app.store.filters import Filter, FilterError, parsed_filter
@@ -68,9 +68,9 @@ def search_tab(
 
     Args:
         models: The networks.
-        picker: Where one is chosen.
+        picker: Choice of one of them.
         store: The index to search; without one, people search photos that they upload.
-        embedder: Makes the vectors, instead of the network that is chosen.
+        embedder: Maker of the vectors, instead of the network that is chosen.
     """
     search = Search(Vectors(models, embedder), None if store is None else IndexAlbum(store))
     gr.Markdown(INTRO, elem_classes="hint")
@@ -94,15 +94,10 @@ def search_tab(
         with gr.Column(scale=3, min_width=320):
             about = gr.Markdown(search.summary, elem_id="search-about")
             told = gr.Markdown(search.first_step(), elem_id="search-told")
-            gallery = gr.Gallery(
-                label="Choose a result to search again with it",
-                columns=3,  # all of a phone's width
-                height="max-content",
-                object_fit="contain",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
+            gallery = tile_gallery(
+                "Choose a result to search again with it",
                 elem_id="search-results",
+                allow_preview=False,
             )
     session = gr.State(Session())
     settings, shown = [k, wanted, session], [session, gallery, told]
@@ -158,8 +153,8 @@ class Search:
     """Event handlers of the tab, for all visitors.
 
     Args:
-        vectors: Makes the vectors.
-        index: What is searched; None for photos that each visitor uploads.
+        vectors: Maker of the vectors.
+        index: Index that is searched; None for photos that each visitor uploads.
     """
 
     def __init__(self, vectors: Vectors, index: IndexAlbum | None) -> None:
@@ -206,13 +201,7 @@ class Search:
         return self.answer(session._replace(question=question), k=k, wanted=wanted)
 
     def with_result(self, place: object, *, k: int, wanted: str | None, session: Session) -> Answer:
-        """Search with a result of the last search.
-
-        Args:
-            place: Of the result in the gallery; it comes from outside, so it may be anything.
-            k: Results wanted.
-            wanted: The filter as it was typed.
-            session: Of the visitor.
+        """Search with the result at a place of the gallery, which may be anything from outside.
 
         Raises:
             gr.Error: The result is no longer there.

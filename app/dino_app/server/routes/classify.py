@@ -30,10 +30,8 @@ async def classify(serving: Serving, request: Request) -> Classes:
     vector, own = await subject_vector(serving, asked)
     labelled = {asked.label: {"$exists": True}}
     who = labelled if asked.filter is None else {"$and": [labelled, asked.filter]}
-    hits, version, _ = await nearest_others(
-        serving, vector, own, k=asked.k, filter=who, include=["metadata"]
-    )
-    return _classes(hits, asked.label, asked.temperature, version)
+    found = await nearest_others(serving, vector, own, k=asked.k, filter=who, include=["metadata"])
+    return _classes(found.hits, asked.label, asked.temperature, found.version)
 
 
 def _classes(hits: list[Hit], label: str, temperature: float, version: str) -> Classes:

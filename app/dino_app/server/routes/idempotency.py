@@ -24,11 +24,6 @@ class Idempotency:
     async def once(self, key: str, body: bytes, work: Callable[[], Awaitable[Any]]) -> Any:
         """The answer to a write, done now or before.
 
-        Args:
-            key: Of the client and its request.
-            body: Hash of what the request asks for.
-            work: Does it.
-
         Raises:
             ApiError: The key came with another body.
         """

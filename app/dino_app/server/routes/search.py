@@ -20,7 +20,7 @@ from dino_app.server.responses import (
     SearchAnswer,
     json_with_list,
 )
-from dino_app.server.service import Service, Serving
+from dino_app.server.service import Answered, Service, Serving
 from dino_app.store.interface import MAX_K, Hit, Included, SearchParams
 
 router = APIRouter(tags=["search"], responses=ERRORS, route_class=QuickRoute)
@@ -98,7 +98,7 @@ async def _answer(serving: Service, asked: SearchRequest, place: str) -> bytes:
     check_k(serving, asked.k, place)
     vector, own = await subject_vector(serving, asked, place)
     embedded = time.perf_counter()
-    hits, version, exact = await nearest_others(
+    found = await nearest_others(
         serving, vector, own, k=asked.k, filter=asked.filter,
         params=asked.params.search_params(), include=asked.include,
     )  # fmt: skip
@@ -106,12 +106,14 @@ async def _answer(serving: Service, asked: SearchRequest, place: str) -> bytes:
     timing = {"subject": embedded - start, "search": end - embedded, "total": end - start}
     rest = SearchAnswer(
         results=[],
-        snapshot=version,
-        exact=exact,
+        snapshot=found.version,
+        exact=found.exact,
         timing_ms={name: round(1000 * seconds, 2) for name, seconds in timing.items()},
     )
-    is_quick = len(hits) <= QUICK_HITS and "vector" not in asked.include
-    return await aside(lambda: json_with_list("results", _results(hits), rest), is_quick=is_quick)
+    is_quick = len(found.hits) <= QUICK_HITS and "vector" not in asked.include
+    return await aside(
+        lambda: json_with_list("results", _results(found.hits), rest), is_quick=is_quick
+    )
 
 
 async def subject_vector(
@@ -137,13 +139,11 @@ async def subject_vector(
 async def nearest_others(
     serving: Service, vector: Row, own: str | None, *, k: int, filter: dict[str, Any] | None,
     params: SearchParams | None = None, include: Sequence[Included],
-) -> tuple[list[Hit], str, bool]:  # fmt: skip
-    """The hits of a vector without the item that it came from, and how they were found."""
+) -> Answered:  # fmt: skip
+    """The hits of a vector without the item that it came from."""
     wanted = k if own is None else min(k + 1, MAX_K)
-    hits, version, exact = await serving.search(
-        vector, k=wanted, filter=filter, params=params, include=include
-    )
-    return [hit for hit in hits if hit.id != own][:k], version, exact
+    found = await serving.search(vector, k=wanted, filter=filter, params=params, include=include)
+    return found._replace(hits=[hit for hit in found.hits if hit.id != own][:k])
 
 
 def check_k(serving: Service, k: int, place: str = "") -> None:

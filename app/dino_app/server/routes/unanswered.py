@@ -10,11 +10,7 @@ from dino_app.server.auth import is_api
 
 
 class Unanswered(BaseRoute):
-    """Refuses requests that endpoints leave, before an application mounted at ``/`` gets them.
-
-    Args:
-        routes: The endpoints, which come first.
-    """
+    """Refuses requests that endpoints leave, before an application mounted at ``/`` gets them."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._routes = tuple(routes)

@@ -23,12 +23,7 @@ MAX_MESSAGE_LETTERS = 500  # values that came may be long
 
 
 async def upsert(serving: Service, items: list[NamedItem], *, alone: bool = False) -> UpsertAnswer:
-    """Write all valid items together, and return the outcome for each item.
-
-    Args:
-        serving: With its store.
-        items: As a request gave them.
-        alone: The only item is wrong: raise what is wrong with it.
+    """Write all valid items together, and return the outcome for each item; ``alone`` raises it.
 
     Raises:
         ApiError: There is no index, it is read-only, two items have one id, or ``alone``.

@@ -168,8 +168,8 @@ class VectorParts:
         return part
 
 
-def removed_unless_held(folder: Path) -> bool:
-    """Remove a base that no process reads; returns whether it did.
+def remove_unless_held(folder: Path) -> bool:
+    """Remove a base that no process reads; return True if it did.
 
     A file in it that is not ours stays, and its folder with it.
     """
@@ -188,8 +188,8 @@ def removed_unless_held(folder: Path) -> bool:
     return True
 
 
-def linked(base: Path, target: Path) -> None:
-    """The same base under another name, without copying where the system has hard links."""
+def link_base(base: Path, target: Path) -> None:
+    """Give a base another name, without copying where the system has hard links."""
     target.mkdir()
     for name in (manifest.NAME, VECTORS, item_table.NAME, approximate.NAME):
         if (base / name).is_file():
@@ -198,7 +198,7 @@ def linked(base: Path, target: Path) -> None:
 
 
 def link_or_copy(path: Path, target: Path) -> None:
-    """The same file under another name."""
+    """Give a file another name."""
     try:
         os.link(path, target)
     except OSError:

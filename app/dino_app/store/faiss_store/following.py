@@ -79,8 +79,10 @@ class Follower:
         self.log, self.offset = log, 0
 
 
-def opened(folder: Path, head_file: HeadFile, *, writable: bool = False) -> tuple[Head, Follower]:
-    """The present state of a folder, every file of it checked.
+def open_state(
+    folder: Path, head_file: HeadFile, *, writable: bool = False
+) -> tuple[Head, Follower]:
+    """Open the present state of a folder after a check of every file.
 
     One operation may be in the logs that ``HEAD`` does not know: a crash or a damaged slot kept it
     from there. The writer takes it in, and readers do when a slot is damaged, as it may have been

@@ -7,7 +7,7 @@ from threading import Lock, Thread
 
 from dino_app.errors import StoreError
 from dino_app.store.faiss_store.disk.head import HeadFile, head_of
-from dino_app.store.faiss_store.following import opened
+from dino_app.store.faiss_store.following import open_state
 from dino_app.store.faiss_store.view import Entry, View
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Reader:
         self._head_file = HeadFile(folder, writable=False)
         self._lock = Lock()
         self._thread: Thread | None = None
-        self._head, self._follower = opened(folder, self._head_file)
+        self._head, self._follower = open_state(folder, self._head_file)
         self._raw = b""  # not known, as it may have moved on since
 
     def view(self) -> View:
@@ -58,7 +58,7 @@ class Reader:
             self._follower.follow(head)
         except StoreError:
             # What we follow is gone; the state is elsewhere, or damaged, which is raised then.
-            head, self._follower = opened(self._folder, self._head_file)
+            head, self._follower = open_state(self._folder, self._head_file)
         self._head, self._raw = head, raw
         if head.base != self._follower.base_name and self._thread is None:
             self._thread = Thread(target=self._move_to_next_base, name="dino-next-base")
@@ -67,7 +67,7 @@ class Reader:
     def _move_to_next_base(self) -> None:
         """Check and open a merged base while searches go on with the old one."""
         try:
-            _, follower = opened(self._folder, self._head_file)
+            _, follower = open_state(self._folder, self._head_file)
             with self._lock:
                 if self._head.epoch == follower.epoch:
                     follower.follow(self._head)

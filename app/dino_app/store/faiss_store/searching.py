@@ -43,16 +43,7 @@ def search(
     params: SearchParams,
     include: Collection[Included],
 ) -> Found:
-    """The ``k`` best hits of each query among the items that match.
-
-    Args:
-        view: What to search.
-        queries: Unit rows.
-        k: Hits wanted.
-        condition: Which items count; None for all.
-        params: How hard to try.
-        include: What each hit carries.
-    """
+    """The ``k`` best hits of each query among the items that match."""
     in_base, in_delta = view.matching(condition)
     base_rows, exact = _base_rows(view.base, queries, k=k, allowed=in_base, params=params)
     delta_vectors = view.delta.vectors(len(in_delta))

@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from dino_app.errors import StoreError
-from dino_app.store.faiss_store.base import base_path, link_or_copy, linked
+from dino_app.store.faiss_store.base import base_path, link_base, link_or_copy
 from dino_app.store.faiss_store.disk import head as heads
 from dino_app.store.faiss_store.disk.head import Head, HeadFile
-from dino_app.store.faiss_store.disk.locking import locked
+from dino_app.store.faiss_store.disk.locking import lock_folder
 from dino_app.store.faiss_store.disk.log import log_numbers, log_path
 from dino_app.store.faiss_store.disk.manifest import sync
 from dino_app.store.faiss_store.disk.thumbnail_files import picture_files
-from dino_app.store.faiss_store.following import opened
+from dino_app.store.faiss_store.following import open_state
 from dino_app.store.faiss_store.merging import next_number
 from dino_app.store.item_checks import checked_name
 from dino_infer.files import write_bytes
@@ -47,7 +47,7 @@ def write(folder: Path, name: str, head: Head, *, last_log: int) -> None:
     temporary = target.with_name(f"{name}.dino-tmp{_UNFINISHED}")  # no other process writes here
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    linked(folder / head.base, temporary / head.base)
+    link_base(folder / head.base, temporary / head.base)
     logs = [log_path(folder, number) for number in range(head.log, last_log + 1)]
     for path in [*logs, *picture_files(folder)]:
         link_or_copy(path, temporary / path.name)
@@ -57,7 +57,7 @@ def write(folder: Path, name: str, head: Head, *, last_log: int) -> None:
     sync(folder)
 
 
-def linked_state(folder: Path, name: str, present: Head) -> Head:
+def link_state(folder: Path, name: str, present: Head) -> Head:
     """Bring the files of a snapshot into the store, under new names, without using them yet.
 
     Returns:
@@ -70,7 +70,7 @@ def linked_state(folder: Path, name: str, present: Head) -> Head:
     source = folder / FOLDER / checked_name(name)
     kept = checked_head(folder, name)
     base = base_path(folder, next_number(folder))
-    linked(source / kept.base, base)
+    link_base(source / kept.base, base)
     logs = log_numbers(source)
     # One number is left out, so that they cannot pass for a continuation of the present log.
     first = max([0, *log_numbers(folder)]) + 2
@@ -96,7 +96,7 @@ def checked_head(folder: Path, name: str) -> Head:
     try:
         file = HeadFile(source, writable=False)
         try:
-            return opened(source, file)[0]
+            return open_state(source, file)[0]
         finally:
             file.close()
     except (StoreError, OSError) as error:
@@ -112,12 +112,12 @@ def recover(folder: Path, name: str) -> None:
     """
     with ExitStack() as last:
         try:
-            last.callback(os.close, locked(folder))
+            last.callback(os.close, lock_folder(folder))
             kept = checked_head(folder, name)
             file = HeadFile(folder, writable=True)
             last.callback(file.close)
             present = max([kept, *heads.heads_of(file.raw())], key=lambda head: head.commit)
-            head = linked_state(folder, name, present)
+            head = link_state(folder, name, present)
             for commit in (head.commit, head.commit + 1):  # both slots
                 file.write(replace(head, commit=commit))
         except OSError as error:

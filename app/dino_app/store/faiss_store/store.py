@@ -50,14 +50,10 @@ class FaissStore:
     def create(
         cls, folder: str | Path, *, dim: int, model: Mapping[str, Any], index: str = "auto"
     ) -> "FaissStore":
-        """A new, empty store, open for writing.
+        """A new, empty store, open for writing; see ``create_store``.
 
-        Args:
-            folder: Where nothing is yet, or an empty folder.
-            dim: Width of the vectors.
-            model: What makes the vectors; anything that JSON holds.
-            index: "auto" searches exactly up to ``approximate.EXACT_ROWS`` rows and approximately
-                beyond; "flat" always exactly; or a string for ``faiss.index_factory``.
+        The index "auto" searches exactly up to ``approximate.EXACT_ROWS`` rows and approximately
+        beyond; "flat" always exactly; others are strings for ``faiss.index_factory``.
 
         Raises:
             ValueError: No such index, or no such width.
@@ -78,11 +74,7 @@ class FaissStore:
 
     @classmethod
     def open(cls, folder: str | Path, *, writable: bool = False) -> "FaissStore":
-        """An existing store, after a check of every file but the thumbnails.
-
-        Args:
-            folder: Where it is.
-            writable: Take the only place for a writer; readers are never kept out.
+        """An existing store, after a check of every file but the thumbnails; see ``open_store``.
 
         Raises:
             StoreError: There is none, or it is damaged; the message names the last good snapshot.

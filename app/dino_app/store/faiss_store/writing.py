@@ -13,9 +13,9 @@ import numpy as np
 
 from dino_app.errors import StoreError
 from dino_app.store.faiss_store import merging, snapshots
-from dino_app.store.faiss_store.base import Base, base_folders, removed_unless_held
+from dino_app.store.faiss_store.base import Base, base_folders, remove_unless_held
 from dino_app.store.faiss_store.disk.head import Head, HeadFile, heads_of
-from dino_app.store.faiss_store.disk.locking import locked
+from dino_app.store.faiss_store.disk.locking import lock_folder
 from dino_app.store.faiss_store.disk.log import (
     Delete,
     LogWriter,
@@ -26,7 +26,7 @@ from dino_app.store.faiss_store.disk.log import (
 )
 from dino_app.store.faiss_store.disk.manifest import sync
 from dino_app.store.faiss_store.disk.thumbnail_files import Pictures
-from dino_app.store.faiss_store.following import Follower, opened
+from dino_app.store.faiss_store.following import Follower, open_state
 from dino_app.store.faiss_store.view import Entry, View
 from dino_app.store.interface import Item
 
@@ -56,11 +56,11 @@ class Writer:
         self._broken = ""
         self._pictures = Pictures(folder)
         with ExitStack() as undo:
-            self._lock = locked(folder)
+            self._lock = lock_folder(folder)
             undo.callback(os.close, self._lock)
             self._head_file = HeadFile(folder, writable=True)
             undo.callback(self._head_file.close)
-            self._head, self._follower = opened(folder, self._head_file, writable=True)
+            self._head, self._follower = open_state(folder, self._head_file, writable=True)
             self._repair_head()
             self._clear(newest_log=self._follower.log)
             self._log = self._last_log()
@@ -79,11 +79,7 @@ class Writer:
             return self._follower.view.entries(ids)
 
     def upsert(self, items: Sequence[Item]) -> View:
-        """Add or replace checked items; returns the version that holds them.
-
-        Raises:
-            StoreError: They cannot be written; then nothing happened.
-        """
+        """Implement ``Store.upsert`` for checked items; returns the version that holds them."""
         self._wait_for_merge()
         with self._writing:
             self._check_usable()
@@ -100,11 +96,7 @@ class Writer:
             return self._commit(added)
 
     def delete(self, ids: Sequence[str]) -> list[str]:
-        """Remove items; returns the ids that were there.
-
-        Raises:
-            StoreError: That cannot be written; then nothing happened.
-        """
+        """Implement ``Store.delete``; on a StoreError nothing has happened."""
         self._wait_for_merge()
         with self._writing:
             self._check_usable()
@@ -114,11 +106,7 @@ class Writer:
             return there
 
     def merge(self) -> None:
-        """Make a new base of all there is now.
-
-        Raises:
-            StoreError: It cannot be written; the store is as it was.
-        """
+        """Implement ``FaissStore.merge``."""
         with self._merging:
             try:
                 start, view = self._beginning_of_merge()
@@ -134,12 +122,7 @@ class Writer:
             self._clear()
 
     def snapshot(self, name: str) -> None:
-        """Keep the present state under a name.
-
-        Raises:
-            ValueError: The name is not allowed or taken.
-            StoreError: It cannot be written.
-        """
+        """Implement ``Store.snapshot``."""
         with self._writing:
             self._check_usable()
             try:
@@ -150,15 +133,11 @@ class Writer:
                 raise StoreError(f"snapshot {name!r} cannot be written: {error}") from error
 
     def restore(self, name: str) -> None:
-        """Go back to a snapshot.
-
-        Raises:
-            StoreError: No such snapshot, or it is damaged; nothing has changed then.
-        """
+        """Implement ``Store.restore``."""
         with self._merging, self._writing:
             self._check_usable()
             try:
-                head = snapshots.linked_state(self._folder, name, self._head)
+                head = snapshots.link_state(self._folder, name, self._head)
                 base = Base(self._folder / head.base, manifest_sha256=head.manifest_sha256)
                 follower = Follower(self._folder, base, head)
                 follower.follow(head)
@@ -289,7 +268,7 @@ class Writer:
         needed = {head.base for head in heads}
         for path in base_folders(self._folder):
             if path.name not in needed:
-                removed_unless_held(path)
+                remove_unless_held(path)
         oldest = min(head.log for head in heads)
         for number in log_numbers(self._folder):
             if number < oldest or (newest_log is not None and number > newest_log):

@@ -48,11 +48,7 @@ class Made:
 
 
 class Collections:
-    """All collections that belong to one alias.
-
-    Args:
-        connection: To Milvus; closed by its owner.
-    """
+    """All collections that belong to one alias."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -73,9 +73,6 @@ def parsed_place(location: str) -> Place:
 class Connection:
     """Calls of ``pymilvus.MilvusClient`` with typed errors.
 
-    Args:
-        place: Where to connect to.
-
     Raises:
         StoreError: Nobody answers there, or the file is damaged or cannot be written.
         StoreLockedError: Another process has the file of Milvus Lite open.

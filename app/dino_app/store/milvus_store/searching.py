@@ -16,13 +16,7 @@ _SPARE_HITS = 16  # fetched beyond k, to see where equal scores end
 
 
 class Searching:
-    """Searches that try equally hard and return the same fields.
-
-    Args:
-        connection: To Milvus.
-        params: How hard to try.
-        include: What each hit carries.
-    """
+    """Searches that try equally hard and return the same fields."""
 
     def __init__(
         self,

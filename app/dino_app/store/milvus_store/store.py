@@ -60,15 +60,11 @@ class MilvusStore:
         index: str = "auto",
         published: bool = True,
     ) -> "MilvusStore":
-        """A new, empty store.
+        """A new, empty store at ``FILE.db/COLLECTION`` or ``http://HOST:PORT/COLLECTION``.
 
-        Args:
-            location: ``FILE.db/COLLECTION`` or ``http://HOST:PORT/COLLECTION``.
-            dim: Width of the vectors.
-            model: What makes the vectors; anything that JSON holds.
-            index: "flat" compares with every vector, "hnsw" searches a graph, "auto" is "flat" in
-                Milvus Lite and what a server chooses otherwise.
-            published: Give it its name at once; without, ``publish`` does.
+        The index "flat" compares with every vector, "hnsw" searches a graph, "auto" is "flat" in
+        Milvus Lite and what a server chooses otherwise. Unless ``published``, the store gets its
+        name by ``publish``.
 
         Raises:
             ValueError: No such index, or no such width.

@@ -123,12 +123,6 @@ def write_items(
 ) -> Int64[np.ndarray, " rows"]:
     """Write the items of the next base.
 
-    Args:
-        path: Where.
-        old: Items of the base before.
-        dead: Rows of it that are gone.
-        new: Items to add; none of their ids is among those that stay.
-
     Returns:
         For each row where it comes from: a row of the old base, or the ``source`` of a new item.
     """

@@ -9,8 +9,8 @@ from dino_app.errors import StoreLockedError
 NAME = "LOCK"
 
 
-def locked(folder: Path) -> int:
-    """A file descriptor that holds the lock until it is closed.
+def lock_folder(folder: Path) -> int:
+    """Become the writer of a folder; the lock lasts until the returned file is closed.
 
     Raises:
         StoreLockedError: Another process holds it.

@@ -81,11 +81,6 @@ class LogWriter:
     def append(self, sequence: int, chain: str, operation: Operation) -> str:
         """Write a record to the disk.
 
-        Args:
-            sequence: Its number.
-            chain: Hash of the record before it.
-            operation: What was done.
-
         Returns:
             Hash of this record.
 
@@ -133,13 +128,6 @@ class LogWriter:
 
 def records(path: Path, *, start: int, sequence: int, chain: str, dim: int) -> Iterator[Record]:
     """The records of a log that are whole and continue a chain, up to the first that does not.
-
-    Args:
-        path: The log.
-        start: Where to begin reading.
-        sequence: Number of the record before.
-        chain: Hash of the record before.
-        dim: Width of the vectors.
 
     Raises:
         OSError: It cannot be read.

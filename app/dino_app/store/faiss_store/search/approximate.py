@@ -66,9 +66,9 @@ class Proposer:
             queries: Unit rows.
             k: Rows wanted in the end.
             allowed: The rows that count, only where ``filters``.
-            share: How large a part of all rows they are: few are farther off, and looked for
+            share: Share of all rows that they are: few are farther off, and looked for
                 farther.
-            params: How hard to try, instead of what was measured.
+            params: Effort, instead of what was measured.
         """
         wanted = min(self._index.ntotal, max(self.note.candidates * max(1, k // K), k))
         with scan.threads_for(len(queries)):
@@ -91,12 +91,7 @@ class Proposer:
 
 
 def chosen_kind(wanted: str, rows: int) -> str:
-    """Kind of index to build.
-
-    Args:
-        wanted: "auto", "flat", or what ``faiss.index_factory`` takes.
-        rows: How many vectors there are.
-    """
+    """Kind of index to build."""
     if wanted.lower() == "flat" or rows == 0 or (wanted == "auto" and rows <= EXACT_ROWS):
         return FLAT
     if wanted != "auto":
