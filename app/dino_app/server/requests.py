@@ -1,6 +1,6 @@
 """Schemas of requests; anything else is refused with 422."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -62,7 +62,7 @@ class OneOf(Strict):
     """Address of the image, where the server allows it."""
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _one(self) -> "OneOf":
         given = [name for name in self.one_of if getattr(self, name)]
         if len(given) != 1:
             *names, last = self.one_of
