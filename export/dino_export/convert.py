@@ -40,8 +40,8 @@ def convert_weights(
 
     Args:
         path: A folder for "hf" and "timm", which must not exist; else a file to create or replace.
-        backbone: In evaluation mode.
-        info: What is known about the weights.
+        backbone: Backbone in evaluation mode.
+        info: Description of the weights.
         to: "hf" for transformers, "timm", "dino-pth" for the original's modules, or "safetensors"
             for ours.
 

@@ -41,14 +41,14 @@ def export(
 
     Args:
         path: File to create or replace; its folder must exist.
-        backbone: In evaluation mode.
-        info: Goes into the file.
+        backbone: Backbone in evaluation mode.
+        info: Description of the weights, which goes into the file.
         settings: Format, outputs, sizes and precision.
         photos: RGB arrays to compare on; by default ``sample_photos()``.
         calibration: RGB arrays like those that the file is for; they fix the ranges of int8,
             which a convnet cannot do without.
         head: Tensors of the projection head, for the output "logits".
-        device: Where the file is compared, and what a compiled package is for.
+        device: Device to compare on, and to compile a package for.
 
     Returns:
         Deviations that the comparison found.

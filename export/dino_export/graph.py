@@ -25,7 +25,7 @@ class ExportedNetwork(nn.Module):
     """A backbone whose chosen outputs come from one forward pass.
 
     Args:
-        backbone: Its weights are used, not copied.
+        backbone: Backbone, whose weights are used, not copied.
         outputs: Names in the order of ``OUTPUTS``.
         head: Tensors of the projection head under the names of checkpoints, for "logits".
         normalization: Mean and std, to take uint8 images (batch, height, width, 3) instead of

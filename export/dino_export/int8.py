@@ -44,8 +44,8 @@ def calibrated(model: "onnx.ModelProto", batches: Sequence[np.ndarray]) -> "onnx
     by that and gains no speed, so there the products' results are float32.
 
     Args:
-        model: Of any backbone.
-        batches: What the model takes, made of images like those that it is for.
+        model: Model of any backbone.
+        batches: Inputs of the model, made of images like those that it is for.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_static

@@ -68,8 +68,8 @@ def in_original_names(state: Mapping[str, Tensor], shape: ViTShape | None) -> St
     """Tensors as DINO, DINOv2 and DINOv3 publish them, with what their modules load strictly.
 
     Args:
-        state: Under timm's names.
-        shape: Of a Vision Transformer; None for other networks.
+        state: Tensors under timm's names.
+        shape: Shape of a Vision Transformer; None for other networks.
     """
     if shape is None:
         return _xcit(state) if "pos_embed.token_projection.weight" in state else dict(state)
@@ -79,12 +79,7 @@ def in_original_names(state: Mapping[str, Tensor], shape: ViTShape | None) -> St
 
 
 def in_hugging_face_names(state: Mapping[str, Tensor], shape: ViTShape) -> State:
-    """Tensors as the classes ViT, Dinov2, Dinov2WithRegisters and DINOv3ViT of transformers do.
-
-    Args:
-        state: Under timm's names.
-        shape: Of the Vision Transformer.
-    """
+    """Tensors as the classes ViT, Dinov2, Dinov2WithRegisters and DINOv3ViT of transformers do."""
     original = _queries_apart(in_original_names(state, shape))
     if not shape.rotary:
         own = HUGGING_FACE_DINOV2 if shape.layer_scale else HUGGING_FACE_VIT

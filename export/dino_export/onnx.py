@@ -47,13 +47,6 @@ def save_onnx(
 ) -> None:
     """Translate a captured program and write it with its description.
 
-    Args:
-        path: File to write.
-        program: From ``captured_program``.
-        settings: Outputs, sizes and precision.
-        metadata: Goes into the file.
-        calibration: Batches that the program takes, to fix the ranges of int8 by.
-
     Raises:
         ExportError: One file cannot hold the weights.
     """

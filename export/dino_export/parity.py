@@ -104,13 +104,13 @@ def parity(
     """Compare over several batch sizes and all image sizes; every other image is noise.
 
     Args:
-        expected: Takes normalised images.
-        exported: Takes what the settings say.
-        settings: Of the exported file.
+        expected: Function of normalised images.
+        exported: Function of images as the settings say.
+        settings: Settings of the exported file.
         sizes: Heights and widths.
-        preprocess: Has the mean and std of the weights.
+        preprocess: Preprocessing with the mean and std of the weights.
         photos: RGB arrays, from which crops are cut.
-        device: Where ``expected`` wants its images.
+        device: Device of the images of ``expected``.
         batches: Numbers of images, where the file leaves that open.
 
     Raises:

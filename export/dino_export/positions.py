@@ -63,7 +63,7 @@ def resampled_in_graph(
         table: Learned position embeddings.
         grid: Wanted rows and columns, which may be symbols.
         square: The image has as many rows of pixels as columns.
-        how: As in ``resampled_positions``.
+        how: Method as in ``resampled_positions``.
     """
     old, device = table.shape[0], table.device
     if how == "antialiased":
@@ -77,12 +77,7 @@ def resampled_in_graph(
 
 
 def rotary_in_graph(rope: Any, grid: tuple[int, int]) -> Float[Tensor, "patches double_head_dim"]:
-    """Sines and cosines of DINOv3 for a grid, whose sides timm's own code would freeze.
-
-    Args:
-        rope: timm's module for rotary positions.
-        grid: Rows and columns, which may be symbols.
-    """
+    """Sines and cosines of DINOv3 for a grid, whose sides timm's own code would freeze."""
     numbers = (torch.arange(n, dtype=torch.float32, device=rope.periods.device) for n in grid)
     rows, columns = (2 * (i + 0.5) / n - 1 for i, n in zip(numbers, grid, strict=True))
     places = [rows[:, None].expand(-1, grid[1]), columns[None].expand(grid[0], -1)]

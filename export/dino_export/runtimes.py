@@ -39,7 +39,7 @@ def open_export(path: Path, *, device: torch.device) -> ExportedFile:
 
     Args:
         path: An export of this toolkit, of any format.
-        device: Where it runs; compiled packages run where they were compiled for.
+        device: Device to run on; compiled packages run where they were compiled for.
 
     Raises:
         ExportError: The file is missing, damaged, or none of ours.

@@ -109,11 +109,7 @@ def mean_to_learn_from(value: Tensor) -> Tensor:
 
 
 class PendingMean:
-    """The mean of a tensor over all processes, on its way while other work goes on.
-
-    Args:
-        value: This process's part; all processes must ask in the same order.
-    """
+    """The mean of a tensor over all processes, which ask in the same order, while work goes on."""
 
     def __init__(self, value: Tensor) -> None:
         self._total = value

@@ -100,8 +100,8 @@ class DINOLoss:
     """``dino_loss`` of two networks' last layers, whose targets are ``Center.targets``.
 
     Args:
-        student_layer: Turns the student's bottlenecks into logits; gets gradients.
-        teacher_layer: The same of the teacher; gets none.
+        student_layer: Layer from bottlenecks to logits; gets gradients.
+        teacher_layer: Same layer of the teacher; gets none.
         student_temp: Softmax temperature of the student.
         dtype: Arithmetic of the matrix products; sums and exponentials are float32.
         memory_mib: Bound on the exponentials held at once; None: by device.

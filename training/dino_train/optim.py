@@ -106,12 +106,12 @@ class GuardedUpdate:
     """Guarded updates of the student: skipped where a number is not finite.
 
     Args:
-        optimizer: Over the student's parameters, from ``build_optimizer``.
+        optimizer: Optimizer of the student's parameters, from ``build_optimizer``.
         student: The student as it runs, wrapped where gradients are averaged over processes.
         buffers: Statistics that forward passes change; a skipped step puts them back.
         scaled: Scale the loss, for float16.
         clip_grad: Bound on the norm of each gradient tensor; 0 disables clipping.
-        device: Where the student is.
+        device: Device of the student.
     """
 
     def __init__(
@@ -152,12 +152,6 @@ class GuardedUpdate:
         self, *, lr: float, weight_decay: float, frozen: Iterable[nn.Module], numbers: Tensor
     ) -> tuple[Bool[Tensor, ""], Float[Tensor, ""]]:
         """Clip, freeze and step, unless a gradient or one of ``numbers`` is not finite.
-
-        Args:
-            lr: Learning rate of all parameters.
-            weight_decay: Weight decay of those that are decayed.
-            frozen: Parts of the student that stay as they are.
-            numbers: Numbers of the step, the same in all processes.
 
         Returns:
             The flag of a step that counted, the same in all processes, and the L2 norm of the

@@ -74,8 +74,8 @@ def train(
         out: The run folder; see docs/formats.md for what it holds.
         eval_data: Class folders for online k-NN, see ``Evaluation``.
         init_from: Weights to start from: a backbone, or a full training checkpoint with its head.
-        checkpoint_key: Which network of such a checkpoint, see ``load_backbone``.
-        machine: Where and how to compute.
+        checkpoint_key: Network of such a checkpoint, see ``load_backbone``.
+        machine: Device, processes and caches.
         images: The listing of ``data``, where it has been made before.
         extend: Let ``optim.epochs`` of an existing run grow.
         tensorboard: Write ``tensorboard/``.

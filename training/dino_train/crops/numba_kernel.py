@@ -278,9 +278,9 @@ def augment(
 
     Args:
         pixels: The crop after it was resized, contiguous.
-        made: Where the result goes, contiguous.
+        made: Room for the result, contiguous.
         params: Parameters of crops.
-        crop: The row of this one.
+        crop: Row of this crop.
         solarize_threshold: Levels from this one on are inverted.
     """
     _augment(

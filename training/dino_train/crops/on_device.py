@@ -125,7 +125,7 @@ def resized_crops(
     """Cut, resize and mirror ``(batch, crops)`` boxes into whole levels of 0 to 255.
 
     Args:
-        images: In the upper left corner of each; what lies outside the boxes does not count.
+        images: Images in the upper left corners; what lies outside the boxes does not count.
         params: Boxes and flips.
         size: Side of the crops.
         dtype: Arithmetic of the two matrix products. None is float32 on a CPU, and float16 on a

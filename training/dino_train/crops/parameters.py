@@ -93,7 +93,7 @@ def draw_batch(
     local crops are asked for.
 
     Args:
-        spec: What to draw.
+        spec: Settings of the crops.
         seed: Seed of the run, 0 or more.
         keys: Pass over the images, from 0, and number in the listing, of each image.
         sizes: Height and width of each picture in pixels.

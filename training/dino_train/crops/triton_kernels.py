@@ -46,7 +46,7 @@ def made_crops(
     """Crops of one size with all that their parameters say.
 
     Args:
-        images: On a GPU, at any place of one tensor.
+        images: Images on a GPU, at any places of one tensor.
         params: One row an image, one column a crop.
         size: Side of the crops.
         solarize_threshold: Levels from this one on are inverted where an image is solarised.

@@ -30,19 +30,7 @@ def batches_on_device(
     decoder: Decoder = "cpu",
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """Batches in the order of the sampler, ready for ``make_crops``.
-
-    Args:
-        images: The listing.
-        spec: What to crop.
-        sampler: Which images, and the seed of the crops.
-        device: Where training computes.
-        executor: Who crops.
-        workers: Processes that read and decode.
-        cache: Where decoded images are kept. "auto" keeps them where they fit and are as the files
-            have them, so that crops are the same whatever memory happened to be free.
-        decoder: "gpu" leaves plain JPEGs to the GPU, without a cache.
-        processes: Training processes that share this computer.
+    """Batches in the order of the sampler, ready for ``make_crops``; ``processes`` share memory.
 
     Raises:
         TrainingError: A cache on the GPU was asked for and the images do not fit.

@@ -98,14 +98,14 @@ class CropDataset(Dataset[Batch]):
 
     Args:
         images: The listing.
-        spec: What to crop.
-        executor: Who crops: this dataset, or the device.
-        seed: Decides the crops.
-        cache: Where decoded images are kept; None decodes them every time.
+        spec: Settings of the crops.
+        executor: Place where crops are made.
+        seed: Seed of the crops.
+        cache: Store of decoded images; None decodes them every time.
         any_epoch: Decode images so large that they suffice for the crops of any epoch, and not
             only for those asked for; so it is with a cache.
-        decoder: "gpu" leaves plain JPEGs to the device; for the device executor without a cache.
-        order: In which images are asked for; the quasi-random one has whole runs fetched.
+        decoder: Decoder of plain JPEGs.
+        order: Order in which images are asked for; the quasi-random one has whole runs fetched.
     """
 
     def __init__(

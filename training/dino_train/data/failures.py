@@ -33,11 +33,6 @@ class FailureLog:
     What an earlier run listed stays in the file and is not listed again, but only images found bad
     since this log was opened count towards the limit: files that were repaired in between do not
     stop the next run. Several processes may write to one file.
-
-    Args:
-        path: The file; it is created with the first failure.
-        num_images: Images in the listing.
-        max_bad_share: Share of them, 0 to 1, that may be bad.
     """
 
     def __init__(self, path: str | Path, *, num_images: int, max_bad_share: float) -> None:

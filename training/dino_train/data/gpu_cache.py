@@ -41,12 +41,7 @@ def filled_cache(
 ) -> DeviceCache:
     """Decode every image of a listing once and keep it on the device.
 
-    Args:
-        images: The listing.
-        spec: Decides how small large images may be kept.
-        capacity_bytes: Room to begin with; it grows if that was too little.
-        device: Where the images go.
-        workers: Processes that decode; 0 decodes in this one.
+    ``spec`` decides how small large images may be kept. The room grows if it was too little.
 
     Raises:
         TrainingError: None of the images can be read.

@@ -67,7 +67,7 @@ def encoded_batch(
         files: One file a row.
         others: The pixels of a row that ``is_for_gpu`` refused; None for the others.
         params: One row an image.
-        names: What failures call the images.
+        names: Names of the images in failures.
     """
     rows = tuple(row for row, pixels in enumerate(others) if pixels is None)
     decoded = [pixels for pixels in others if pixels is not None]

@@ -75,15 +75,15 @@ def build_loader(
 
     Args:
         images: The listing.
-        spec: What to crop.
-        executor: Who crops: the workers, or ``make_crops`` on the device.
-        sampler: Which images; its seed also decides the crops.
+        spec: Settings of the crops.
+        executor: Place where crops are made.
+        sampler: Order of the images; its seed also decides the crops.
         workers: Processes that read; 0 reads in this one.
         prefetch: Batches that each worker prepares ahead.
         pin_memory: Put batches where a GPU can copy them from without waiting.
-        cache: Where decoded images are kept; None decodes them in every epoch.
-        decoder: "gpu" leaves plain JPEGs to ``Batch.to``; for the device executor without a cache.
-        start_method: How worker processes start; None is the platform's way.
+        cache: Store of decoded images; None decodes them in every epoch.
+        decoder: Decoder of plain JPEGs.
+        start_method: Method of starting worker processes; None is the platform's way.
     """
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers!r}")

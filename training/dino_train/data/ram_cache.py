@@ -44,8 +44,8 @@ def plan_cache(
     the computer's by the same rule, else none. "ram" keeps as many images as fit.
 
     Args:
-        asked: What the user asked for.
-        needed_bytes: All images, decoded.
+        asked: Place that the user asked for.
+        needed_bytes: Bytes of all images, decoded.
         free_ram_bytes: Free memory of the computer, of this process's share.
         free_gpu_bytes: Free memory of the GPU once training runs; None where crops are not made
             on a GPU.
@@ -122,7 +122,7 @@ class RamCache:
     Args:
         num_images: Images in the listing.
         capacity_bytes: Room for pixels.
-        start_method: How the worker processes will start; None is the platform's way.
+        start_method: Method of starting the worker processes; None is the platform's way.
     """
 
     def __init__(

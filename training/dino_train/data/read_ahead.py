@@ -13,10 +13,6 @@ class ReadAhead:
     """Has the system fetch what a batch will read, while its first images are decoded.
 
     In the quasi-random order that is whole runs, once an epoch: few and large requests.
-
-    Args:
-        images: The listing.
-        order: In which its images are asked for.
     """
 
     def __init__(self, images: ImageList, order: Order) -> None:

@@ -36,7 +36,7 @@ class StepSampler:
         total_steps: Optimizer step to stop before.
         accumulation_steps: Lists that make one optimizer step.
         order: "quasi-random" reads a data set that is larger than memory in long stretches.
-        rank: This process.
+        rank: Number of this process.
         world_size: Number of processes.
 
     Raises:

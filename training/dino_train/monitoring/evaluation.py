@@ -25,15 +25,9 @@ MEASURES = ("rankme", "knn_top1_percent")
 class Evaluation:
     """Measures a backbone on fixed images.
 
-    Args:
-        images: The training images; an even sample of them gives RankMe.
-        eval_data: A folder of class folders, or one that holds such folders as ``train/`` and
-            ``val/``. With both, the first are the neighbours and the second are classified;
-            with one, each image is classified by all the others. None measures RankMe alone.
-        preprocess: How images become tensors.
-        batch_size: Images embedded at once.
-        workers: Processes that decode.
-        device: Where the backbone is.
+    An even sample of the training images gives RankMe; without ``eval_data`` it is all. That is a
+    folder of class folders, where each image is classified by all the others, or a folder that
+    holds such folders as ``train/``, the neighbours, and ``val/``, which are classified.
 
     Raises:
         DataError: ``eval_data`` has no class folders, or the classes of its parts differ.

@@ -15,15 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Occasions:
-    """Work between steps, in all processes at the same steps.
-
-    Args:
-        run: The run; its step is the number of steps done.
-        evaluation: Measures the teacher.
-        metrics: Takes rows of measurements; None in all processes but the first.
-        log: Rows of steps.
-        stop: Requests of the user or the system to stop.
-    """
+    """Work between steps, in all processes at the same steps."""
 
     def __init__(
         self,

@@ -32,11 +32,8 @@ class _OpenRow:
 class StepLog:
     """Writes a row every ``run.log_every`` steps and warns of what the rows show.
 
-    Args:
-        run: The run; its step is the number of steps done.
-        metrics: Where rows go; None in all processes but the first, which only count.
-        progress: Shows the rows.
-        late: Read the numbers of a row one step later, so that a GPU stays busy.
+    ``metrics`` is None in all processes but the first. Where ``late``, the numbers of a row are
+    read one step later, so that a GPU stays busy.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def auto(
 
     Args:
         num_images: Images in the training data.
-        image_side: Their usual shorter side in pixels.
+        image_side: Usual shorter side of them in pixels.
         batch_size: Images in one optimizer step; None derives it.
         epochs: Passes over the images; None derives them.
         arch: Backbone; None takes vit_small, and on a CPU resnet_micro.

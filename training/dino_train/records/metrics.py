@@ -59,11 +59,7 @@ def _drop_rows(path: Path, *, start_step: int) -> None:
 class MetricsLog:
     """Appends rows to ``metrics.jsonl`` and hands each one to the other readers.
 
-    Args:
-        run: The run folder.
-        start_step: Rows of this step and later are dropped: training is about to repeat them.
-        tensorboard: Also write ``tensorboard/``.
-        wandb_project: Also log to this Weights & Biases project.
+    Rows of ``start_step`` and later are dropped: training is about to repeat them.
     """
 
     def __init__(

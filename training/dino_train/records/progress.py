@@ -12,13 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """A bar with rate and ETA on a terminal, plain log lines elsewhere.
-
-    Args:
-        total_steps: Steps of the whole run.
-        start_step: Steps done before.
-        visible: False keeps quiet, for all processes but the first.
-    """
+    """A bar with rate and ETA on a terminal, plain log lines elsewhere."""
 
     def __init__(self, *, total_steps: int, start_step: int, visible: bool) -> None:
         from tqdm import tqdm

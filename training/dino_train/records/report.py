@@ -88,14 +88,7 @@ class Report:
     def of_data(
         cls, run: Path, images: ImageList, *, size: int, start_step: int
     ) -> "Report | None":
-        """A report that follows a few images of the data, or None if none can be read.
-
-        Args:
-            run: The run folder.
-            images: The training images.
-            size: Side in pixels at which they are shown.
-            start_step: As for the class.
-        """
+        """A report that follows a few images of the data, or None if none can be read."""
         followed = _followed_images(images, size)
         if followed is None:
             return None

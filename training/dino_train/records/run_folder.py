@@ -36,7 +36,7 @@ def config_record(
     Args:
         run: The run folder, which need not exist.
         config: The resolved settings.
-        defaults: Of all settings; a run that is older than a setting has its default.
+        defaults: All defaults; a run that is older than a setting has its default.
         data: ``sources``, ``images`` and ``fingerprint`` of the training data.
         init_from: The weights that the run starts from.
         extend: Let ``optim.epochs`` grow.

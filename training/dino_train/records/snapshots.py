@@ -46,8 +46,8 @@ def latest_snapshot(
 
     Args:
         run: The run folder.
-        accept: Takes over a state, or raises what shows that it is of another run. It may have
-            taken over a part by then: an older state follows, or the run ends.
+        accept: Function that takes over a state, or raises what shows that it is of another run.
+            It may have taken over a part by then: an older state follows, or the run ends.
 
     Raises:
         RunError: There are snapshots but not one of them can be used.
