@@ -28,7 +28,7 @@ def container_cores(groups: Path = _GROUPS, mount: Path = _MOUNT) -> int | None:
 
     Args:
         groups: The file that lists the control groups of the process.
-        mount: Where their folders are.
+        mount: Place of their folders.
     """
     try:
         lines = groups.read_text().splitlines()

@@ -36,7 +36,7 @@ class ImageError(DinoError):
 
     Attributes:
         path: The image, as its listing names it.
-        kind: What is wrong, one of ``ImageErrorKind``.
+        kind: Kind of fault, one of ``ImageErrorKind``.
         reason: The cause in words, without the path.
     """
 

@@ -80,9 +80,9 @@ def mask_boxes(
     Args:
         attention: The map that the mask was made from; not negative.
         mask: Patches to enclose.
-        view: Where the patches lie in the image.
+        view: Place of the patches in the image.
         min_patches: Smaller parts are left out.
-        diagonal: As in ``components``.
+        diagonal: Neighbourhood as in ``components``.
 
     Raises:
         ValueError: The shapes do not agree.

@@ -61,7 +61,7 @@ def attention_maps(
         mass: Share of the attention that the masks keep, in (0, 1].
         layer: Block to look at; negative counts from the last.
         query: x and y of a pixel of ``image``; the patch that shows it asks instead of [CLS].
-        path: What an error calls the image; by default a path calls itself.
+        path: Name of the image in errors; by default a path itself.
 
     Raises:
         ImageError: The image cannot be read, or is too elongated to be resized whole.

@@ -36,7 +36,7 @@ def patch_tokens(
         image: One picture in any form that ``Embedder`` takes, or a list, which gives a list.
         backbone: A Vision Transformer in evaluation mode, on any device.
         preprocess: Decides the size; ``crop="none"`` shows all of the image.
-        path: What an error calls the image; by default a path calls itself.
+        path: Name of the image in errors; by default a path itself.
 
     Raises:
         ImageError: The image cannot be read, or is too elongated to be resized whole.
@@ -76,7 +76,7 @@ def patch_pca(tokens: Iterable[Float32[np.ndarray, "*_ dim"]], *, components: in
 
     Args:
         tokens: Patch tokens, an array for each image.
-        components: How many to keep.
+        components: Number of components to keep.
 
     Raises:
         ValueError: There are fewer patches, or fewer numbers in each, than components.
@@ -126,7 +126,7 @@ def foreground(
 
     Args:
         maps: First component of each image's patches.
-        threshold: Where to split; 0 splits by sign, None by ``otsu_threshold``.
+        threshold: Value to split at; 0 splits by sign, None by ``otsu_threshold``.
 
     Raises:
         ValueError: There is no map.

@@ -74,7 +74,7 @@ def view_of(height: int, width: int, *, preprocess: Preprocess, patch_size: int)
     Args:
         height: Height of the upright image, in pixels.
         width: Width of the upright image, in pixels.
-        preprocess: As the image goes through it; with either kind of crop.
+        preprocess: Preprocessing of the image; with either kind of crop.
         patch_size: Side in pixels of a patch of the network.
     """
     resized = preprocess.resized(height, width)

@@ -104,9 +104,9 @@ def write_files(
 
     Args:
         target: Path without the endings of the kinds; its folder must exist.
-        maps: What the network attends to in the image.
+        maps: Attention of the network in the image.
         kinds: Keys of ``WRITERS``.
-        drawing: How to draw.
+        drawing: Options for drawing.
     """
     return [path for kind in kinds for path in WRITERS[kind](target, maps, drawing)]
 

@@ -76,11 +76,11 @@ def heat_overlay(
     """A heat map laid over the picture it belongs to.
 
     Args:
-        picture: What the network saw, at any resolution: the overlay has the same.
+        picture: Picture that the network saw, at any resolution: the overlay has the same.
         values: One value a patch.
-        opacity: Of the heat map, from 0 to 1.
-        colormap: As in ``heatmap``.
-        scale: As in ``heatmap``.
+        opacity: Opacity of the heat map, from 0 to 1.
+        colormap: Colours as in ``heatmap``.
+        scale: Scale as in ``heatmap``.
         smooth: Interpolate between patches (bicubic), or show each as a rectangle.
     """
     height, width = picture.shape[:2]
@@ -99,9 +99,9 @@ def mask_overlay(
     """A picture with the patches of a mask tinted and outlined, and the rest in grey.
 
     Args:
-        picture: What the network saw, at any resolution.
+        picture: Picture that the network saw, at any resolution.
         mask: True for patches to show.
-        opacity: Of the tint, from 0 to 1.
+        opacity: Opacity of the tint, from 0 to 1.
     """
     inside = upsampled(mask, *picture.shape[:2])
     grey = np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))
@@ -125,10 +125,10 @@ def head_colors(
     attends to them; where heads overlap, the stronger one shows most.
 
     Args:
-        picture: What the network saw, at any resolution.
+        picture: Picture that the network saw, at any resolution.
         heads: Attention of each head.
         mass: Share of each head's attention that is shown, in (0, 1].
-        opacity: Of the colours, from 0 to 1.
+        opacity: Opacity of the colours, from 0 to 1.
         smooth: Interpolate between patches, or show each as a rectangle.
 
     Source: after https://arxiv.org/abs/2104.14294, figure 3.
@@ -178,10 +178,10 @@ def outlined(
     """A picture with one patch of its grid framed.
 
     Args:
-        picture: What the network saw, at any resolution.
+        picture: Picture that the network saw, at any resolution.
         cell: Row and column of the patch.
         grid: Rows and columns of patches.
-        color: Of the frame; a dark line around it keeps it visible on any ground.
+        color: Colour of the frame; a dark line around it keeps it visible on any ground.
     """
     (height, width), (row, column), (rows, columns) = picture.shape[:2], cell, grid
     x0, x1 = (column * width // columns, (column + 1) * width // columns - 1)
@@ -232,8 +232,8 @@ def pca_colors(
 
     Args:
         scores: Coordinates of each patch.
-        variances: Of the basis, along each component.
-        height: Of the result, in pixels.
+        variances: Variance of the basis along each component.
+        height: Height of the result in pixels.
         width: Likewise.
         foreground: Patches to show; the others become black.
         smooth: Interpolate between patches, or show each as a rectangle.
@@ -260,13 +260,13 @@ def similarity_overlay(
     """Similarity to a patch as a heat map, with that patch and the best matches framed.
 
     Args:
-        picture: What the network saw, at any resolution.
-        similarity: Of each patch.
+        picture: Picture that the network saw, at any resolution.
+        similarity: Similarity of each patch.
         query: Row and column of the patch that was chosen, where it is in this picture: green.
         matches: Patches to frame in white.
-        opacity: Of the heat map, from 0 to 1.
-        colormap: As in ``heatmap``.
-        scale: As in ``heatmap``; give two pictures the same to compare them.
+        opacity: Opacity of the heat map, from 0 to 1.
+        colormap: Colours as in ``heatmap``.
+        scale: Scale as in ``heatmap``; give two pictures the same to compare them.
     """
     drawn = heat_overlay(picture, similarity, opacity=opacity, colormap=colormap, scale=scale)
     rows, columns = similarity.shape

@@ -56,7 +56,7 @@ class VideoFile:
 
     Args:
         path: The file.
-        name: What errors call it; the path by default.
+        name: Name of the video in errors; the path by default.
 
     Raises:
         ImageError: It is missing, unreadable, damaged or no video, or its frames are larger than

@@ -113,7 +113,7 @@ def decoded_in_processes(
 
     Args:
         decoding: Files to pixels.
-        images: What to read.
+        images: Images to read.
         batches: Places in the list, batch by batch.
         workers: Processes; None chooses by the number of images and cores.
         pin_memory: Put pixels where a GPU can fetch them.

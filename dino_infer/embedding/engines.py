@@ -38,7 +38,7 @@ class Engine(Protocol):
     """Runs a network over normalised images.
 
     Attributes:
-        device: Where images must be.
+        device: Device of the images.
         patch_size: Side of a patch in pixels; None if the network does not cut images into patches.
     """
 
@@ -60,10 +60,10 @@ class TorchEngine:
     Args:
         backbone: Moved to the device and switched to evaluation mode; copied if its weights must
             be of another precision.
-        feature: What to take from it.
-        device: Where it runs.
-        precision: Of matrix products and convolutions; norms and sums stay float32. "auto" is
-            bf16 where the device multiplies it natively, else fp32.
+        feature: Feature to take from it.
+        device: Device to run on.
+        precision: Precision of matrix products and convolutions; norms and sums stay float32. "auto"
+            is bf16 where the device multiplies it natively, else fp32.
         compiled: Fuse it with torch.compile: seconds to minutes at the first batch of each size.
 
     Raises:
@@ -166,7 +166,7 @@ class OnnxEngine:
 
     Args:
         path: The ``.onnx`` file.
-        feature: What to take from it.
+        feature: Feature to take from it.
         device: A CUDA device asks for the CUDA provider; without one the CPU is used, with a
             warning.
         tensorrt: Ask for TensorRT before CUDA; see ``onnx_session``.

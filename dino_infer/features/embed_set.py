@@ -33,8 +33,8 @@ class EmbedWork:
         labels: Its classes.
         part: The images that the set is of.
         paths: The files to make.
-        job: What the rows depend on.
-        output: How they are stored.
+        job: Settings that the rows depend on.
+        output: Layout of the stored rows.
         path_column: Name of the table's column of names.
     """
 
@@ -59,7 +59,7 @@ class EmbedWork:
         """Make the set, or find it finished.
 
         Raises:
-            DataError: As ``embed_to_file``.
+            DataError: The same as for ``embed_to_file``.
         """
         begun = unfinished(self._paths)
         output = self._output

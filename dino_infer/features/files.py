@@ -99,9 +99,9 @@ def partition_paths(folder: str | Path, number: int, *, count: int) -> FeaturePa
     """The files of one part of a partitioned set, laid out as autofaiss and embedding-reader read.
 
     Args:
-        folder: Of the whole set.
-        number: Of the part, from 0.
-        count: Of parts.
+        folder: Folder of the whole set.
+        number: Number of the part, from 0.
+        count: Number of parts.
     """
     digits = max(4, len(str(count - 1)))
     named = f"{number:0{digits}}"

@@ -42,8 +42,8 @@ def embed_to_file(
         embedder: Makes the features.
         images: The whole list.
         out: ``.npy``, ``.safetensors`` or ``.parquet``; a share's files carry its number.
-        output: How they are stored.
-        share: Which part of the list.
+        output: Layout of the stored rows.
+        share: Part of the list.
 
     Raises:
         DataError: The output exists, is of another job, or cannot be written; with
@@ -82,11 +82,11 @@ def embed_to_folder(
         out: The folder; made if need be.
         partition_size: Images of the list in a partition; a multiple of the batch size keeps rows
             the same bit for bit whatever the size.
-        output: How they are stored; partitions cannot be updated.
-        share: Which partitions: shares are whole ones, so nothing has to be merged.
+        output: Layout of the stored rows; partitions cannot be updated.
+        share: Partitions to make: shares are whole ones, so nothing has to be merged.
 
     Raises:
-        DataError: As ``embed_to_file``.
+        DataError: The same as for ``embed_to_file``.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def write_features(
         path: ``.npy``, ``.safetensors`` or ``.parquet``.
         embedding: The rows and failures of ``images``.
         images: The list that was embedded.
-        description: How the features were made, see ``Embedder.description``.
+        description: Description of their making, see ``Embedder.description``.
 
     Raises:
         DataError: They cannot be written.

@@ -45,8 +45,8 @@ class AppendedFile:
 
     Args:
         path: Made if need be.
-        size: What follows is cut off; what is missing is blank.
-        checksum: Of its content.
+        size: Bytes to keep: more are cut off, missing ones are blank.
+        checksum: Checksum of its content.
     """
 
     def __init__(self, path: Path, *, size: int, checksum: int) -> None:
@@ -88,7 +88,7 @@ def trusted(folder: Path, *, header_size: int) -> Done:
     """The last state that the journal tells and the files bear out; cuts the journal after it.
 
     Args:
-        folder: Of the unfinished set.
+        folder: Folder of the unfinished set.
         header_size: Bytes before the first row.
     """
     journal = folder / JOURNAL

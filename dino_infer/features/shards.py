@@ -135,7 +135,7 @@ def merge_shares(out: str | Path, *, overwrite: bool) -> Outcome:
     """Join the finished shares of a job into the set that one process would have made.
 
     Args:
-        out: What ``embed_to_file`` was given.
+        out: Output that ``embed_to_file`` was given.
         overwrite: Replace an existing set.
 
     Raises:

@@ -54,12 +54,12 @@ def write_table(
     """Write rows as Parquet, a part at a time, so that any number fits into memory.
 
     Args:
-        path: Where to write; not whole until the call returns.
-        rows: In order.
+        path: File to write; not whole until the call returns.
+        rows: Rows in order.
         labelled: Add a column ``label``.
         odd_names: Add a column ``path_bytes``, because some name is no valid UTF-8.
         several_sources: Add a column ``source``.
-        path_column: What the column of names is called.
+        path_column: Name of the column of names.
         features: Add them as a column ``embedding`` of fixed-size lists.
     """
     import pyarrow as pa

@@ -57,10 +57,10 @@ class FeatureWriter:
 
     Args:
         paths: The files to make.
-        job: What is being made, settings and images; goes into the manifest.
-        dtype: Of the matrix: "float32" or "float16".
-        labelled: Whether rows have a class.
-        path_column: What the table calls the column of names.
+        job: Settings and images of the set; goes into the manifest.
+        dtype: Type of the matrix: "float32" or "float16".
+        labelled: True if rows have a class.
+        path_column: Name of the table's column of names.
         may_be_empty: Also make a set without rows, as a part of a whole that has some.
         commit_every_s: Seconds of work that a stop may lose.
 
@@ -108,10 +108,10 @@ class FeatureWriter:
 
         Args:
             features: A row for each of ``rows``.
-            rows: Which image each of them is.
-            failures: What could not be read.
-            images: How many images this was.
-            may_commit: Whether a set may be gone on with from here.
+            rows: Number of the image of each feature.
+            failures: Images that could not be read.
+            images: Number of images that this was.
+            may_commit: True if a set may be gone on with from here.
         """
         matrix, table, failed = self._files
         matrix.write(np.ascontiguousarray(features, dtype=self._dtype).data)

@@ -82,7 +82,7 @@ class EncodedImage:
 
         Args:
             min_scale_size: Upright (height, width) that suffices.
-            out: Where the pixels go, if given: at least as many bytes as they take.
+            out: Room for the pixels, if given: at least as many bytes as they take.
 
         Raises:
             ImageError: Damaged or truncated.

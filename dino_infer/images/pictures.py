@@ -57,8 +57,8 @@ def rgb_picture(
     """One picture as upright RGB.
 
     Args:
-        picture: In any form of ``Picture``.
-        name: What an error calls it; a path is called by itself.
+        picture: Picture in any form of ``Picture``.
+        name: Name of the picture in errors; by default a path itself.
         max_pixels: Larger files and bytes are refused before any pixel is decoded.
         max_file_bytes: Larger files and bytes are refused unread.
 

@@ -83,8 +83,8 @@ class Preprocess:
         """The image resized and cropped.
 
         Args:
-            image: As ``read_image`` returns it; at least one pixel.
-            path: What an error calls the image.
+            image: Result of ``read_image``; at least one pixel.
+            path: Name of the image in errors.
 
         Raises:
             ImageError: ``crop="none"`` would make it larger than ``MAX_RESIZED_PIXELS``.

@@ -57,7 +57,7 @@ def file_bytes(
 
     Args:
         path: The file.
-        name: What an error calls the file; the path itself by default.
+        name: Name of the file in errors; the path itself by default.
         max_file_bytes: A larger file is refused unread.
 
     Raises:
@@ -155,7 +155,7 @@ def read_image(
 
     Args:
         data: The content of the file.
-        path: What errors call the image.
+        path: Name of the image in errors.
         max_pixels: Larger images are refused before any pixel is decoded, and so are large ones
             in so small a file that they are bombs; ``limits`` has the numbers.
         min_scale_size: Upright (height, width) that suffices. A JPEG may then be decoded, faster,

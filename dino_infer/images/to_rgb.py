@@ -33,8 +33,8 @@ def rgb(image: Image.Image, *, orientation: int = 1) -> UInt8[np.ndarray, "heigh
     It is converted band by band, so that no second picture in another mode fills the memory.
 
     Args:
-        image: Of any mode.
-        orientation: As EXIF numbers it, 1 to 8: how the picture was stored.
+        image: Image of any mode.
+        orientation: Orientation of the stored picture as EXIF numbers it, 1 to 8.
     """
     width, height = image.size
     shape = (width, height, 3) if orientation in SIDEWAYS else (height, width, 3)

@@ -59,7 +59,7 @@ def pixels(
         data: The file.
         size: Height and width that its header says.
         min_scale_size: Height and width that suffice; see ``images.read_image``.
-        out: Where the pixels go, if given: at least as many bytes as they take.
+        out: Room for the pixels, if given: at least as many bytes as they take.
 
     Returns:
         None where libjpeg has anything to object, so that Pillow can decide.

@@ -44,7 +44,7 @@ def nearest(
         train_features: Any scale; normalised here.
         query_features: Any scale; normalised here.
         k: Neighbours wanted; more than there are gives all, with a warning.
-        device: Where to search arrays; tensors are searched where they are.
+        device: Device to search arrays on; tensors are searched where they are.
 
     Raises:
         ValueError: No training row, a width that differs, or values that are not finite.
@@ -124,7 +124,7 @@ class KNNClassifier:
     Attributes:
         k: Neighbours that vote.
         temperature: Temperature of the vote; lower gives the nearest more weight.
-        device: Where to search: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one.
+        device: Device to search on: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one.
         classes_: Sorted labels, after ``fit``.
         n_features_in_: Width of the features, after ``fit``.
     """

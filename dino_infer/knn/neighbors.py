@@ -65,7 +65,7 @@ def exact_neighbors(
         train: From ``normalized``; on a GPU it must fit into its memory.
         queries: From ``normalized``.
         k: Rows wanted, at most as many as there are.
-        device: Where to search arrays, "auto" is a GPU if there is one. Tensors are searched
+        device: Device to search arrays on, "auto" is a GPU if there is one. Tensors are searched
             where they are, by matrix products.
 
     Raises:

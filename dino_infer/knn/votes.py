@@ -47,8 +47,8 @@ class Tally:
         temperature: Lower listens more to the very nearest.
 
     Attributes:
-        weights: Of each neighbour, relative to the nearest one of the query.
-        scores: Of each class: the summed weights of the neighbours counted so far.
+        weights: Weight of each neighbour, relative to the nearest one of the query.
+        scores: Score of each class: the summed weights of the neighbours counted so far.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ def vote(
     """The vote of the neighbours of one query.
 
     Args:
-        similarities: Of each neighbour, the nearest first.
-        labels: Of each neighbour.
+        similarities: Similarity of each neighbour, the nearest first.
+        labels: Class of each neighbour.
         temperature: Lower listens more to the very nearest.
 
     Raises:
@@ -163,7 +163,7 @@ def rankings(
         train_labels: Label of each training row, any sortable type.
         query_labels: Label of each query.
         ks: Numbers of neighbours that vote; each is clamped to the neighbours given.
-        temperature: Of the vote.
+        temperature: Temperature of the vote.
 
     Returns:
         By k, under the k that was asked for.

@@ -40,7 +40,7 @@ def choose_columns(schema: Any, path: bytes, image_column: str | None) -> Column
     """The columns to read.
 
     Args:
-        schema: Of Arrow, with the metadata of Hugging Face's ``datasets`` if there is any.
+        schema: Schema of Arrow, with the metadata of Hugging Face's ``datasets`` if there is any.
         path: The table, for messages.
         image_column: The column that the caller names; None to look for the usual ones.
 

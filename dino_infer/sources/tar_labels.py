@@ -22,7 +22,7 @@ def shard_labels(shard: Shard, images: list[Member], others: list[Member]) -> li
     looked for first.
 
     Args:
-        shard: Where the members are.
+        shard: Tar that holds the members.
         images: The images that want a class.
         others: All other members.
     """

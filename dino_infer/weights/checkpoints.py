@@ -64,10 +64,10 @@ def load_backbone(
         weights: A run folder, ``.safetensors`` or snapshot of ours; a published DINO, DINOv2 or
             DINOv3 ``.pth``, backbone alone or full training state; a Hugging Face folder; or
             ``timm:NAME`` or ``hf:ORG/NAME[@REVISION]``, which may download.
-        checkpoint_key: Which network of a file that holds several: "teacher" (or whatever average
+        checkpoint_key: Network of a file that holds several: "teacher" (or whatever average
             is there, or the only network), "student", or where it is in the file, such as
             "state_dict_ema" or "momentum_backbone".
-        arch: What the weights are for, where the file does not tell; see ``build_backbone``.
+        arch: Architecture of the weights, where the file does not tell; see ``build_backbone``.
         patch_size: Side of a patch in pixels, if it should not be read from the weights.
 
     Raises:
@@ -100,8 +100,8 @@ def read_training_weights(
     """State dicts to start a training run from.
 
     Args:
-        weights: As for ``load_backbone``.
-        checkpoint_key: As for ``load_backbone``.
+        weights: Weights as for ``load_backbone``.
+        checkpoint_key: Network as for ``load_backbone``.
 
     Returns:
         ``backbone`` under timm's names, and where the file has them ``head`` (``mlp.*``,

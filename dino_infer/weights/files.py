@@ -54,13 +54,13 @@ class WeightFile:
     """Content of a weights file.
 
     Attributes:
-        path: Where it was read; the file inside when a run folder was given.
+        path: File that was read; the one inside when a run folder was given.
         backbone: Tensors under timm's names, which are the original ones; prefixes removed.
         head: Tensors of the projection head (``mlp.*``, ``last_layer.*``), or empty.
         center: Centre of the teacher's logits, where a training state holds it, or None.
-        metadata: What our own files say about themselves, or None.
-        hub_model: What the config beside a Hugging Face file says, or None.
-        arch: What the training run's arguments call the architecture, or None.
+        metadata: Description inside our own files, or None.
+        hub_model: Description in the config beside a Hugging Face file, or None.
+        arch: Architecture in the arguments of the training run, or None.
         left_out: Names of tensors that no feature depends on, such as a classifier's.
     """
 
@@ -79,7 +79,7 @@ def read_weight_file(weights: str | Path, *, checkpoint_key: str = "teacher") ->
 
     Args:
         weights: A file, a run folder of ours, a Hugging Face folder, or ``hf:ORG/NAME``.
-        checkpoint_key: Which network of a file that holds several, see ``chosen_network``.
+        checkpoint_key: Network of a file that holds several, see ``chosen_network``.
 
     Raises:
         CheckpointError: The file is missing, damaged, of no known layout, without that network,

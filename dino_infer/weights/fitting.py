@@ -24,7 +24,7 @@ def load_weights(
     Args:
         backbone: Changed in place.
         state: Tensors under timm's names.
-        source: Where they come from, for the message.
+        source: Name of their source for the message.
         left_out: Names of tensors in the source that are not wanted, for the log.
 
     Raises:
