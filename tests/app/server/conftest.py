@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from dino_app.server.app import create_app
+from dino_app.server.settings import Settings
 from dino_app.server.uvicorn_server import Server, listen, uvicorn_config
 from dino_app.store.interface import Found, Hit, Item, StoreInfo
 from dino_app.store.opening import create_store
@@ -95,6 +96,21 @@ def steady(embedder, dim, tmp_path_factory):
         served(create_app(embedder, store)) as client,
     ):
         yield client
+
+
+SMALL = Settings(
+    max_body_mb=1, max_image_mb=0.5, max_megapixels=2, body_timeout_s=0.5, header_timeout_s=0.5
+)
+
+
+@pytest.fixture
+def small(embedder, store):
+    strict = Embedder(embedder.engine, embedder.preprocess, max_pixels=2_000_000)
+    with served(create_app(strict, store, SMALL)) as client:
+        client.store = store
+        yield client
+        assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 200
 
 
 def picture_bytes(*, size=(40, 48), seed=0, format="PNG", **options):

@@ -1,6 +1,5 @@
-"""Much at once: batches, full queues, deadlines, clients that go, an orderly end."""
+"""Much at once: batches, full queues, deadlines, clients that go; no index, and only reading."""
 
-import asyncio
 import socket
 import threading
 import time
@@ -12,9 +11,6 @@ import pytest
 import torch
 
 from dino_app.server.app import create_app
-from dino_app.server.batching import Batcher, together
-from dino_app.server.errors import BusyError
-from dino_app.server.metrics import Metrics
 from dino_app.server.settings import Settings
 from dino_infer.errors import CheckpointError
 from tests.app.server.conftest import code_of, data_uri, picture_bytes, served, until
@@ -176,98 +172,38 @@ def test_while_it_drains_readyz_says_so_and_work_is_finished(slow, calm):
         assert first.result().status_code == 200
 
 
-def _batcher(run, **options):
-    return Batcher(run, name="test", metrics=Metrics(), **options)
+def test_one_and_true_are_different_filters_in_one_batch(client, dim):
+    vector = [1.0] * dim
+    for id, value in (("number", 1), ("truth", True)):
+        client.put(f"/v1/items/{id}", json={"vector": vector, "metadata": {"v": value}})
+    searches = [{"vector": vector, "filter": {"v": value}} for value in (1, True, 1, True)]
+    results = client.post("/v1/search:batch", json={"searches": searches}).json()["results"]
+    found = [[hit["id"] for hit in one["results"]] for one in results]
+    assert found == [["number"], ["truth"], ["number"], ["truth"]]
 
 
-def test_free_workers_share_what_waits():
-    sizes = []
-
-    def run(items):
-        sizes.append(len(items))
-        time.sleep(0.05)
-        return items
-
-    async def main():
-        batcher = _batcher(run, workers=2, max_batch=8)
-        batcher.start()
-        answers = await together([batcher(i) for i in range(8)])
-        await batcher.stop()
-        return answers
-
-    assert asyncio.run(main()) == list(range(8))
-    assert sizes == [4, 4]
+def test_without_an_index_its_endpoints_say_so(embedder):
+    with served(create_app(embedder)) as client:
+        asked = {"model": "vit_micro", "input": data_uri(picture_bytes())}
+        assert client.post("/v1/embeddings", json=asked).status_code == 200
+        for method, path, body in [
+            ("POST", "/v1/search", {"id": "a"}), ("GET", "/v1/items", None),
+            ("POST", "/v1/items", {"items": [{"id": "a", "vector": [1.0]}]}),
+            ("GET", "/v1/items/a", None), ("GET", "/v1/snapshots", None),
+            ("POST", "/v1/classify", {"id": "a"}), ("DELETE", "/v1/items/a", None),
+        ]:  # fmt: skip
+            answer = client.request(method, path, json=body)
+            assert (answer.status_code, code_of(answer)) == (404, "no_index"), path
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/v1/info").json()["index"] is None
 
 
-def test_a_batch_waits_for_others_but_not_longer_than_it_may():
-    sizes = []
-
-    def run(items):
-        sizes.append(len(items))
-        return items
-
-    async def main():
-        batcher = _batcher(run, max_batch=2, max_wait_s=0.05)
-        batcher.start()
-        start = time.perf_counter()
-        pair = asyncio.gather(batcher(1), batcher(2))
-        await pair
-        together_s = time.perf_counter() - start
-        await batcher(3)
-        alone_s = time.perf_counter() - start - together_s
-        await batcher.stop()
-        return together_s, alone_s
-
-    together_s, alone_s = asyncio.run(main())
-    assert sizes == [2, 1]
-    assert together_s < 0.05 <= alone_s
-
-
-def test_only_items_of_one_group_share_a_batch():
-    batches = []
-
-    def run(items):
-        batches.append(items)
-        return items
-
-    async def main():
-        batcher = _batcher(run, max_batch=8)
-        batcher.start()
-        await together([batcher(i, group=i % 2) for i in range(6)])
-        await batcher.stop()
-
-    asyncio.run(main())
-    assert batches == [[0, 2, 4], [1, 3, 5]]
-
-
-def test_a_stage_that_returns_too_few_answers_fails_them_and_goes_on():
-    async def main():
-        batcher = _batcher(lambda items: [])
-        batcher.start()
-        with pytest.raises(ValueError, match="zip"):
-            await batcher(1)
-        assert batcher.working
-        await batcher.stop()
-
-    asyncio.run(main())
-
-
-def test_what_was_given_up_leaves_the_queue():
-    async def main():
-        gate = threading.Event()
-        batcher = _batcher(lambda items: [gate.wait(5) for _ in items], max_waiting=1)
-        batcher.start()
-        running = asyncio.create_task(batcher(0))
-        await asyncio.sleep(0.02)
-        waiting = asyncio.create_task(batcher(1))
-        await asyncio.sleep(0.02)
-        with pytest.raises(BusyError):
-            await batcher(2)
-        waiting.cancel()
-        await asyncio.sleep(0.02)
-        assert batcher.depth == 0
-        gate.set()
-        assert await running
-        await batcher.stop()
-
-    asyncio.run(main())
+def test_a_server_that_only_reads_refuses_writes(embedder, store):
+    with served(create_app(embedder, store, read_only=True)) as client:
+        answers = [
+            client.put("/v1/items/x", json={"vector": [1.0] * store.info().dim}),
+            client.delete("/v1/items/a/0.jpg"),
+            client.post("/v1/snapshots", json={"name": "x"}),
+        ]
+        assert [code_of(answer) for answer in answers] == ["read_only"] * 3
+        assert client.get("/v1/items/a/0.jpg").status_code == 200
