@@ -62,8 +62,8 @@ class TorchEngine:
             be of another precision.
         feature: Feature to take from it.
         device: Device to run on.
-        precision: Precision of matrix products and convolutions; norms and sums stay float32. "auto"
-            is bf16 where the device multiplies it natively, else fp32.
+        precision: Precision of matrix products and convolutions; norms and sums stay float32.
+            "auto" is bf16 where the device multiplies it natively, else fp32.
         compiled: Fuse it with torch.compile: seconds to minutes at the first batch of each size.
 
     Raises:

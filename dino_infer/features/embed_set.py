@@ -14,8 +14,9 @@ from dino_infer.errors import DataError
 from dino_infer.features.files import FeaturePaths, check_shape
 from dino_infer.features.output import Outcome, Output, enter, outcome_in, outcome_of
 from dino_infer.features.table import OK, TableRow
+from dino_infer.features.unfinished import check_same_job, finished, unfinished
 from dino_infer.features.update import OlderRows, older_rows
-from dino_infer.features.writer import FeatureWriter, check_same_job, finished, unfinished
+from dino_infer.features.writer import FeatureWriter
 from dino_infer.progress import Progress
 from dino_infer.sources.image_list import ImageList
 

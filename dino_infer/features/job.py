@@ -23,7 +23,8 @@ from dino_infer.features.files import (
 from dino_infer.features.output import Outcome, Output, enter
 from dino_infer.features.shards import Share, share_paths
 from dino_infer.features.table import TableRow
-from dino_infer.features.writer import FeatureWriter, discard
+from dino_infer.features.unfinished import discard
+from dino_infer.features.writer import FeatureWriter
 from dino_infer.files import hold_output
 from dino_infer.sources.image_list import ImageList
 

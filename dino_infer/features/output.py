@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from dino_infer.errors import DataError
 from dino_infer.features.files import FeaturePaths
-from dino_infer.features.writer import COMMIT_EVERY_S, FeatureWriter, discard, unfinished
+from dino_infer.features.unfinished import discard, unfinished
+from dino_infer.features.writer import COMMIT_EVERY_S, FeatureWriter
 
 OnError = Literal["skip", "fail", "nan"]
 

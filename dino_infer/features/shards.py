@@ -22,8 +22,7 @@ from dino_infer.features.files import (
 )
 from dino_infer.features.output import Outcome, Output, enter, outcome_in, outcome_of
 from dino_infer.features.table import table_rows
-from dino_infer.features.writer import (
-    FeatureWriter,
+from dino_infer.features.unfinished import (
     check_same_job,
     discard,
     finished,
@@ -31,6 +30,7 @@ from dino_infer.features.writer import (
     job_in,
     unfinished,
 )
+from dino_infer.features.writer import FeatureWriter
 from dino_infer.files import hold_output
 from dino_infer.images.read import ImageFailure
 from dino_infer.sources.rows import names_fingerprint
@@ -64,11 +64,7 @@ class Share:
 
 
 def share_of(text: str, environment: Mapping[str, str] | None = None) -> Share:
-    """The share that a flag means.
-
-    Args:
-        text: "2/8" for the third of eight, or "auto" for what torchrun or SLURM set.
-        environment: Variables of the process; its own by default.
+    """The share that a flag means: "2/8" the third of eight, "auto" what torchrun or SLURM set.
 
     Raises:
         ValueError: The text is of another form or the share is out of range; with "auto", no
@@ -132,11 +128,7 @@ class _Part(NamedTuple):
 
 
 def merge_shares(out: str | Path, *, overwrite: bool) -> Outcome:
-    """Join the finished shares of a job into the set that one process would have made.
-
-    Args:
-        out: Output that ``embed_to_file`` was given.
-        overwrite: Replace an existing set.
+    """Join the finished shares of ``embed_to_file`` into the set that one process would have made.
 
     Raises:
         DataError: A share is missing, unfinished or damaged, is not the one that its name says, or

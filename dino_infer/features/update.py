@@ -14,7 +14,7 @@ from dino_infer.embedding.embedder import EmbeddedBatch, Embedder
 from dino_infer.errors import DataError, ImageError
 from dino_infer.features.files import FeaturePaths, Features, read_set
 from dino_infer.features.table import OK, TableRow, table_rows
-from dino_infer.features.writer import check_same_job
+from dino_infer.features.unfinished import check_same_job
 from dino_infer.sources.image_list import ImageList
 
 ROWS_AT_ONCE = 4096

@@ -84,16 +84,7 @@ def vision_transformer(
     drop_path_rate: float = 0.0,
     arch: str = "vit",
 ) -> ViTBackbone:
-    """A DINO Vision Transformer of any shape, initialised as the original.
-
-    Args:
-        embed_dim: Width of the tokens.
-        depth: Number of blocks.
-        num_heads: Attention heads; must divide ``embed_dim``.
-        patch_size: Side of a patch in pixels.
-        image_size: Side in pixels of the images whose position embeddings are learned.
-        drop_path_rate: Stochastic depth of the last block, rising linearly from 0 at the first.
-        arch: Name that the backbone reports.
+    """A DINO Vision Transformer of any shape, initialised as the original; see ``ViTShape``.
 
     Raises:
         ValueError: The sizes do not fit each other.

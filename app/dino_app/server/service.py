@@ -31,9 +31,7 @@ from dino_infer.images.preprocess import Preprocess
 Answer = TypeVar("Answer")
 
 SEARCHES_AT_ONCE = 64  # one scan of the vectors answers them; FAISS gains from 20 on
-QUICK_LETTERS = (
-    1 << 16
-)  # of an image as base64: those of one request are decoded within milliseconds
+QUICK_LETTERS = 1 << 16  # of an image as base64: decoded within milliseconds
 QUICK_VECTOR = 1 << 14  # letters or numbers; a request may hold hundreds
 NO_INDEX = "this server has no index; start it with one: dino-serve INDEX"
 
@@ -147,11 +145,7 @@ class Service:
 
     @property
     def store(self) -> Store:
-        """The index.
-
-        Raises:
-            ApiError: There is none.
-        """
+        """The index; see ``require_index``."""
         self.require_index()
         return cast(Store, self._store)
 
@@ -195,11 +189,7 @@ class Service:
         return await self._embed(pixels, group=pixels.shape)
 
     def check_space(self, images: int) -> None:
-        """Refuse images that would not fit into the queue.
-
-        Raises:
-            ApiError: They would not.
-        """
+        """Refuse images that would not fit into the queue, with an ApiError."""
         self._decode.check_space(images)
 
     async def query_vector(self, given: list[float] | str, *, param: str = "vector") -> Row:
@@ -249,11 +239,7 @@ class Service:
         return cast(Answer, await asyncio.shield(task))
 
     def check_writable(self) -> None:
-        """Refuse writes where the server only reads.
-
-        Raises:
-            ApiError: It does.
-        """
+        """Refuse writes where the server only reads, with an ApiError."""
         if self.read_only:
             raise ApiError(403, "read_only", "this server does not change its index")
 

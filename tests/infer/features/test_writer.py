@@ -10,7 +10,8 @@ from dino_infer.embedding.decoding import ImageFile
 from dino_infer.errors import DataError
 from dino_infer.features.files import feature_paths, read_features
 from dino_infer.features.table import TableRow
-from dino_infer.features.writer import FeatureWriter, finished, unfinished
+from dino_infer.features.unfinished import finished, unfinished
+from dino_infer.features.writer import FeatureWriter
 from dino_infer.images.read import ImageFailure
 from tests.infer.pixel_engine import contents
 
