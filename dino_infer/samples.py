@@ -142,7 +142,7 @@ def write_samples(
             "tile, train_per_class and val_per_class must be at least 1, "
             f"got {tile}, {train_per_class}, {val_per_class}"
         )
-    paths = _paths()
+    paths = photo_paths()
     counts = {"train": train_per_class, "val": val_per_class}
     with _new_folder(Path(out)) as folder:
         for name, path in paths.items():
@@ -163,7 +163,7 @@ def whole_photos(folder: str | Path, *, names: Sequence[str]) -> list[Path]:
         MissingExtraError: scikit-image or scikit-learn is not installed.
         ValueError: A name is not in ``PHOTOS``.
     """
-    paths = _paths()
+    paths = photo_paths()
     if unknown := sorted(set(names) - set(paths)):
         raise ValueError(f"expected names among {sorted(paths)}, got {unknown}")
     folder = Path(folder)
@@ -174,8 +174,12 @@ def whole_photos(folder: str | Path, *, names: Sequence[str]) -> list[Path]:
     return written
 
 
-def _paths() -> dict[str, Path]:
-    """The photographs that are really there: found as files, without importing the packages."""
+def photo_paths() -> dict[str, Path]:
+    """The photographs that are really there: found as files, without importing the packages.
+
+    Raises:
+        MissingExtraError: scikit-image or scikit-learn is not installed.
+    """
     roots: dict[str, Path] = {}
     for package, distribution in (("skimage", "scikit-image"), ("sklearn", "scikit-learn")):
         spec = importlib.util.find_spec(package)

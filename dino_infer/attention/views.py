@@ -50,22 +50,22 @@ class View(NamedTuple):
         )
 
 
-def check_patches(view: View, *, path: str) -> None:
-    """Refuse a view that would take too long to look at.
-
-    Args:
-        view: The grid of patches.
-        path: The name of the image in the error.
+def checked_view(
+    height: int, width: int, *, preprocess: Preprocess, patch_size: int, path: str
+) -> View:
+    """``view_of`` an image of a stranger, which must not take too long to look at.
 
     Raises:
         ImageError: It has more than ``MAX_PATCHES`` patches.
     """
+    view = view_of(height, width, preprocess=preprocess, patch_size=patch_size)
     if view.rows * view.columns > MAX_PATCHES:
         reason = (
             f"{view.rows} x {view.columns} patches are more than the {MAX_PATCHES} that are looked "
             "at; choose a lower resolution, or a less elongated part"
         )
         raise ImageError(path, "too_large", reason)
+    return view
 
 
 def view_of(height: int, width: int, *, preprocess: Preprocess, patch_size: int) -> View:

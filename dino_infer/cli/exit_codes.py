@@ -34,6 +34,15 @@ class UsageError(Exception):
     """Arguments that parse but make no sense; exit code 2."""
 
 
+@contextmanager
+def usage_errors(kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """Take values that the library refuses for wrong usage."""
+    try:
+        yield
+    except kind as error:
+        raise UsageError(str(error)) from error
+
+
 def exit_code(
     command: Callable[[list[str]], int | None],
     *,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dino_infer.cli.exit_codes import UsageError, exit_code, printable
+from dino_infer.cli.exit_codes import UsageError, exit_code, printable, usage_errors
 from dino_infer.cli.options import SourceOptions
 from dino_infer.cli.parsing import parsed
 
@@ -164,7 +164,7 @@ def _export(
     from dino_infer.devices import resolved_device
     from dino_infer.weights.checkpoints import load_backbone
 
-    try:
+    with usage_errors():
         form = file.format or format_of(out)
         if form == "onnx":
             check_onnx_installed()
@@ -184,8 +184,6 @@ def _export(
             head=head,
             device=resolved_device(device),
         )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     _print_parity(out, found)
     return 0
 
@@ -209,11 +207,9 @@ def _convert(weights: str, out: Path, to: "Target", source: SourceOptions) -> in
     from dino_export.convert import convert_weights
     from dino_infer.weights.checkpoints import load_backbone
 
-    try:
+    with usage_errors():
         backbone, about = load_backbone(weights, **source.keywords())
         difference = convert_weights(out, backbone, about, to=to)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     print(f"{printable(out)}: read back, features differ by at most {difference:.1e} of their rms")
     return 0
 

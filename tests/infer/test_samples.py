@@ -80,7 +80,7 @@ def test_every_tile_comes_from_its_own_half(tmp_path, monkeypatch):
             photo[:, 40:] = 255
         return photo
 
-    names = {path: name for name, path in samples._paths().items()}
+    names = {path: name for name, path in samples.photo_paths().items()}
     monkeypatch.setattr(samples, "load_image", black_and_white)
     write_samples(tmp_path / "photos", **FEW)
     for split, level in (("train", 0), ("val", 255)):

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from dino_infer.cli.exit_codes import exit_code
+from dino_infer.cli.exit_codes import exit_code, usage_errors
 from dino_infer.cli.options import DEFAULT_WEIGHTS, check_positive
 from dino_infer.cli.parsing import parsed
-from dino_infer.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -64,14 +63,10 @@ class Demo:
 
 def demo(flags: Demo) -> int:
     """Serve the page until a signal ends it."""
-    from dino_app.cli.serve_options import temporary_uploads
+    from dino_app.cli.serve_options import check_installed, temporary_uploads
 
-    try:
+    with check_installed("dino-demo"):
         from dino_app.server.uvicorn_server import listen
-    except ImportError as error:
-        raise MissingExtraError(
-            f"dino-demo needs {error.name}; install it with: pip install 'dino-toolkit[app]'"
-        ) from error
     door = _door(flags)
     with listen(flags.host, flags.port) as listening, temporary_uploads():
         app = _app(flags, door)
@@ -82,7 +77,7 @@ def demo(flags: Demo) -> int:
 
 
 def _door(flags: Demo) -> "Door":
-    from dino_app.cli.serve_options import Place, check_place, usage_errors
+    from dino_app.cli.serve_options import Place, check_place
     from dino_app.server.auth import LOOPBACK_HOSTS, Door, RateLimit, read_keys
 
     with usage_errors():
@@ -94,12 +89,10 @@ def _door(flags: Demo) -> "Door":
 
 
 def _app(flags: Demo, door: "Door") -> "FastAPI":
-    try:
+    from dino_app.cli.serve_options import check_installed
+
+    with check_installed("dino-demo"):
         import gradio  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "dino-demo needs gradio; install it with: pip install 'dino-toolkit[app]'"
-        ) from error
     from fastapi import FastAPI
 
     from dino_app.demo.app import demo_app, mount_demo

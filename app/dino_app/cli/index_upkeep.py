@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dino_app.cli.index_options import Flag, Index, open_index
-from dino_infer.cli.exit_codes import UsageError, printable
+from dino_infer.cli.exit_codes import UsageError, printable, usage_errors
 
 if TYPE_CHECKING:
     from dino_app.indexing.duplicates import Group
@@ -87,11 +87,8 @@ def snapshot(index: Index, name: Name) -> int:
         index: Folder, or milvus:FILE.db/COLLECTION.
         name: Name of the snapshot: up to 64 letters, digits, dots, dashes and underscores.
     """
-    with open_index(index, writable=True) as store:
-        try:
-            store.snapshot(name)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+    with open_index(index, writable=True) as store, usage_errors():
+        store.snapshot(name)
     print(f"snapshot {name} of {printable(index)}")
     return 0
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from dino_app.cli.serve_options import (
     Network,
     Serve,
+    check_installed,
     check_place,
     temporary_uploads,
-    usage_errors,
     with_environment,
 )
-from dino_infer.cli.exit_codes import exit_code
+from dino_infer.cli.exit_codes import exit_code, usage_errors
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
     ComputeOptions,
@@ -24,7 +24,6 @@ from dino_infer.cli.options import (
     load_embedder,
 )
 from dino_infer.cli.parsing import parsed
-from dino_infer.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -38,13 +37,9 @@ logger = logging.getLogger(__name__)
 
 def serve(flags: Serve) -> int:
     """Answer requests until a signal ends the server."""
-    try:
+    with check_installed("dino-serve"):
         from dino_app.server.auth import read_keys
         from dino_app.server.uvicorn_server import Server, listen, uvicorn_config
-    except ImportError as error:
-        raise MissingExtraError(
-            f"dino-serve needs {error.name}; install it with pip install 'dino-toolkit[app]'"
-        ) from error
     place = flags.place
     with usage_errors():
         keys = read_keys(place.api_key_file, os.environ)

@@ -15,6 +15,7 @@ from dino_app.server.settings import Settings
 from dino_infer.choices import Crop, Precision, VectorFeature
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import WeightOptions, check_positive
+from dino_infer.errors import MissingExtraError
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
@@ -127,12 +128,14 @@ def _no(flag: str) -> str:
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
-    """Take arguments that the server refuses for wrong usage."""
+def check_installed(prog: str) -> Iterator[None]:
+    """Name the extra that is missing where an import fails."""
     try:
         yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{prog} needs {error.name}; install it with pip install 'dino-toolkit[app]'"
+        ) from error
 
 
 @contextmanager

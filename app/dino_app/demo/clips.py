@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from dino_app.demo.models import Model
 from dino_infer.attention.maps import attention_maps
-from dino_infer.attention.views import check_patches, view_of
+from dino_infer.attention.views import checked_view
 from dino_infer.drawing.overlays import heat_overlay
 from dino_infer.drawing.videos import Scale, VideoFile, video_file
 from dino_infer.errors import ImageError
@@ -78,8 +78,7 @@ def _mean_attention(
     if height * width > MAX_FRAME_PIXELS:
         reason = f"expected at most {MAX_FRAME_PIXELS} pixels a frame, got {width} x {height}"
         raise ImageError(name, "too_large", reason)
-    view = view_of(height, width, preprocess=preprocess, patch_size=model.patch_size)
-    check_patches(view, path=name)
+    checked_view(height, width, preprocess=preprocess, patch_size=model.patch_size, path=name)
     with model.lock:
         maps = attention_maps(frame, backbone=model.backbone, preprocess=preprocess, path=name)
     return maps.picture, maps.heads.mean(axis=0)

@@ -1,21 +1,23 @@
 """Photos to try, from packages that are installed anyway: nothing is downloaded."""
 
 import functools
-import importlib.util
 import shutil
 import tempfile
 from pathlib import Path
 
 import gradio as gr
 
-# The footer of the page credits them.
+from dino_infer.errors import MissingExtraError
+from dino_infer.samples import photo_paths
+
+# Names here by those of ``samples``, which credits them, as the footer of the page does.
 PHOTOS = {
-    "cat.png": ("skimage", "data/chelsea.png"),  # Stefan van der Walt, CC0
-    "coffee.png": ("skimage", "data/coffee.png"),  # Rachel Michetti, CC0
-    "astronaut.png": ("skimage", "data/astronaut.png"),  # NASA, public domain
-    "rocket.jpg": ("skimage", "data/rocket.jpg"),  # SpaceX, public domain
-    "temple.jpg": ("sklearn", "datasets/images/china.jpg"),  # danielbuechele, CC BY 2.0
-    "flower.jpg": ("sklearn", "datasets/images/flower.jpg"),  # vultilion, CC BY 2.0
+    "chelsea": "cat",
+    "coffee": "coffee",
+    "astronaut": "astronaut",
+    "rocket": "rocket",
+    "china": "temple",
+    "flower": "flower",
 }
 
 
@@ -25,14 +27,15 @@ def example_photos() -> list[str]:
 
     They are copies in a folder of their own, because Gradio serves nothing from where packages are.
     """
+    try:
+        paths = photo_paths()
+    except MissingExtraError:
+        return []
     folder = Path(_folder().name)
-    found = []
-    for name, (package, inside) in PHOTOS.items():
-        spec = importlib.util.find_spec(package)
-        source = Path(spec.origin).parent / inside if spec and spec.origin else None
-        if source is not None and source.is_file():
-            found.append(shutil.copyfile(source, folder / name))
-    return [str(path) for path in found]
+    found = {name: paths[key] for key, name in PHOTOS.items() if key in paths}
+    return [
+        str(shutil.copyfile(path, folder / f"{name}{path.suffix}")) for name, path in found.items()
+    ]
 
 
 def picture_examples(field: gr.Image) -> None:

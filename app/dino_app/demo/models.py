@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dino_infer.attention.maps import whole_image
-from dino_infer.attention.views import View, check_patches, view_of
+from dino_infer.attention.views import View, checked_view
 from dino_infer.devices import resolved_device
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import Backbone, build_backbone
@@ -169,10 +169,11 @@ class Look:
         self, model: Model, image: UInt8[np.ndarray, "height width 3"], preprocess: Preprocess
     ) -> None:
         self.model = model
-        self.view: View = view_of(
-            *image.shape[:2], preprocess=preprocess, patch_size=model.patch_size
+        patch, name = model.patch_size, "picture"
+        height, width = image.shape[:2]
+        self.view: View = checked_view(
+            height, width, preprocess=preprocess, patch_size=patch, path=name
         )
-        check_patches(self.view, path="picture")
         self._preprocess = preprocess
         self._pixels = preprocess.pixels(image).contiguous()
         self.picture: UInt8[np.ndarray, "_height _width 3"] = (

@@ -21,14 +21,9 @@ _GROUND, _DRAWN = (126, 134, 148), (166, 174, 187)  # seen on a light and on a d
 
 def tile_gallery(label: str, *, elem_id: str, **options: Any) -> gr.Gallery:
     """Show tiles that are not to be changed, three in a row, which fill the width of a phone."""
-    settings: dict[str, Any] = {"columns": 3, "buttons": [], **options}
+    settings: dict[str, Any] = {"columns": 3, "height": "max-content", "object_fit": "contain"}
     return gr.Gallery(
-        label=label,
-        height="max-content",
-        object_fit="contain",
-        interactive=False,
-        elem_id=elem_id,
-        **settings,
+        label=label, interactive=False, elem_id=elem_id, **(settings | {"buttons": []} | options)
     )
 
 

@@ -7,6 +7,7 @@ import gradio as gr
 
 from dino_app.demo.models import Model
 from dino_app.demo.tabs.attention_pictures import COLORMAPS, MEAN, STYLES, Drawing, head_names
+from dino_app.demo.tiles import tile_gallery
 
 SIZES = (128, 800)  # pixels of the shorter side
 EMPTY = """
@@ -81,17 +82,15 @@ def attention_view(model: Model) -> AttentionView:
         text = gr.Markdown(elem_classes="hint", elem_id="attention-text")
         style, mass, opacity = _main_controls()
         gr.Markdown("**Every head by itself.** Click one to see it above.", elem_classes="hint")
-        gallery = gr.Gallery(
-            label="Heads",
+        gallery = tile_gallery(
+            "Heads",
+            elem_id="attention-gallery",
             show_label=False,
             format="jpeg",
             columns=4,
             height="100%",
             object_fit="cover",
             allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="attention-gallery",
         )
         head, colormap, layer, size, boxes = _more_controls(model)
         with gr.Row():

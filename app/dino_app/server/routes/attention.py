@@ -13,12 +13,11 @@ from dino_app.server.request_images import QuickRoute, json_or_form
 from dino_app.server.requests import AttentionRequest
 from dino_app.server.service import ImageEmbedder, Service, Serving
 from dino_infer.attention.maps import AttentionMaps, attention_maps, chosen_maps, whole_image
-from dino_infer.attention.views import check_patches, view_of
+from dino_infer.attention.views import checked_view
 from dino_infer.drawing.overlays import heat_overlay, mosaic
 from dino_infer.drawing.sheets import attention_picture
 from dino_infer.embedding.engines import TorchEngine
 from dino_infer.errors import ImageError
-from dino_infer.images.preprocess import Preprocess
 from dino_infer.images.read import read_image
 from dino_infer.networks.build import Backbone
 
@@ -59,8 +58,10 @@ def _draw(serving: Service, backbone: Backbone, image: bytes, asked: AttentionRe
         image, path="image", max_pixels=serving.max_pixels,
         min_scale_size=preprocess.least_decoded,
     )  # fmt: skip
-    _check_patches(preprocess, pixels.shape[0], pixels.shape[1], backbone.patch_size)
     try:
+        checked_view(
+            *pixels.shape[:2], preprocess=preprocess, patch_size=backbone.patch_size, path="image"
+        )
         maps = attention_maps(
             pixels, backbone=backbone, preprocess=preprocess, mass=asked.threshold,
             layer=asked.layer,
@@ -68,12 +69,6 @@ def _draw(serving: Service, backbone: Backbone, image: bytes, asked: AttentionRe
         return _npz(maps) if asked.format == "npz" else _png(maps, asked)
     except ValueError as error:  # no such layer or head
         raise ApiError(400, "invalid_value", str(error)) from error
-
-
-def _check_patches(preprocess: Preprocess, height: int, width: int, patch_size: int) -> None:
-    try:
-        view = view_of(height, width, preprocess=preprocess, patch_size=patch_size)
-        check_patches(view, path="image")
     except ImageError as error:
         raise ApiError(413, "too_many_patches", error.reason, param="size") from error
 
