@@ -89,9 +89,8 @@ def vision_transformer(
     Raises:
         ValueError: The sizes do not fit each other.
     """
-    shape = ViTShape(embed_dim=embed_dim, depth=depth, num_heads=num_heads)
     return _vit_of_shape(
-        shape,
+        ViTShape(embed_dim=embed_dim, depth=depth, num_heads=num_heads),
         patch_size=patch_size,
         image_size=image_size,
         drop_path_rate=drop_path_rate,
@@ -182,7 +181,7 @@ def build_backbone(
         arch: One of ``ARCHS``, ``resnet_micro``, or any timm model name.
         patch_size: Side of a patch in pixels for the archs in ``ARCHS``; timm names bring theirs.
         image_size: Side in pixels for which position embeddings are learned.
-        drop_path_rate: Stochastic depth, where the network knows it.
+        drop_path_rate: Stochastic depth of the last block, rising from 0, where there is any.
         small_stem: For images below 64 px: a ResNet without its max-pool, and with a 3x3
             convolution of stride 1 where the stem is one 7x7 convolution.
         shape: A Vision Transformer of this shape; ``arch`` is then only what it is called.
