@@ -50,21 +50,26 @@ class View(NamedTuple):
         )
 
 
-def checked_view(
-    height: int, width: int, *, preprocess: Preprocess, patch_size: int, path: str
-) -> View:
-    """``view_of`` an image of a stranger, which must not take too long to look at.
+def check_patches(view: View, *, path: str) -> None:
+    """Refuse a view that would take too long to look at.
 
     Raises:
         ImageError: It has more than ``MAX_PATCHES`` patches.
     """
-    view = view_of(height, width, preprocess=preprocess, patch_size=patch_size)
     if view.rows * view.columns > MAX_PATCHES:
         reason = (
             f"{view.rows} x {view.columns} patches are more than the {MAX_PATCHES} that are looked "
             "at; choose a lower resolution, or a less elongated part"
         )
         raise ImageError(path, "too_large", reason)
+
+
+def checked_view(
+    height: int, width: int, *, preprocess: Preprocess, patch_size: int, path: str
+) -> View:
+    """``view_of`` the image of a stranger, after ``check_patches``."""
+    view = view_of(height, width, preprocess=preprocess, patch_size=patch_size)
+    check_patches(view, path=path)
     return view
 
 
