@@ -9,6 +9,7 @@ from dino_infer.cli.protocols.compare import compare
 from dino_infer.cli.protocols.knn import knn
 from dino_infer.cli.protocols.linear import linear
 from dino_infer.cli.protocols.logistic import few_shot, logistic
+from dino_infer.cli.protocols.objects import objects
 from dino_infer.cli.protocols.segmentation import segmentation
 from dino_infer.cli.protocols.video import video
 
@@ -18,6 +19,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "logistic": logistic,
     "few-shot": few_shot,
     "segmentation": segmentation,
+    "objects": objects,
     "video": video,
     "all": all_protocols,
     "compare": compare,

@@ -82,6 +82,14 @@ def _segmentation(networks: Sequence[Network], *, seed: int, data: Path) -> Resu
     return measure_segmentation(networks, masked_images(str(data)))
 
 
+def _objects(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+    from dino_infer.evaluate.data.annotated import with_mask_boxes
+    from dino_infer.evaluate.data.masks import masked_images
+    from dino_infer.evaluate.objects import measure_objects
+
+    return measure_objects(networks, with_mask_boxes(masked_images(str(data))))
+
+
 def _video(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
     from dino_infer.evaluate.data.frames import video_sequences
     from dino_infer.evaluate.video import measure_video
@@ -99,6 +107,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "logistic": Protocol(measure=_logistic, layout=LABELLED),
     "few-shot": Protocol(measure=_few_shot, layout=LABELLED),
     "segmentation": Protocol(measure=_segmentation, layout=HERE, parts=MASKED, needs_patches=True),
+    "objects": Protocol(measure=_objects, layout=HERE, parts=MASKED, needs_patches=True),
     "video": Protocol(measure=_video, layout={"data": "video"}, needs_patches=True),
 }
 """By name of the verb, in the order in which they run."""
