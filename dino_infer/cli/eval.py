@@ -6,6 +6,7 @@ from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.parsing import parsed_verbs
 from dino_infer.cli.protocols.all import all_protocols
 from dino_infer.cli.protocols.compare import compare
+from dino_infer.cli.protocols.dense_knn import dense_knn
 from dino_infer.cli.protocols.knn import knn
 from dino_infer.cli.protocols.linear import linear
 from dino_infer.cli.protocols.logistic import few_shot, logistic
@@ -18,6 +19,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "linear": linear,
     "logistic": logistic,
     "few-shot": few_shot,
+    "dense-knn": dense_knn,
     "segmentation": segmentation,
     "objects": objects,
     "video": video,

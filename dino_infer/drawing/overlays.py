@@ -150,7 +150,7 @@ def head_colors(
 
 def head_palette(count: int) -> UInt8[np.ndarray, "count 3"]:
     """Colours that are easy to tell apart, evenly spread around the colour circle."""
-    hues = [round(256 * i / count) for i in range(count)]
+    hues = [round(256 * i / count) % 256 for i in range(count)]
     circle = Image.fromarray(np.array([[(hue, 225, 255) for hue in hues]], np.uint8), mode="HSV")
     palette: np.ndarray = np.asarray(circle.convert("RGB"))[0]
     return palette

@@ -88,6 +88,12 @@ def _objects(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
     from dino_infer.evaluate.objects import measure_objects
 
     return measure_objects(networks, with_mask_boxes(masked_images(str(data))))
+def _dense_knn(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+    from dino_infer.evaluate.data.mask_sets import mask_sets
+    from dino_infer.evaluate.dense_knn import DenseOptions, measure_dense_knn
+
+    sets = mask_sets(data, seed=seed)
+    return measure_dense_knn(networks, sets, options=DenseOptions(seed=seed))
 
 
 def _video(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
@@ -106,6 +112,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "linear": Protocol(measure=_linear, layout=LABELLED),
     "logistic": Protocol(measure=_logistic, layout=LABELLED),
     "few-shot": Protocol(measure=_few_shot, layout=LABELLED),
+    "dense-knn": Protocol(measure=_dense_knn, layout=HERE, parts=MASKED, needs_patches=True),
     "segmentation": Protocol(measure=_segmentation, layout=HERE, parts=MASKED, needs_patches=True),
     "objects": Protocol(measure=_objects, layout=HERE, parts=MASKED, needs_patches=True),
     "video": Protocol(measure=_video, layout={"data": "video"}, needs_patches=True),

@@ -98,6 +98,7 @@ def test_every_head_has_its_colour_where_it_looks():
 
 def test_the_stronger_head_shows_where_two_overlap():
     heads = np.array([[[0.9, 0.1]], [[0.4, 0.6]]])
+    assert len(head_palette(2000)) == 2000
     red, cyan = head_palette(2).astype(float)
     left = head_colors(np.full((8, 16, 3), 255, np.uint8), heads, mass=1.0, smooth=False)[4, 4]
     assert np.abs(left - red).sum() < np.abs(left - cyan).sum()

@@ -1,23 +1,13 @@
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from dino_infer.attention.maps import attention_maps
 from dino_infer.errors import CheckpointError, DataError
-from dino_infer.evaluate.contestants import with_twin
 from dino_infer.evaluate.data.masks import masked_images
 from dino_infer.evaluate.segmentation import BEST, CHOSEN, MEAN, measure_segmentation
-from dino_infer.networks.build import build_backbone
-from dino_infer.weights.info import CheckpointInfo
-
-
-def networks(arch="vit_micro", **options):
-    torch.manual_seed(3)
-    backbone = build_backbone(arch, patch_size=8, image_size=32).eval()
-    info = CheckpointInfo(arch=arch, patch_size=8, image_size=32)
-    return with_twin(backbone, info, device="cpu", **options)
+from tests.infer.evaluate.masked import networks
 
 
 @pytest.fixture
@@ -111,8 +101,5 @@ def test_a_mass_and_size_out_of_range_and_a_convnet_are_refused(squares):
         measure_segmentation(networks(), data, size=7)
     with pytest.raises(ValueError, match=r"mass must lie in \(0, 1\], got 0"):
         measure_segmentation(networks(), data, mass=0)
-    torch.manual_seed(0)
-    backbone = build_backbone("resnet_micro", image_size=32)
-    info = CheckpointInfo(arch="resnet_micro", patch_size=backbone.patch_size, image_size=32)
     with pytest.raises(CheckpointError, match="attention needs a Vision Transformer"):
-        measure_segmentation(with_twin(backbone, info, floors=False, device="cpu"), data)
+        measure_segmentation(networks("resnet_micro", floors=False), data)
