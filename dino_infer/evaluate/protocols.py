@@ -75,11 +75,11 @@ def _few_shot(networks: Sequence[Network], *, seed: int, train: Path, val: Path)
     return measure_few_shot(sides, seed=seed, device=networks[0].device)
 
 
-def _segmentation(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+def _segmentation(networks: Sequence[Network], *, seed: int, data: Path, size: int = 480) -> Result:
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.segmentation import measure_segmentation
 
-    return measure_segmentation(networks, masked_images(str(data)))
+    return measure_segmentation(networks, masked_images(str(data)), size=size)
 
 
 def _objects(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
@@ -88,12 +88,14 @@ def _objects(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
     from dino_infer.evaluate.objects import measure_objects
 
     return measure_objects(networks, with_mask_boxes(masked_images(str(data))))
-def _dense_knn(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+
+
+def _dense_knn(networks: Sequence[Network], *, seed: int, data: Path, size: int = 512) -> Result:
     from dino_infer.evaluate.data.mask_sets import mask_sets
     from dino_infer.evaluate.dense_knn import DenseOptions, measure_dense_knn
 
     sets = mask_sets(data, seed=seed)
-    return measure_dense_knn(networks, sets, options=DenseOptions(seed=seed))
+    return measure_dense_knn(networks, sets, options=DenseOptions(size=size, seed=seed))
 
 
 def _video(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
