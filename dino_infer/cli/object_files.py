@@ -22,7 +22,7 @@ def write_object_files(
         target: Path without the endings of the kinds; its folder must exist.
         found: The objects.
         kinds: Any of sheet, npz, overlay and mask.
-        drawing: How to draw.
+        drawing: Options for drawing.
         method: Method that found them; the sheet and the arrays are named after it.
     """
     written = []

@@ -88,8 +88,8 @@ class Embedder:
         batch_size: Images embedded at once; None takes 16 on a CPU and 256 on a GPU.
         workers: On a CPU, threads that each decode and embed a batch; on a GPU, processes that
             decode. None takes as many as there are cores.
-        precision: Of a backbone, see ``TorchEngine``; features are float32 in any case.
-        feature: What to take from a backbone, see ``feature_of``: "cls", "mean", "cls+mean", "gem",
+        precision: Precision of a backbone, see ``TorchEngine``; features are float32 in any case.
+        feature: Feature of a backbone, see ``feature_of``: "cls", "mean", "cls+mean", "gem",
             "last4", "last1+mean", "patches" ...
         normalize: Scale each vector to length 1.
         compiled: Run a backbone through torch.compile.
@@ -167,19 +167,19 @@ class Embedder:
         Args:
             weights: Run folder, checkpoint file, ``timm:NAME`` or ``hf:ORG/NAME``, see
                 ``load_backbone``; or an exported ``.onnx``.
-            checkpoint_key: Which network of a file that holds several, see ``load_backbone``.
-            arch: What the weights are for, where the file does not tell.
+            checkpoint_key: Network of a file that holds several, see ``load_backbone``.
+            arch: Architecture of the weights, where the file does not tell.
             patch_size: Side of a patch in pixels, where the file does not tell.
             engine: "auto" runs ``.onnx`` files in onnxruntime and all else in PyTorch; "tensorrt"
                 runs them in onnxruntime through TensorRT, see ``onnx_session``.
-            feature: As in the constructor.
-            precision: As in the constructor; an exported file has its own.
+            feature: Feature as in the constructor.
+            precision: Precision as in the constructor; an exported file has its own.
             size: Side of the crop, or with ``crop="none"`` the shorter side, in pixels; None takes
                 the size of the training crops.
             crop: "center", or "none" to show the network all of each image.
             exact_decode: See ``Preprocess``.
-            device: As in the constructor.
-            compiled: As in the constructor.
+            device: Device as in the constructor.
+            compiled: Compilation as in the constructor.
             **options: ``batch_size``, ``workers``, ``normalize``, ``max_pixels`` and
                 ``max_file_bytes`` of the constructor.
 
@@ -276,7 +276,7 @@ class Embedder:
 
         Args:
             data: The content of a file.
-            name: What errors call it.
+            name: Name of the image in errors.
 
         Raises:
             ImageError: It cannot be decoded, or is beyond a limit.

@@ -59,7 +59,7 @@ def patch_keys(
         backbone: A Vision Transformer in evaluation mode, on any device.
         preprocess: Decides the size; ``crop="none"`` shows all of the image.
         layer: Block to look at; negative counts from the last.
-        path: What an error calls the image; by default a path calls itself.
+        path: Name of the image in errors; by default a path itself.
 
     Raises:
         ImageError: The image cannot be read, or is too elongated to be resized whole.

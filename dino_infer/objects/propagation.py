@@ -171,7 +171,7 @@ def pixel_labels(
     takes the strongest label.
 
     Args:
-        shares: As ``propagate_labels`` gives them.
+        shares: Result of ``propagate_labels``.
         labels: Label of each plane, from 0 to 255.
         size: Height and width of the frame in pixels.
         patch_size: Side of a patch in pixels.

@@ -85,10 +85,10 @@ class Learner:
     """Student, teacher, centre and optimizer, which learn one batch at a time.
 
     Args:
-        student: Learns by gradient.
+        student: Network that learns by gradient.
         teacher: Its frozen copy, which follows as a moving average.
         center: Running mean of the teacher's logits; None with ``coding_rate``.
-        optimizer: Over the student's parameters, from ``optim.build_optimizer``.
+        optimizer: Optimizer of the student's parameters, from ``optim.build_optimizer``.
         process: This process; with several, gradients and centre are averaged.
         coding_rate: Loss of networks without prototypes; None learns by ``DINOLoss``.
         teacher_sees: Let the teacher see the global crops and give the targets. Without it, which

@@ -90,9 +90,9 @@ class Model:
     """One network and what it made of the last pictures.
 
     Attributes:
-        name: As the picker shows it.
-        backbone: In evaluation mode, on its device; use it under ``lock``.
-        info: What its weights are.
+        name: Name in the picker.
+        backbone: Backbone in evaluation mode, on its device; use it under ``lock``.
+        info: Description of its weights.
         lock: Held during forward passes, so that they do not compete for the cores.
     """
 
@@ -161,7 +161,7 @@ class Look:
     Attributes:
         picture: The picture resized and cut to whole patches, as the network sees it.
         shown: The same part of the picture at a size to draw on, whatever the resolution.
-        view: Where its patches lie in the picture as it was uploaded.
+        view: Place of its patches in the picture as it was uploaded.
         model: The network.
     """
 

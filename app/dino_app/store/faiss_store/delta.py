@@ -21,8 +21,8 @@ class Delta:
     """Rows in the order they came; one thread adds, any number read those that they know of.
 
     Attributes:
-        ids: Of each row.
-        metadata: Of each row.
+        ids: Id of each row.
+        metadata: Metadata of each row.
         pictures: Place of each row's thumbnail.
         latest: The last row of each id, whether or not it was deleted since.
     """

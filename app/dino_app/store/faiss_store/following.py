@@ -17,11 +17,11 @@ class Follower:
     """The newest view of a folder, and where in the logs it stands.
 
     Attributes:
-        epoch: Of its ``HEAD``.
+        epoch: Epoch of its ``HEAD``.
         base_name: Folder of its base.
-        view: What was read so far.
+        view: View of what was read so far.
         log: Number of the log that is being read.
-        offset: Where its next record begins.
+        offset: Offset of its next record.
         sequence: The last operation in the view.
         chain: Its hash.
     """
