@@ -134,7 +134,7 @@ def check_installed(prog: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingExtraError(
-            f"{prog} needs {error.name}; install it with pip install 'dino-toolkit[app]'"
+            f"{prog} needs {error.name}; install it with: pip install 'dino-toolkit[app]'"
         ) from error
 
 
