@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -126,6 +126,7 @@ class Batcher(Generic[Item, Answer]):
         finally:
             if self._waiting.pop(future, None) is not None:
                 self._count_waiting()
+            del future  # its error leads back to this frame: the circle would keep the item
 
     def check_space(self, items: int) -> None:
         """Refuse what would not fit into the queue.
@@ -179,9 +180,7 @@ class Batcher(Generic[Item, Answer]):
             answers = await loop.run_in_executor(self._threads[by], self._run, items)
             answered = list(zip(batch, answers, strict=True))
         except Exception as error:  # each waiting request answers it in its own way
-            for future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            _fail(batch, error)
         else:
             for future, answer in answered:
                 if not future.done():
@@ -189,7 +188,8 @@ class Batcher(Generic[Item, Answer]):
         finally:
             heapq.heappush(self._free, by)
             self._changed.set()
-        self._count_batch(len(batch), time.perf_counter() - start)
+            batch.clear()  # an error of theirs leads back to this frame
+        self._count_batch(len(items), time.perf_counter() - start)
 
     def _count_waiting(self) -> None:
         self._metrics.queue_depth.labels(self.name).set(len(self._waiting))
@@ -198,6 +198,12 @@ class Batcher(Generic[Item, Answer]):
         self._item_s = MEMORY * self._item_s + (1 - MEMORY) * seconds / size
         self._metrics.stage_seconds.labels(self.name).observe(seconds)
         self._metrics.batch_size.labels(self.name).observe(size)
+
+
+def _fail(futures: Iterable[asyncio.Future[Any]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
 
 
 def call_all(calls: list[Callable[[], Any]]) -> list[Any]:
@@ -216,5 +222,5 @@ async def together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
+        while tasks:  # none stays in this frame, to which the error of one leads back
+            tasks.pop().cancel()

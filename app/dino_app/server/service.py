@@ -236,7 +236,10 @@ class Service:
         self.check_writable()
         task = asyncio.ensure_future(self._write(call))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return cast(Answer, await asyncio.shield(task))
+        try:
+            return cast(Answer, await asyncio.shield(task))
+        finally:
+            del task  # its error leads back to this frame
 
     def check_writable(self) -> None:
         """Refuse writes where the server only reads, with an ApiError."""

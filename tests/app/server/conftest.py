@@ -151,13 +151,13 @@ def ask_beside_livez(client, ask):
     while len(waits) < TRIES:
         with _Pulse(client) as pulse:
             answer = ask()
-        waits.append(pulse.longest_s / _seconds_for_one())
+        waits.append(pulse.longest_s / seconds_for_one())
         if waits[-1] < LIVEZ_S:
             return answer
     raise AssertionError(f"/livez took {min(waits):.3f} s at least")
 
 
-def _seconds_for_one():
+def seconds_for_one():
     """How long a second of computing takes where other processes compute too."""
     start, used = time.perf_counter(), time.thread_time()
     while time.thread_time() - used < SPIN_S:

@@ -1,5 +1,6 @@
 """Much at once: batches, full queues, deadlines, clients that go; no index, and only reading."""
 
+import gc
 import socket
 import threading
 import time
@@ -13,7 +14,14 @@ import torch
 from dino_app.server.app import create_app
 from dino_app.server.settings import Settings
 from dino_infer.errors import CheckpointError
-from tests.app.server.conftest import code_of, data_uri, picture_bytes, served, until
+from tests.app.server.conftest import (
+    code_of,
+    data_uri,
+    picture_bytes,
+    seconds_for_one,
+    served,
+    until,
+)
 
 FAST_S = 0.05  # within which a refusal must come
 
@@ -97,7 +105,7 @@ def test_a_full_queue_answers_429_at_once_and_recovers(slow, calm):
             times.append(time.perf_counter() - start)
             assert (refused.status_code, code_of(refused)) == (429, "queue_full")
             assert int(refused.headers["retry-after"]) >= 1
-        assert min(times) < FAST_S
+        assert min(times) < FAST_S * seconds_for_one()
         slow.gate.set()
         assert [one.result().status_code for one in waiting] == [200] * 5
         assert _ask(client).status_code == 200
@@ -146,6 +154,39 @@ def test_a_failing_network_is_424_and_the_server_goes_on(slow, calm):
         slow.fails = False
         assert _ask(client).status_code == 200
         assert client.get("/readyz").status_code == 200
+
+
+NO_IMAGE = b"\x89PNG" * 1000
+REFUSED = {
+    "/v1/embeddings": {"model": "vit_micro", "input": [data_uri(NO_IMAGE)] * 2},
+    "/v1/search": {"image": data_uri(NO_IMAGE)},
+    "/v1/attention": {"image": data_uri(NO_IMAGE)},
+    "/v1/items/x": {"image": data_uri(NO_IMAGE)},
+    "/v1/items": {"items": [{"id": "x", "image": data_uri(NO_IMAGE)}]},
+}
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_a_refused_body_is_freed_without_a_garbage_collection(client, path):
+    def ask(key):
+        for headers in ({}, {"Idempotency-Key": key}):
+            method = "PUT" if path == "/v1/items/x" else "POST"
+            answer = client.request(method, path, json=REFUSED[path], headers=headers)
+            assert "expected an image" in answer.text
+
+    ask("one")
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        ask("another")
+        time.sleep(FAST_S)  # the server may still be in its last lines
+        gc.collect()
+        assert not [one for one in gc.garbage if isinstance(one, BaseException)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def test_too_many_requests_at_once_are_refused_unread(slow):

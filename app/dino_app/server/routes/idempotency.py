@@ -33,11 +33,14 @@ class Idempotency:
             if before != body:
                 message = "this Idempotency-Key was used for another request"
                 raise ApiError(409, "idempotency_conflict", message, param="Idempotency-Key")
+        else:
+            future = asyncio.ensure_future(work())
+            self._answers[key] = body, time.monotonic(), future
+            future.add_done_callback(lambda done: self._drop_failed(key, done))
+        try:
             return await asyncio.shield(future)
-        future = asyncio.ensure_future(work())
-        self._answers[key] = body, time.monotonic(), future
-        future.add_done_callback(lambda done: self._drop_failed(key, done))
-        return await asyncio.shield(future)
+        finally:
+            del future  # its error leads back to this frame
 
     def _drop_failed(self, key: str, done: "asyncio.Future[Any]") -> None:
         if done.cancelled() or done.exception() is not None:

@@ -41,7 +41,10 @@ async def upsert(serving: Service, items: list[NamedItem], *, alone: bool = Fals
     good = [item for item in made if isinstance(item, Item)]
     version = await serving.write(lambda: store.upsert(good)) if good else None
     if alone and isinstance(made[0], HTTPException):
-        raise made[0]
+        try:
+            raise made[0]
+        finally:
+            del found, made  # its traceback leads to this frame, which must not lead back
     statuses = [_status(item.id, result) for item, result in zip(items, made, strict=True)]
     return UpsertAnswer(items=statuses, snapshot=version)
 
