@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterable
 
@@ -15,9 +14,8 @@ def forked(work: Callable[[], int]) -> int:
         try:
             code = work()
         except BaseException:
-            traceback.print_exc()
+            os.write(2, traceback.format_exc().encode())  # sys.stderr may be a copy in memory
         finally:
-            sys.stderr.flush()
             os._exit(code)
     return process
 
