@@ -1,9 +1,10 @@
 # make demo | test | browser | check | slow: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes that run tests side by side; the tests of a file stay in one of them.
+# Processes that run tests side by side; the tests of a file stay in one of them, and the files
+# in the order that tests/conftest.py gives: long ones first.
 PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Tests start Python some hundred times: without bytecode each start compiles torch anew.
 export PYTHONDONTWRITEBYTECODE :=

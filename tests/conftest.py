@@ -10,6 +10,18 @@ from PIL import Image
 # Networks this small gain nothing from threads, and spinning threads lose much on a busy machine.
 torch.set_num_threads(1)
 
+LONGEST_FIRST = (
+    "train/test_pretraining.py", "infer/features/test_kills.py", "train/test_learning.py",
+    "train/crops/test_triton_kernels.py", "export/test_int8.py", "export/test_onnx.py",
+    "train/test_finished_runs.py", "export/test_cli.py",
+)  # fmt: skip
+"""Files that take a minute or so: begun last, one would keep a core idle at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed():

@@ -118,7 +118,9 @@ def test_a_run_writes_what_the_formats_promise(image_folder, tmp_path: Path, cap
     ]
 
 
-def test_kill_9_and_the_same_command_equal_an_uninterrupted_run(image_folder, tmp_path: Path):
+def test_kill_9_and_the_same_command_equal_an_uninterrupted_run(
+    image_folder, tmp_path: Path, capsys
+):
     data = image_folder(count=26)  # 6 steps an epoch, so the first snapshot is mid-epoch
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     half = ("--run.snapshot-epochs", "1.5", "--optim.epochs", "3")
@@ -127,8 +129,8 @@ def test_kill_9_and_the_same_command_equal_an_uninterrupted_run(image_folder, tm
     process.kill()
     process.communicate()
     assert not (killed / "snapshots" / "step-00000018.pt").exists()
-    errors = finish(start(arguments(data, killed, *half, "--workers", "1")))
-    assert re.search(r"going on from .*step-00000009.pt, step 9 of 18", errors)
+    assert main(arguments(data, killed, *half, "--workers", "1")) == 0
+    assert re.search(r"going on from .*step-00000009.pt, step 9 of 18", capsys.readouterr().err)
     assert main(arguments(data, whole, *half, "--workers", "0")) == 0
     assert_equal_states(last_state(whole), last_state(killed))
     assert rows_without_timings(whole) == rows_without_timings(killed)
@@ -145,7 +147,7 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(image_folder, tmp_path: Path)
     assert "stopping after this step; the run can be resumed" in finish(process, code=130)
     assert 0 < last_state(stopped)["step"] < 36
     again = ("--workers", "0", "--run.snapshot-epochs", "100")
-    finish(start(arguments(data, stopped, *again)))
+    assert main(arguments(data, stopped, *again)) == 0
     assert main(arguments(data, whole, *again)) == 0
     assert_equal_states(last_state(whole), last_state(stopped))
     assert rows_without_timings(whole) == rows_without_timings(stopped)
