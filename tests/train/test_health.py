@@ -4,7 +4,8 @@ import re
 import pytest
 import torch
 
-from dino_train.health import CollapseMonitor, rankme, step_health
+from dino_infer.evaluate.measures.health import unique_prototypes
+from dino_train.health import CollapseMonitor, CopiesMonitor, rankme, step_health
 
 
 def health(features: torch.Tensor, *, loss: float = 2.0, entropy: float = 1.5) -> dict:
@@ -70,8 +71,45 @@ def test_a_lasting_collapse_is_named_once_with_its_remedy(sign: dict, words: str
     assert given[0][0] == 140 and re.search(words, given[0][1])
 
 
+def rate_row(step: int, **numbers: float) -> dict:
+    healthy = {"alignment": 0.6, "coding_rate_share": 0.7, "feature_std": 0.5}
+    return {"step": step, "rate_loss": -3.0, **healthy, **numbers}
+
+
+@pytest.mark.parametrize(
+    ("sign", "words"),
+    [
+        ({"coding_rate_share": 0.01}, "nearly the same direction.*lower `loss.alignment_weight`"),
+        ({"alignment": 0.0}, "no agreement.*raise `loss.alignment_weight`"),
+        ({"feature_std": 1e-4}, r"same vector.*optim\.lr"),
+        ({}, None),
+    ],
+)
+def test_the_coding_rate_has_signs_of_its_own(sign: dict, words: str | None):
+    monitor = CollapseMonitor(window=3, patience_steps=100)
+    rows = [rate_row(step, **sign) for step in range(0, 200, 20)]
+    given = [warning for row in rows if (warning := monitor.warning(row))]
+    assert len(given) == (words is not None)
+    assert words is None or re.search(words, given[0])
+
+
+def test_copies_among_the_prototypes_are_named_once():
+    monitor = CopiesMonitor()
+    shares = (1.0, 0.5, 0.05, 0.04)
+    given = [monitor.warning({"rankme": 9.0, "unique_prototypes_share": s}) for s in shares]
+    assert given[:2] == [None, None] and given[3] is None
+    assert "partial prototype collapse" in given[2] and "5.0%" in given[2]
+    assert "lower `head.out_dim`" in given[2]
+    assert monitor.warning({"rankme": 9.0}) is None
+
+
 def test_a_healthy_or_passing_sign_gives_no_warning():
     monitor = CollapseMonitor(window=3, patience_steps=0)
     for step in range(20):
         share = 0.9999 if step % 3 else 0.7
         assert monitor.warning(row(step, loss_share=share, entropy_share=share)) is None
+
+
+def test_prototypes_that_point_the_same_way_count_once():
+    rows = torch.cat([torch.eye(8), 3 * torch.eye(8)[:5], torch.eye(8)[:1] + 0.01])
+    assert unique_prototypes(rows) == 8

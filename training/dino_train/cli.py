@@ -3,6 +3,7 @@
     dino-train --data photos/ --out runs/photos
     dino-train imagenet_vits16 --data imagenet/train --out runs/vits16 --optim.batch-size 1024
     torchrun --nproc-per-node 8 -m dino_train.cli imagenet_vits16 --data ... --out ...
+    dino-train replay runs/photos    # a step that was not finite, once more
 
 Run the same command again to go on where it stopped.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 HELP = f"""\
 usage: dino-train [RECIPE] --data PATH [PATH ...] --out RUN [options]
+       dino-train replay RUN     takes the step that was not finite again
 
 RECIPE is auto (the default, which derives settings from your data) or one of:
   {", ".join(recipes.RECIPES)}
@@ -109,6 +111,8 @@ def _main(arguments: list[str]) -> int:
         if not arguments:
             return USAGE
         name, arguments = "auto", ["--help"]
+    if name == "replay":
+        return parsed(_replay, args=arguments, prog="dino-train replay")  # type: ignore[no-any-return]
     if name != "auto" and name not in recipes.RECIPES:
         raise UsageError(recipes.unknown_recipe(name))
     if name == "auto":
@@ -116,6 +120,24 @@ def _main(arguments: list[str]) -> int:
         options, _ = _parsed(name, arguments, SHOWN_BY_HELP if asks_for_help else PLACEHOLDER)
         return _train(*_auto(arguments, options))
     return _train(*_parsed(name, arguments, recipes.RECIPES[name]()))
+
+
+def _replay(run: tyro.conf.Positional[Path]) -> int:
+    """Take the first step of a run that was not finite again; exit code 1 means other bits.
+
+    Args:
+        run: Run folder that the step was captured in.
+    """
+    from dino_train.monitoring.captures import replay
+
+    found = replay(run)
+    shown = ", ".join(found.images[:8]) + (", ..." if len(found.images) > 8 else "")
+    print(f"step {found.step}, {len(found.images)} images: {shown}")
+    for name, value in found.numbers.items():
+        print(f"{name}: {value:.6g}")
+    print(f"gradients that are not finite: {', '.join(found.not_finite) or 'none'}")
+    print("the same bits as the first time" if found.same else "other bits than the first time")
+    return 0 if found.same else 1
 
 
 def _without_local_rank(arguments: Sequence[str]) -> list[str]:
@@ -201,6 +223,8 @@ def read_given(arguments: list[str]) -> GivenSettings:
 
 def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> TrainConfig:
     """Return the settings of ``auto`` for these images, batch, length and weights."""
+    from dino_train.data.decode_sizes import usual_side
+
     weights = None
     if options.init_from:
         from dino_infer.weights.checkpoints import load_backbone
@@ -210,7 +234,7 @@ def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> 
     arch = given.model.arch or (weights.arch if weights else None)
     fresh = recipes.auto(
         num_images=len(images),
-        image_side=_usual_side(images),
+        image_side=usual_side(images),
         batch_size=given.optim.batch_size,
         epochs=epochs,
         arch=arch,
@@ -230,27 +254,9 @@ def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> 
 
 
 def _on_cpu(device: str) -> bool:
-    if device == "auto":
-        from dino_infer.devices import resolved_device
+    from dino_infer.devices import resolved_device
 
-        return resolved_device(device).type == "cpu"
-    return device == "cpu"
-
-
-def _usual_side(images: "ImageList") -> int:
-    """Median shorter side, in pixels, of a few images spread over the listing."""
-    from statistics import median_low
-
-    from dino_infer.errors import ImageError
-    from dino_infer.images.read import image_size
-
-    sides = []
-    for index in range(0, len(images), max(1, len(images) // 32)):
-        try:
-            sides.append(min(image_size(images.read(index), images.name(index))))
-        except ImageError:
-            continue  # training lists it
-    return median_low(sides) if sides else 256
+    return device == "cpu" or (device == "auto" and resolved_device(device).type == "cpu")
 
 
 def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" = None) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +129,26 @@ UNALIGNED = _Sign(
     "raise `loss.alignment_weight` or `loss.epsilon`, train on larger batches, or on crops that "
     "show more (`crops.global_crops_scale`)",
 )
+COPIES = _Sign(
+    "partial prototype collapse: most prototypes are copies of others",
+    "lower `head.out_dim`; copies take time and memory, and tell images apart no further",
+)
+MANY_COPIES = 0.1  # share of unique prototypes below which copies are named
+
+
+class CopiesMonitor:
+    """Watches measurements and names a partial collapse of the prototypes, once."""
+
+    def __init__(self) -> None:
+        self._named = False
+
+    def warning(self, numbers: Mapping[str, float]) -> str | None:
+        """The warning that this measurement gives rise to."""
+        share = numbers.get("unique_prototypes_share", 1.0)
+        if self._named or share >= MANY_COPIES:
+            return None
+        self._named = True
+        return f"{COPIES.name} (unique: {share:.1%}); what helps: {COPIES.advice}"
 
 
 class CollapseMonitor:

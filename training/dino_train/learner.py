@@ -199,6 +199,10 @@ class Learner:
         """Counts of the steps that were not finite."""
         return self._update.skipped
 
+    def prototypes(self) -> Float[Tensor, "out_dim bottleneck"] | None:
+        """Return the rows of the teacher's last layer, or None without one."""
+        return None if self.center is None else _last_layer(self.teacher).weight_v
+
     def state(self) -> dict[str, Any]:
         """Everything that steps change, as tensors and plain types."""
         return {

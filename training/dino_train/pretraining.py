@@ -23,6 +23,7 @@ from dino_train.config import Machine, SettingsError, TrainConfig, as_dict
 from dino_train.data.batches import batches_on_device
 from dino_train.data.choices import Executor
 from dino_train.data.loader import Batch, FailureLog, StepSampler, make_crops
+from dino_train.monitoring.captures import Captures
 from dino_train.monitoring.evaluation import Evaluation
 from dino_train.monitoring.occasions import Occasions
 from dino_train.monitoring.step_log import StepLog
@@ -44,7 +45,8 @@ class TrainResult:
     steps: int
     total_steps: int
     numbers: dict[str, float]
-    """The last measurement: ``rankme``, and ``knn_top1_percent`` where there are labels."""
+    """The last measurement: ``rankme``, ``knn_top1_percent`` where there are labels, and
+    ``unique_prototypes_share`` with DINO's loss."""
 
     @property
     def finished(self) -> bool:
@@ -176,6 +178,7 @@ def _loop(run: Run, *, batches: Iterator[Batch], log: StepLog, occasions: Occasi
         num_images=len(run.images),
         max_bad_share=run.config.run.max_bad_share,
     )
+    captures = Captures(run)
     occasions.begin()
     going_on = True
     while going_on and run.step < run.total_steps:
@@ -186,6 +189,7 @@ def _loop(run: Run, *, batches: Iterator[Batch], log: StepLog, occasions: Occasi
             failures.add(batch.failures)
         parts = [make_crops(batch, process.device).groups() for batch in loaded]
         outcome = run.learner.step(parts, rates=run.rates(run.step), **run.frozen(run.step))
+        captures.look(outcome, parts, loaded, skipped=log.skipped)
         run.step += 1
         log.step_done(outcome)
         going_on = occasions.after_step()

@@ -1,6 +1,7 @@
 """Smallest sizes at which images can be decoded without loss to their crops, and their memory."""
 
 import math
+from statistics import median_low
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float64, Int32, Integer
 
 from dino_infer.errors import ImageError
 from dino_infer.images.encoded import EncodedImage
+from dino_infer.images.read import image_size
 from dino_infer.sources.image_list import ImageList
 from dino_train.crops.parameters import CropParams
 from dino_train.crops.spec import CropSpec
@@ -74,3 +76,14 @@ def sufficient_sizes(
         None if by < 2 else (math.ceil(height / by), math.ceil(width / by))
         for (height, width), by in zip(sizes.tolist(), spare.tolist(), strict=True)
     ]
+
+
+def usual_side(images: ImageList) -> int:
+    """Median shorter side, in pixels, of a few images spread over the listing."""
+    sides = []
+    for index in range(0, len(images), max(1, len(images) // 32)):
+        try:
+            sides.append(min(image_size(images.read(index), images.name(index))))
+        except ImageError:
+            continue  # training lists it
+    return median_low(sides) if sides else 256

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 RANKME_IMAGES = 2048
 KNN_K = 20
-MEASURES = ("rankme", "knn_top1_percent")
+MEASURES = ("rankme", "knn_top1_percent", "unique_prototypes_share")
 
 
 class Evaluation:
@@ -116,6 +116,8 @@ def in_words(numbers: Mapping[str, float]) -> str:
     words = f"RankMe {numbers['rankme']:.1f}"
     if "knn_top1_percent" in numbers:
         words += f", k-NN top-1 {numbers['knn_top1_percent']:.1f} %"
+    if "unique_prototypes_share" in numbers:
+        words += f", unique prototypes {numbers['unique_prototypes_share']:.0%}"
     return words
 
 

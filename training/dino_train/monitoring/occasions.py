@@ -3,7 +3,9 @@
 import logging
 
 from dino_infer.errors import TrainingError
+from dino_infer.evaluate.measures.health import unique_prototypes
 from dino_train import distributed
+from dino_train.health import CopiesMonitor
 from dino_train.monitoring.evaluation import Evaluation, in_words, measured_at
 from dino_train.monitoring.step_log import StepLog
 from dino_train.records.metrics import METRICS, MetricsLog, read_rows
@@ -34,6 +36,7 @@ class Occasions:
         self._stop = stop
         self._agreement = distributed.Agreement(run.process.device)
         self._report: Report | None = None
+        self._copies = CopiesMonitor()
         if metrics:
             size = 2 * run.config.crops.global_crops_size
             self._report = Report.of_data(run.out, run.images, size=size, start_step=run.step)
@@ -83,9 +86,13 @@ class Occasions:
         """Numbers of the teacher, which get a row."""
         run = self._run
         numbers = self._evaluation.measure(run.learner.teacher.backbone)
+        if (prototypes := run.learner.prototypes()) is not None:
+            numbers["unique_prototypes_share"] = unique_prototypes(prototypes) / len(prototypes)
         metrics.append({"step": max(run.step - 1, 0), "epoch": run.epoch, **numbers})
         moment = f"epoch {run.epoch:g}" if run.step else "untrained"
         logger.info("%s: %s", moment, in_words(numbers))
+        if warning := self._copies.warning(numbers):
+            logger.warning("%s", warning)
         return numbers
 
     def _save(self) -> None:

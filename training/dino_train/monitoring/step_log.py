@@ -47,7 +47,8 @@ class StepLog:
         self._clock = _Clock(run.config.optim.batch_size)
         self._estimate = Estimate(run) if metrics else None
         self._open: _OpenRow | None = None
-        self._skipped = run.skipped_before
+        self.skipped = run.skipped_before
+        """Steps that were not finite, up to the newest row."""
         self.skipped_in_a_row = 0
         """Most steps in a row that were not finite, up to the newest row."""
 
@@ -93,13 +94,13 @@ class StepLog:
         numbers = dict(zip(opened.names, opened.numbers.values(), strict=True))
         self.skipped_in_a_row = round(numbers.pop("skipped_in_a_row"))
         skipped = self._run.skipped_before + round(numbers.pop("skipped_steps"))
-        if skipped > self._skipped:
+        if skipped > self.skipped:
             logger.warning(
                 "up to step %d, %d more steps were not finite and changed nothing",
                 opened.step,
-                skipped - self._skipped,
+                skipped - self.skipped,
             )
-        self._skipped = skipped
+        self.skipped = skipped
         row = self._row(opened.step, numbers)
         if self._metrics:
             self._metrics.append(row)
@@ -119,7 +120,7 @@ class StepLog:
             "weight_decay": rates.weight_decay,
             "momentum": rates.momentum,
             **temp,
-            "skipped_steps": self._skipped,
+            "skipped_steps": self.skipped,
             **self._clock.read(),
         }
         if self._run.process.device.type == "cuda":

@@ -40,12 +40,18 @@ CURVES = {
     "feature_std": "feature spread",
     "center_norm": "centre norm",
     "rankme": "RankMe (effective rank)",
+    "unique_prototypes_share": "share of unique prototypes",
     "knn_top1_percent": "k-NN top-1 (%)",
     "lr": "learning rate",
     "momentum": "teacher momentum",
     "images_per_s": "images/s",
     "data_wait_share": "share of time waiting for data",
 }
+RANKME_WORDS = (
+    "RankMe counts the directions that features use. It often rises at first and falls later, as "
+    "features gather around what images have in common: with k-NN rising that is learning. Falling "
+    "to a few directions, with k-NN or without, is collapse."
+)
 IMAGES = 4
 MAX_COLUMNS = 8
 CELL_INCHES = (3.2, 2.4)
@@ -201,7 +207,7 @@ class Report:
             "padding:0 1rem;color:#222}img{max-width:100%}td{padding:.1rem 1.5rem .1rem 0}"
             "</style></head><body>"
             f"<h1>{name}</h1><p>After {step:,} steps.</p>"
-            f'<h2>Curves</h2><img src="curves.png" alt="curves">{attention}'
+            f'<h2>Curves</h2><img src="curves.png" alt="curves"><p>{RANKME_WORDS}</p>{attention}'
             f"<h2>Latest numbers</h2><table>{cells}</table></body></html>\n"
         )
         write_bytes(self._folder / "index.html", page.encode())

@@ -18,7 +18,8 @@ from dino_train.records.snapshots import State, sweep_snapshots
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"
-WRITTEN = (CHECKPOINT, SNAPSHOTS, METRICS, "failures.jsonl", "report", "tensorboard")
+NONFINITE = "nonfinite"
+WRITTEN = (CHECKPOINT, SNAPSHOTS, METRICS, "failures.jsonl", "report", "tensorboard", NONFINITE)
 """All else that training writes into a run folder, after ``config.json``."""
 
 
