@@ -199,17 +199,18 @@ def _without_empty(found: MaskedImages, lines: list[str], *, objects: bool) -> M
 
 
 def _plain_pairs(source: str | Path, masks: str | Path | None) -> _Pairs:
+    place: str | Path = source
     if masks is None:
-        source, masks = Path(source) / IMAGES, Path(source) / MASKS
-        for folder in (source, masks):
+        place, masks = Path(source) / IMAGES, Path(source) / MASKS
+        for folder in (place, masks):
             if not folder.is_dir():
                 raise DataError(
                     f"expected the folders {IMAGES!r} and {MASKS!r}, or the layout of PASCAL VOC, "
-                    f"in {str(folder.parent)!r}; there is no {str(folder)!r}"
+                    f"in {str(source)!r}; there is no {str(folder)!r}"
                 )
     if not Path(masks).is_dir():
         raise DataError(f"expected a folder of masks, got {str(masks)!r}, which is none")
-    images = list_images([source])
+    images = list_images([place])
     files: dict[str, list[Path]] = {}
     for name in _names(list_images([masks])):
         files.setdefault(_stem(name), []).append(Path(masks) / name)
