@@ -19,6 +19,7 @@ from PIL import Image
 from dino_infer.networks.build import build_backbone
 from dino_infer.weights.checkpoints import save_checkpoint
 from dino_infer.weights.info import CheckpointInfo
+from tests.infer.evaluate.clips import plain
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -123,6 +124,7 @@ def prepared(tmp_path_factory):
         mask[8 : 20 + seed, 10:30] = 255
         (folder / "masked" / "masks").mkdir(exist_ok=True)
         Image.fromarray(mask).save(folder / "masked" / "masks" / f"{seed}.png")
+    plain(folder / "clip", count=3)
     for name in ("a.jpg", "b.png", "cat.jpg", "2.jpg"):
         _save_picture(folder / name, 9)
     return folder

@@ -7,6 +7,7 @@ from dino_infer.cli.parsing import parsed_verbs
 from dino_infer.cli.protocols.all import all_protocols
 from dino_infer.cli.protocols.compare import compare
 from dino_infer.cli.protocols.dense_knn import dense_knn
+from dino_infer.cli.protocols.health import health
 from dino_infer.cli.protocols.knn import knn
 from dino_infer.cli.protocols.linear import linear
 from dino_infer.cli.protocols.logistic import few_shot, logistic
@@ -23,6 +24,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "segmentation": segmentation,
     "objects": objects,
     "video": video,
+    "health": health,
     "all": all_protocols,
     "compare": compare,
 }

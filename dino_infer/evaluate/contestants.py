@@ -140,21 +140,21 @@ class RawPixels:
     name: str = PIXELS
     cache: Path | None = None
 
-    def rows(self, images: ImageList, *, crop: Crop = "center", **_: Any) -> Rows:
-        """Levels of the shrunk images, squeezed where nothing is cut off."""
-        return _rows(_pixel_embedder(crop), images, self.cache)
+    def embedder(self, *, crop: Crop = "center", **_: Any) -> Embedder:
+        """An embedder of levels; images are squeezed where nothing is cut off."""
+        size = PIXEL_SIDE if crop == "center" else (PIXEL_SIDE, PIXEL_SIDE)
+        return Embedder(_Levels(), Preprocess(size=size, crop=crop, exact_decode=True))
 
-    def description(self, *, crop: Crop = "center", **_: Any) -> dict[str, Any]:
+    def rows(self, images: ImageList, **view: Any) -> Rows:
+        """Levels of the shrunk images that can be read."""
+        return _rows(self.embedder(**view), images, self.cache)
+
+    def description(self, **view: Any) -> dict[str, Any]:
         """Account of how ``rows`` makes features."""
-        return _pixel_embedder(crop).description()
+        return self.embedder(**view).description()
 
 
 Contestant = Network | Exported | RawPixels
-
-
-def _pixel_embedder(crop: Crop) -> Embedder:
-    size = PIXEL_SIDE if crop == "center" else (PIXEL_SIDE, PIXEL_SIDE)
-    return Embedder(_Levels(), Preprocess(size=size, crop=crop, exact_decode=True))
 
 
 class _Levels:

@@ -105,6 +105,14 @@ def _video(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
     return measure_video(networks, video_sequences(data))
 
 
+def _health(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+    from dino_infer.evaluate.health import measure_health
+    from dino_infer.sources.image_list import list_images
+
+    images = list_images([data])
+    return measure_health(with_pixels(networks), images, source=str(data), seed=seed)
+
+
 LABELLED = {"train": "train", "val": "val"}
 HERE = {"data": "."}
 MASKED = ("images", "masks")
@@ -118,5 +126,6 @@ PROTOCOLS: dict[str, Protocol] = {
     "segmentation": Protocol(measure=_segmentation, layout=HERE, parts=MASKED, needs_patches=True),
     "objects": Protocol(measure=_objects, layout=HERE, parts=MASKED, needs_patches=True),
     "video": Protocol(measure=_video, layout={"data": "video"}, needs_patches=True),
+    "health": Protocol(measure=_health, layout={"data": "val"}),
 }
 """By name of the verb, in the order in which they run."""

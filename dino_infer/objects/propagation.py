@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
-TILE = 8
+TILE = 12
 """Side in patches of the square of queries that are compared at once: smaller ones waste less on
 patches out of reach, larger ones multiply faster."""
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dino_infer.evaluate.measures.health import unique_prototypes
-from dino_train.health import CollapseMonitor, CopiesMonitor, rankme, step_health
+from dino_train.health import CollapseMonitor, CopiesMonitor, step_health
 
 
 def health(features: torch.Tensor, *, loss: float = 2.0, entropy: float = 1.5) -> dict:
@@ -31,14 +31,6 @@ def test_the_loss_is_told_apart_into_entropy_and_what_is_left_to_learn():
 def test_feature_std_is_zero_for_equal_and_near_one_for_scattered_features():
     assert health(torch.ones(512, 64))["feature_std"] == pytest.approx(0, abs=1e-3)
     assert health(torch.randn(512, 64))["feature_std"] == pytest.approx(1, abs=0.01)
-
-
-def test_rankme_counts_the_directions_that_features_use():
-    assert rankme(torch.eye(16)) == pytest.approx(16, rel=0.01)
-    line = torch.randn(50, 1) @ torch.randn(1, 16)
-    assert rankme(line) == pytest.approx(1, abs=0.01)
-    half = torch.cat([torch.eye(8), torch.zeros(8, 8)], dim=1)
-    assert rankme(half) == pytest.approx(8, rel=0.01)
 
 
 def row(step: int, *, loss_share: float, entropy_share: float, feature_std: float = 0.5) -> dict:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dino_infer.evaluate.measures.health import feature_std
+
 
 @torch.no_grad()
 def step_health(
@@ -23,9 +25,7 @@ def step_health(
     Returns:
         ``loss_nats``; ``loss_over_ln_k`` (1 where the student knows nothing);
         ``teacher_entropy_nats`` (0 one-hot, ln K uniform); ``kl_nats`` (loss less entropy, what
-        the student has yet to learn); ``center_norm``; ``feature_std`` (spread of the
-        L2-normalised teacher features, 0 when all images look the same, near 1 when they fill
-        the sphere).
+        the student has yet to learn); ``center_norm``; ``feature_std`` of the teacher's features.
     """
     return {
         "loss_nats": loss,
@@ -33,7 +33,7 @@ def step_health(
         "teacher_entropy_nats": teacher_entropy,
         "kl_nats": loss - teacher_entropy,
         "center_norm": center.norm(),
-        "feature_std": _spread(features),
+        "feature_std": feature_std(features),
     }
 
 
@@ -59,14 +59,8 @@ def rate_health(
         "alignment": alignment,
         "coding_rate_nats": coding_rate,
         "coding_rate_share": rate_share,
-        "feature_std": _spread(features),
+        "feature_std": feature_std(features),
     }
-
-
-def _spread(features: Tensor) -> Tensor:
-    """Root of the summed variances of the L2-normalised features."""
-    unit = torch.nn.functional.normalize(features.float(), dim=-1)
-    return unit.var(dim=0, correction=0).sum().sqrt()
 
 
 class SkippedSteps:
@@ -85,18 +79,6 @@ class SkippedSteps:
     def numbers(self) -> dict[str, Float[Tensor, ""]]:
         """``skipped_steps``, and ``skipped_in_a_row`` at worst, since this object was made."""
         return {"skipped_steps": self._total, "skipped_in_a_row": self._longest}
-
-
-def rankme(features: Float[Tensor, "images embed_dim"]) -> float:
-    """Effective rank of the features: exp of the entropy of their singular values.
-
-    Between 1 (all features on one line) and ``min(images, embed_dim)``; needs no labels.
-
-    Source: Garrido et al. 2023, https://arxiv.org/abs/2210.02885, equation 1.
-    """
-    singular_values = torch.linalg.svdvals(features.float())
-    shares = singular_values / singular_values.sum().clamp_min(1e-30) + 1e-7
-    return float(torch.exp(-(shares * shares.log()).sum()))
 
 
 @dataclass(frozen=True)
