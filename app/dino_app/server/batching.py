@@ -224,3 +224,13 @@ async def together(work: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
     finally:
         while tasks:  # none stays in this frame, to which the error of one leads back
             tasks.pop().cancel()
+
+
+async def to_the_end(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """The answer of work that goes on when its request is given up."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    try:
+        return await asyncio.shield(task)
+    finally:
+        del task  # its error leads back to this frame

@@ -1,6 +1,5 @@
 """State that the routes share: the embedder and the store, each behind its queue."""
 
-import asyncio
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from fastapi import Depends, Request
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from dino_app.server.batching import Batcher, aside, call_all
+from dino_app.server.batching import Batcher, aside, call_all, to_the_end
 from dino_app.server.bodies import Load
 from dino_app.server.errors import ApiError
 from dino_app.server.fetching import fetch
@@ -234,12 +233,7 @@ class Service:
             ApiError: The server only reads, or what was asked for is not allowed.
         """
         self.check_writable()
-        task = asyncio.ensure_future(self._write(call))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
-            return cast(Answer, await asyncio.shield(task))
-        finally:
-            del task  # its error leads back to this frame
+        return cast(Answer, await to_the_end(self._write(call)))
 
     def check_writable(self) -> None:
         """Refuse writes where the server only reads, with an ApiError."""
