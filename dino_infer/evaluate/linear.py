@@ -5,6 +5,7 @@ The published schedule, on random crops, is in ``random_crops``.
 
 import functools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from dino_infer.evaluate.reports.classes import (
     origin,
     top_percent,
 )
-from dino_infer.evaluate.reports.result import Figures, Result, Table
+from dino_infer.evaluate.reports.result import Figures, Result, Table, standard_errors
 from dino_infer.heads import LinearHead
 from dino_infer.networks.backbone import Backbone
 
@@ -86,8 +87,9 @@ def measure_linear(
         device: Where to train.
 
     Returns:
-        ``top1_percent`` and ``top5_percent`` with their spreads over the tries; tables ``classes``
-        and ``learning_rates``, the picture ``confusion``, and the first try's head, of the model.
+        ``top1_percent`` and ``top5_percent`` with their spreads; tables ``classes``,
+        ``learning_rates`` and ``tries``, the picture ``confusion`` and the first try's head, all
+        of the model.
 
     Raises:
         DataError: The sets were made differently or share no class.
@@ -112,9 +114,16 @@ def measure_linear(
         figures,
         head=model.heads[0],
         settings=settings,
-        tables={"learning_rates": model.held_out},
+        tables={"learning_rates": model.held_out, "tries": _tries(model.heads, val)},
         floors=len(sides) > 1,
     )
+
+
+def _tries(heads: Sequence[LinearHead], val: LabelledFeatures) -> Table:
+    wanted = class_places(np.array(heads[0].classes, dtype=object), val.labels)
+    found = [top_percent(head.logits(val.matrix), wanted) for head in heads]
+    rows = [(number, *one.values()) for number, one in enumerate(found)]
+    return Table(("try", "top1_percent", "top5_percent"), rows)
 
 
 def train_linear(
@@ -209,13 +218,18 @@ def checked_sides(sides: Mapping[str, Sides]) -> tuple[LabelledFeatures, Labelle
 
 
 def accuracy_figures(name: str, heads: Sequence[LinearHead], side: Sides) -> Figures:
-    """Top-1 and top-5 of a contestant: mean and standard deviation over its heads."""
+    """Top-1 and top-5 of a contestant: the mean over its heads, and how far it may be off.
+
+    The spread is the standard deviation over the heads and the standard error over the images.
+    """
     assert side.val is not None  # ``checked_sides``
     wanted = class_places(np.array(heads[0].classes, dtype=object), side.val.labels)
     found = [top_percent(head.logits(side.val.matrix), wanted) for head in heads]
     values = {key: np.array([one[key] for one in found]) for key in found[0]}
-    spreads = {key: float(each.std(ddof=1)) for key, each in values.items() if len(each) > 1}
     means = {key: float(each.mean()) for key, each in values.items()}
+    spreads = standard_errors(means, len(wanted))
+    if len(heads) > 1:
+        spreads = {key: math.hypot(spreads[key], values[key].std(ddof=1)) for key in spreads}
     return Figures(of=name, values=means, spreads=spreads)
 
 

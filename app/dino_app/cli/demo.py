@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from dino_infer.cli.exit_codes import exit_code, usage_errors
+from dino_infer.cli.exit_codes import UsageError, exit_code, usage_errors
 from dino_infer.cli.options import DEFAULT_WEIGHTS, check_positive
 from dino_infer.cli.parsing import parsed
 
@@ -43,6 +43,9 @@ class Demo:
     features: Path | None = None
     """Labelled features that dino-embed wrote, to classify by; by default photos that are uploaded
     for each class."""
+    head: Path | None = None
+    """Classifier that dino-eval linear or logistic wrote, head.safetensors, to classify by; its
+    network is then the default of --weights."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs keys."""
     port: int = 7860
@@ -59,6 +62,8 @@ class Demo:
 
     def __post_init__(self) -> None:
         check_positive("--max-file-mb", self.max_file_mb)
+        if self.head is not None and self.features is not None:
+            raise UsageError("pass either --head or --features to classify by")
 
 
 def demo(flags: Demo) -> int:
@@ -102,13 +107,17 @@ def _app(flags: Demo, door: "Door") -> "FastAPI":
     from dino_app.server.middleware import Traffic
     from dino_app.store.opening import open_store
     from dino_infer.features.files import read_features
+    from dino_infer.heads import LinearHead
 
     features = None if flags.features is None else read_features(flags.features, verify=True)
     store = None if flags.index is None else open_store(flags.index)
-    models = Models(flags.weights or (DEFAULT_WEIGHTS,), flags.device)
+    head = None if flags.head is None else LinearHead.load(flags.head)
+    own = DEFAULT_WEIGHTS if head is None else str(head.made_by.get("weights", DEFAULT_WEIGHTS))
+    models = Models(flags.weights or (own,), flags.device)
     blocks = demo_app(
-        models, store=store, features=features, max_file_size=int(1e6 * flags.max_file_mb)
-    )
+        models, store=store, features=features, head=head,
+        max_file_size=int(1e6 * flags.max_file_mb),
+    )  # fmt: skip
     app = FastAPI(openapi_url=None)
     app.state.load, app.state.settings = load, settings = Load(), _settings(flags)
     app.add_middleware(Traffic, door=door, load=load, metrics=Metrics(), settings=settings)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dino_app.server.auth import Keys
     from dino_app.store.interface import Store
     from dino_infer.embedding.embedder import Embedder
+    from dino_infer.heads import LinearHead
 
 logger = logging.getLogger(__name__)
 
@@ -77,21 +78,25 @@ def _store(flags: Serve) -> "Store | None":
 def _app(flags: Serve, keys: "Keys", store: "Store | None") -> "FastAPI":
     from dino_app.server.app import create_app
     from dino_app.server.auth import LOOPBACK_HOSTS
+    from dino_app.store.model_match import check_model
+    from dino_infer.heads import LinearHead
 
-    made_by = {} if store is None else store.info().model
+    head = None if flags.network.head is None else LinearHead.load(flags.network.head)
+    indexed = {} if store is None else store.info().model
+    made_by = indexed or ({} if head is None else head.made_by)
     embedder = _embedder(flags, made_by)
-    if made_by:
-        from dino_app.store.model_match import check_model
-
-        check_model(made_by, embedder.description())
+    if indexed:
+        check_model(indexed, embedder.description())
+    if head is not None:
+        check_model(head.made_by, embedder.description(), what="head")
     hosts = None
     if flags.place.is_local and not keys:
         hosts = (*LOOPBACK_HOSTS, flags.place.host)
     app = create_app(
-        embedder, store, flags.limits, keys=keys, hosts=hosts, read_only=flags.read_only
+        embedder, store, flags.limits, keys=keys, hosts=hosts, read_only=flags.read_only, head=head
     )
     if flags.demo:
-        _mount_demo(app, flags, embedder, store, made_by)
+        _mount_demo(app, flags, embedder, store, made_by, head)
     return app
 
 
@@ -127,7 +132,7 @@ def _weights(network: Network, made_by: Mapping[str, Any]) -> str:
 
 def _mount_demo(
     app: "FastAPI", flags: Serve, embedder: "Embedder", store: "Store | None",
-    made_by: Mapping[str, Any],
+    made_by: Mapping[str, Any], head: "LinearHead | None",
 ) -> None:  # fmt: skip
     """Put the demo at ``/``; the application's door guards it like everything else."""
     from dino_app.demo.app import demo_app, mount_demo
@@ -135,7 +140,8 @@ def _mount_demo(
 
     models = Models([_weights(flags.network, made_by)], flags.network.device)
     largest = int(1e6 * flags.limits.max_image_mb)
-    mount_demo(app, demo_app(models, store=store, embedder=embedder, max_file_size=largest))
+    blocks = demo_app(models, store=store, embedder=embedder, head=head, max_file_size=largest)
+    mount_demo(app, blocks)
 
 
 def _end_demo(app: "FastAPI") -> None:

@@ -55,6 +55,9 @@ class Place:
 class Network(WeightOptions):
     """Network that makes the vectors; by default that of the index."""
 
+    head: Path | None = None
+    """Classifier that dino-eval linear or logistic wrote, head.safetensors; /v1/classify then gives
+    its classes. Without an index the network is by default that of the head."""
     feature: VectorFeature | None = None
     """Vector that stands for an image; by default that of the index, without an index cls."""
     size: int | None = None

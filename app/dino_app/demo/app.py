@@ -9,6 +9,7 @@ from dino_app.demo.only_uploads import close_to_all_but_uploads
 from dino_app.demo.style import CSS, FOOTER, HEAD, HEADER, theme
 from dino_app.demo.tabs.attention import attention_tab
 from dino_app.demo.tabs.classify import classify_tab
+from dino_app.demo.tabs.classify_by_head import head_tab
 from dino_app.demo.tabs.compare import compare_tab
 from dino_app.demo.tabs.patches import patches_tab
 from dino_app.demo.tabs.pca import pca_tab
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dino_app.store.interface import Store
     from dino_infer.embedding.embedder import Embedder
     from dino_infer.features.files import Features
+    from dino_infer.heads import LinearHead
 
 QUEUE = 32  # calls that may wait; more are told to come back later
 SWEEP_S, KEEP_S = 600, 3600  # how often pictures are cleared away, and how old they are then
@@ -33,6 +35,7 @@ def demo_app(
     store: "Store | None" = None,
     embedder: "Embedder | None" = None,
     features: "Features | None" = None,
+    head: "LinearHead | None" = None,
     max_file_size: int = MAX_FILE_SIZE,
 ) -> gr.Blocks:
     """The demo, ready for ``mount_demo``.
@@ -42,6 +45,7 @@ def demo_app(
         store: An index to search; without one, people search photos that they upload.
         embedder: Embedder that makes vectors as those of ``store`` and ``features`` were made.
         features: Labelled vectors to classify by.
+        head: Classifier to classify by, instead of labelled photos.
         max_file_size: Bytes of one upload.
     """
     blocks: gr.Blocks = gr.Blocks(
@@ -60,7 +64,10 @@ def demo_app(
             with gr.Tab("Search my photos", id="search"):
                 search_tab(models, picker, store=store, embedder=embedder)
             with gr.Tab("Classify", id="classify"):
-                classify_tab(models, picker, embedder=embedder, features=features, store=store)
+                if head is not None:
+                    head_tab(models, picker, head, embedder=embedder)
+                else:
+                    classify_tab(models, picker, embedder=embedder, features=features, store=store)
             with gr.Tab("Compare", id="compare"):
                 compare_tab(models)
             with gr.Tab("Video", id="video"):

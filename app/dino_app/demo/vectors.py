@@ -48,7 +48,12 @@ class Vectors:
             return self._made[key]
 
     def vector(
-        self, image: UInt8[np.ndarray, "height width 3"], *, name: str, made: Mapping[str, Any]
+        self,
+        image: UInt8[np.ndarray, "height width 3"],
+        *,
+        name: str,
+        made: Mapping[str, Any],
+        what: str = "index",
     ) -> Float32[np.ndarray, " dim"]:
         """The vector of an upright RGB photo, comparable with those of a description.
 
@@ -60,7 +65,7 @@ class Vectors:
         with self._lock:
             pair = (id(embedder), str(made))
             if pair not in self._matching:  # the description hashes all weights
-                check_model(made, embedder.description())
+                check_model(made, embedder.description(), what=what)
                 self._matching.add(pair)
             row: np.ndarray = embedder([image])[0]
         return row

@@ -24,6 +24,7 @@ from dino_app.server.routes.unanswered import Unanswered
 from dino_app.server.service import ImageEmbedder, Service
 from dino_app.server.settings import Settings
 from dino_app.store.interface import Store
+from dino_infer.heads import LinearHead
 
 DESCRIPTION = """Vectors of images, and the images that are nearest to one.
 
@@ -38,6 +39,7 @@ def create_app(
     keys: Keys | None = None,
     hosts: tuple[str, ...] | None = None,
     read_only: bool = False,
+    head: LinearHead | None = None,
 ) -> FastAPI:
     """The server as an ASGI application; ``app.state.service`` is what its routes share.
 
@@ -48,9 +50,11 @@ def create_app(
         keys: Keys that open it; without any it is open to everyone who can reach it.
         hosts: Names it answers to; None for any.
         read_only: Refuse what would change the index.
+        head: Classifier of the embedder's vectors; without one images are classified by the index.
     """
     settings, keys = settings or Settings(), keys or Keys(())
     service = Service(embedder, store, settings, read_only=read_only)
+    service.head = head
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

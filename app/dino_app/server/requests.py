@@ -155,10 +155,13 @@ class SnapshotRequest(Strict):
 
 
 class ClassifyRequest(Subject):
-    """A class by the vote of the nearest items."""
+    """A class by the vote of the nearest items, or by the head of the server."""
 
+    method: Literal["knn", "linear"] | None = None
+    """The vote of the nearest items, or the head of the server; by default the head if there is
+    one."""
     k: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Neighbours that vote."""
+    """Neighbours that vote; of a head the most probable classes to tell."""
     temperature: Annotated[float, Field(gt=1e-6, le=1000, allow_inf_nan=False)] = TEMPERATURE
     """Temperature of the vote; lower listens more to the very nearest."""
     label: Annotated[str, Field(min_length=1, max_length=256)] = "label"

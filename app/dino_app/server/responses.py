@@ -46,6 +46,8 @@ class Info(BaseModel):
     read_only: bool
     index: dict[str, Any] | None
     """Facts about the index; None where no index is served."""
+    head: dict[str, Any] | None
+    """Facts about the head; None where there is none."""
 
 
 class EmbeddingRow(BaseModel):
@@ -153,7 +155,7 @@ class SnapshotAnswer(BaseModel):
 
 
 class Share(BaseModel):
-    """Share of the vote that a class has."""
+    """Share of the vote that a class has, or its probability."""
 
     label: Scalar
     probability: float
@@ -169,13 +171,18 @@ class Voter(BaseModel):
 
 
 class Classes(BaseModel):
-    """Classes by the vote of the neighbours, largest share first."""
+    """Classes by the vote of the neighbours or by a head, largest share first."""
+
+    method: Literal["knn", "linear"]
+    """How the image was classified."""
 
     label: Scalar | None
     """The winner; None where no neighbour has a label."""
     probabilities: list[Share]
     neighbors: list[Voter]
-    snapshot: str
+    """Those that voted; none where a head classifies."""
+    snapshot: str | None
+    """The version of the index that voted; None where a head classifies."""
 
 
 def json_with_list(name: str, parts: Sequence[bytes], rest: BaseModel | None = None) -> bytes:

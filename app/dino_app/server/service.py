@@ -25,6 +25,7 @@ from dino_app.store.interface import Found, Hit, Included, SearchParams, Store
 from dino_app.store.item_checks import checked_queries
 from dino_infer.cores import cores
 from dino_infer.embedding.engines import Engine
+from dino_infer.heads import LinearHead
 from dino_infer.images.preprocess import Preprocess
 
 Answer = TypeVar("Answer")
@@ -81,6 +82,7 @@ class Service:
     ) -> None:
         self.embedder, self._store = embedder, store
         self.settings, self.read_only = settings, read_only
+        self.head: LinearHead | None = None
         self.metrics, self.load, self.idempotency = Metrics(), Load(), Idempotency()
         self.model = embedder.description()
         self.max_image_bytes = int(1e6 * settings.max_image_mb)

@@ -11,7 +11,9 @@ from dino_infer.features.files import MUST_AGREE
 logger = logging.getLogger(__name__)
 
 
-def check_model(store_model: Mapping[str, Any], description: Mapping[str, Any]) -> None:
+def check_model(
+    store_model: Mapping[str, Any], description: Mapping[str, Any], *, what: str = "index"
+) -> None:
     """Refuse vectors of other weights, of another feature or of images prepared differently.
 
     A difference in precision changes vectors a little and is only warned of. An exported file
@@ -20,12 +22,15 @@ def check_model(store_model: Mapping[str, Any], description: Mapping[str, Any]) 
     Args:
         store_model: ``StoreInfo.model``; where it is empty nothing can be told, with a warning.
         description: ``Embedder.description()``.
+        what: What the vectors are compared with: an index, or the head that they are given to.
 
     Raises:
         ModelMismatchError: They do not fit; the message says in what they differ.
     """
     if not store_model:
-        logger.warning("the index does not say what made its vectors; they may not be comparable")
+        logger.warning(
+            "the %s does not say what made its vectors; they may not be comparable", what
+        )
         return
     before, now = _plain(store_model), _plain(description)
     differences = [
@@ -34,11 +39,12 @@ def check_model(store_model: Mapping[str, Any], description: Mapping[str, Any]) 
     if differences:
         made_by = f"; it was made with --weights {before['weights']}" if "weights" in before else ""
         raise ModelMismatchError(
-            f"the index was made differently: {', '.join(differences)}{made_by}"
+            f"the {what} was made differently: {', '.join(differences)}{made_by}"
         )
     if before.get("precision") != now.get("precision"):
         logger.warning(
-            "the index was made in %s and is searched in %s: scores differ a little",
+            "the %s was made in %s and is used in %s: scores differ a little",
+            what,
             before.get("precision"),
             now.get("precision"),
         )

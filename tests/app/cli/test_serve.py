@@ -21,6 +21,7 @@ from dino_app.store.interface import Item
 from dino_app.store.opening import create_store, open_store
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.embedding.embedder import Embedder
+from dino_infer.heads import LinearHead
 from dino_infer.networks.build import build_backbone
 from dino_infer.weights.checkpoints import save_checkpoint
 from dino_infer.weights.info import CheckpointInfo
@@ -194,6 +195,30 @@ def test_it_says_in_one_line_why_it_does_not_start(index, weights, tmp_path, cap
     other = _saved(tmp_path / "other.safetensors", seed=1)
     code, said = _fails(index, "--port", "0", "--weights", other, capsys=capsys)
     assert code == 1 and "weights" in said
+
+
+def test_a_head_of_another_network_or_feature_is_refused_in_one_line(weights, tmp_path, capsys):
+    made_by = Embedder.load(weights, device="cpu", exact_decode=True).description()
+    for changes, message in (
+        ({"weights_sha256": "0"}, "the head was made differently: weights_sha256 was '0'"),
+        ({}, "cannot be used: its weights are not those that were saved"),
+    ):
+        path = tmp_path / "head.safetensors"
+        zeros = np.zeros((2, 128), np.float32)
+        LinearHead(
+            weight=zeros, bias=zeros[:, 0].copy(), classes=("a", "b"), made_by=made_by | changes
+        ).save(path)
+        if not changes:
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.write_bytes(data)
+        args = ("--port", "0", "--weights", weights, "--head", str(path))
+        code, said = _fails(*args, capsys=capsys)
+        assert code == 1 and message in said
+    code, said = _fails(*args, "--feature", "mean", capsys=capsys)
+    assert code == 1
+    code, said = _fails("--port", "0", "--head", str(tmp_path / "none"), capsys=capsys)
+    assert code == 1 and "cannot read head" in said
 
 
 @pytest.mark.parametrize("flags", [["--max-k", "2000"], ["--max-queue", "0"], ["--prot", "1"]])

@@ -37,8 +37,12 @@ def test_the_spread_is_over_trainings_from_other_weights():
     sides = {"model": Sides(clusters(THREE, noise=2.0), clusters(THREE, seed=1, noise=2.0))}
     one = measure_linear(sides, epochs=2, tries=1, lrs=[0.01])
     several = measure_linear(sides, epochs=2, tries=4, lrs=[0.01])
-    assert one.model.spreads == {}
-    assert several.model.spreads["top1_percent"] >= 0
+    shares = [top1 for _, top1, _ in several.tables["tries"].rows]
+    assert len(shares) == 4 and several.model.values["top1_percent"] == np.mean(shares)
+    for result, spread in ((one, 0), (several, np.std(shares, ddof=1))):
+        top1 = result.model.values["top1_percent"]
+        error = (top1 * (100 - top1) / 120) ** 0.5  # of a share of 120 images
+        assert result.model.spreads["top1_percent"] == pytest.approx(np.hypot(error, spread))
     trained = train_linear(sides["model"].train, epochs=2, tries=2, lrs=[0.01])
     assert not np.array_equal(trained.heads[0].weight, trained.heads[1].weight)
 
@@ -102,7 +106,7 @@ def test_images_leave_figures_floors_and_a_head(capsys, tmp_path, image_folder, 
     of = ["model", "untrained", "raw pixels", "majority class"]
     assert json.loads((out / "result.json").read_text())["headline"] == "top1_percent"
     assert [one["of"] for one in json.loads((out / "result.json").read_text())["figures"]] == of
-    names = {"classes.csv", "confusion.png", "head.safetensors", "learning_rates.csv"}
+    names = {"classes.csv", "confusion.png", "head.safetensors", "learning_rates.csv", "tries.csv"}
     assert {path.name for path in out.iterdir()} == names | {"result.json"}
     head = LinearHead.load(out / "head.safetensors")
     assert head.classes == ("class_0", "class_1", "class_2")

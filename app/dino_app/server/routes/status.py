@@ -58,6 +58,7 @@ async def info(serving: Serving) -> Info:
         limits=serving.settings.shown(),
         read_only=serving.read_only,
         index=await _index(serving) if serving.has_index else None,
+        head=None if serving.head is None else {"classes": len(serving.head.classes)},
     )
 
 

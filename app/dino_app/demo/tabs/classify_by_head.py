@@ -1,0 +1,65 @@
+"""Classify with a head: probabilities of the classes that a linear classifier has learned."""
+
+from typing import Any
+
+import gradio as gr
+
+from dino_app.demo.examples import picture_examples
+from dino_app.demo.models import Models
+from dino_app.demo.tiles import plain
+from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
+from dino_app.demo.vectors import Vectors
+from dino_infer.embedding.embedder import Embedder
+from dino_infer.heads import LinearHead
+
+INTRO = (
+    "A linear classifier tells what your photo shows. It was trained on labelled photos; the "
+    "network was not."
+)
+FIRST_STEP = "Choose a photo to classify."
+TOP_CLASSES = 5
+
+
+def head_tab(
+    models: Models, picker: gr.Dropdown, head: LinearHead, *, embedder: Embedder | None = None
+) -> None:
+    """Build the tab inside the one that is open.
+
+    Args:
+        models: The networks.
+        picker: Where one is chosen.
+        head: The classifier.
+        embedder: Makes the vectors, instead of the network that is chosen.
+    """
+    vectors = Vectors(models, embedder)
+    gr.Markdown(INTRO, elem_classes="hint")
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            asking = picture_input("Photo to classify", height=240, elem_id="classify-photo")
+            picture_examples(asking)
+        with gr.Column(scale=3, min_width=320):
+            gr.Markdown(f"{len(head.classes):,} classes", elem_id="classify-about")
+            told = gr.Markdown(FIRST_STEP, elem_id="classify-told")
+            label = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classify-label")
+
+    @plain_errors()
+    def classify(path: str | None, name: str) -> tuple[Any, ...]:
+        """Probabilities of the classes of a photo."""
+        if path is None:
+            return None, FIRST_STEP
+        picture = checked_picture(path)
+        return _answer(head, vectors.vector(picture, name=name, made=head.made_by, what="head"))
+
+    busy: dict[str, Any] = {"show_progress_on": label, "concurrency_id": "classify"}
+    asking.change(classify, [asking, picker], [label, told], api_name="classify", **busy)
+    if embedder is None:
+        picker.change(classify, [asking, picker], [label, told], api_visibility="private", **busy)
+
+
+def _answer(head: LinearHead, vector: Any) -> tuple[dict[str, float], str]:
+    """The most probable classes of a vector, and a sentence about the first."""
+    shares = head.predict_proba(vector[None])[0]
+    best = (-shares).argsort(kind="stable")[:TOP_CLASSES]
+    classes = {head.classes[place]: float(shares[place]) for place in best}
+    winner = next(iter(classes))
+    return classes, f"**{plain(winner)}**, with a probability of {100 * classes[winner]:.0f} %."
