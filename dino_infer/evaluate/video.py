@@ -1,6 +1,7 @@
 """Objects of a video's first frame followed by the similarity of patches, as on DAVIS 2017."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ COLUMNS = tuple(
 
 Mask = UInt8[np.ndarray, "height width"]
 Scores = Float[np.ndarray, "frames objects 2"]
+
+logger = logging.getLogger(__name__)
 
 
 def measure_video(
@@ -78,6 +81,8 @@ def measure_video(
     if not runs:
         raise DataError(f"{videos.source!r} has no video that can be followed: {failures[0]}")
     names = list(dict.fromkeys(name for run in runs for name in run.scores))
+    if not names:
+        logger.info("nothing is scored: only the first frames have masks")
     figures = [_figures(name, runs) for name in names] or [Figures(of=MODEL, values={})]
     return Result(
         protocol="video",

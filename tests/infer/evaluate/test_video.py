@@ -83,10 +83,12 @@ def test_each_frame_becomes_a_palette_png(tmp_path):
     assert np.array_equal(np.array(last.getpalette()).reshape(-1, 3)[:10], palette()[:10])
 
 
-def test_without_later_masks_there_are_masks_and_no_figures(tmp_path):
+def test_without_later_masks_there_are_masks_and_no_figures(tmp_path, caplog):
+    caplog.set_level("INFO")
     videos = video_sequences(plain(tmp_path / "clip", truths=1))
     result = measure_video(networks(), videos, following=SMALL, masks=tmp_path / "masks")
     assert [(one.of, dict(one.values)) for one in result.figures] == [("model", {})]
+    assert "nothing is scored" in caplog.text
     assert len(list((tmp_path / "masks" / "clip").iterdir())) == 6
 
 
