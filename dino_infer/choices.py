@@ -5,9 +5,10 @@ from typing import Literal, get_args
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Precision of matrix products; "auto" is bf16 where the device multiplies it natively."""
 
-VectorFeature = Literal["cls", "mean", "cls+mean", "gem", "last4"]
-"""The [CLS] token; the mean of the patch tokens; both one after the other; their generalised mean;
-the [CLS] tokens of the last four blocks, as linear evaluation uses them."""
+VectorFeature = Literal["cls", "mean", "cls+mean", "gem", "cls+gem", "last4"]
+"""The [CLS] token; the mean of the patch tokens; both one after the other; the generalised mean of
+the patch tokens; [CLS] and that, as copy detection uses them; the [CLS] tokens of the last four
+blocks, as linear evaluation uses them."""
 
 FEATURES: tuple[str, ...] = (*get_args(VectorFeature), "patches")
 """Features that have a name of their own: one vector an image, or the matrix of all patch tokens.

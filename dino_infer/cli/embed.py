@@ -35,7 +35,8 @@ class FeatureOptions:
 
     feature: FeatureName = "cls"
     """[CLS] token (of a convnet the pooled features), mean of the patch tokens, both, generalised
-    mean (power 4), [CLS] tokens of the last N blocks, these and the mean, or all patch tokens."""
+    mean (power 4), [CLS] and it, [CLS] tokens of the last N blocks, these and the mean, or all
+    patch tokens."""
     normalize: Flag = False
     """Scale each vector to length 1."""
     dtype: Literal["float32", "float16"] = "float32"

@@ -90,7 +90,7 @@ class Embedder:
             decode. None takes as many as there are cores.
         precision: Precision of a backbone, see ``TorchEngine``; features are float32 in any case.
         feature: Feature of a backbone, see ``feature_of``: "cls", "mean", "cls+mean", "gem",
-            "last4", "last1+mean", "patches" ...
+            "cls+gem", "last4", "last1+mean", "patches" ...
         normalize: Scale each vector to length 1.
         compiled: Run a backbone through torch.compile.
         max_pixels: Larger images fail, judged by their header.

@@ -50,7 +50,7 @@ def pooled(
 ) -> Float[Tensor, "batch ..."]:
     """A feature that is made of the last block's tokens: any but ``lastN``.
 
-    Source: "gem" with power 4 is what copy detection pools patch tokens with,
+    Source: "cls+gem" with power 4 is the feature of copy detection,
     https://arxiv.org/abs/2104.14294, section 4.2.1.
     """
     match feature:
@@ -65,6 +65,8 @@ def pooled(
         case "gem":
             powers = patches.float().clamp(min=GEM_FLOOR).pow(GEM_POWER)
             return powers.mean(dim=1).pow(1 / GEM_POWER)
+        case "cls+gem":
+            return torch.cat([cls, pooled(cls, patches, "gem")], dim=1)
         case _:
             raise ValueError(f"feature {feature!r} is not made of the last block's tokens")
 

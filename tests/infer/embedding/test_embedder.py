@@ -243,7 +243,8 @@ def test_every_feature_is_its_formula(backbone, photos):
         "cls": cls,
         "mean": patches.mean(1),
         "cls+mean": np.concatenate([cls, patches.mean(1)], axis=1),
-        "gem": (np.maximum(patches, 1e-6) ** 4).mean(1) ** 0.25,
+        "gem": (gem := (np.maximum(patches, 1e-6) ** 4).mean(1) ** 0.25),
+        "cls+gem": np.concatenate([cls, gem], axis=1),
         "last4": np.concatenate([blocks[:, i].numpy() for i in range(4)], axis=1),
         "patches": patches,
     }

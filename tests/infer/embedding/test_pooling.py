@@ -38,6 +38,8 @@ def test_tokens_of_the_last_block_do_not_make_up_every_feature(tokens):
     assert torch.equal(pooled(cls, patches, "cls"), cls)
     assert torch.equal(pooled(cls, patches, "patches"), patches)
     assert pooled(cls, patches, "cls+mean").shape == (2, 10)
+    both = torch.cat([cls, pooled(cls, patches, "gem")], dim=1)
+    assert torch.equal(pooled(cls, patches, "cls+gem"), both)
     with pytest.raises(ValueError, match="'last4' is not made of the last block's tokens"):
         pooled(cls, patches, "last4")
 
