@@ -1,0 +1,101 @@
+"""Measures of copy detection: ranks of the originals for each query, and of all pairs at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from dino_infer.evaluate.measures.descriptors import (
+    similarity_bias,
+    similarity_blocks,
+    unit_rows,
+)
+from dino_infer.evaluate.measures.ranking import (
+    Block,
+    Ranks,
+    average_precision,
+    is_found,
+    mean_percent,
+    pair_ranks,
+    recall_at_precision,
+    relevant_ranks,
+)
+
+Vectors = Float[np.ndarray, "_rows dim"]
+Originals = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class CopyRanks:
+    """Places of the originals in the ranking of each query, and of all pairs in one ranking."""
+
+    of_queries: Sequence[Ranks]
+    """Ranks of each query's originals; empty for a distractor query."""
+    pairs: Ranks
+    """Ranks of the true pairs among the pairs of all queries with all references."""
+    nearest: Int64[np.ndarray, " queries"]
+    """Position of the reference with the highest score; of equal ones a wrong one."""
+    margins: Float[np.ndarray, " queries"]
+    """Score of the best original less that of the best other image; NaN for a distractor query."""
+
+
+def copy_ranks(
+    queries: Vectors,
+    references: Vectors,
+    originals: Originals,
+    *,
+    background: Vectors | None = None,
+) -> CopyRanks:
+    """Rank the references for each query by cosine.
+
+    Args:
+        queries: Features of altered copies.
+        references: Features of the database.
+        originals: Positions of each query's originals in ``references``; none for a distractor.
+        background: Features of images that are neither; the mean similarity of a query to its three
+            nearest is then taken from its scores, which changes ``pairs`` alone.
+    """
+    queries, references = unit_rows(queries), unit_rows(references)
+    bias = np.zeros(len(queries), np.float32)
+    if background is not None:
+        bias = similarity_bias(queries, unit_rows(background))
+
+    def blocks() -> Iterator[Block]:
+        for rows, scores in similarity_blocks(queries, references):
+            relevant = np.zeros(scores.shape, np.bool_)
+            for i, found in enumerate(originals[rows]):
+                relevant[i, list(found)] = True
+            yield scores - bias[rows, None], relevant
+
+    ranks, nearest, margins = [], [], []
+    for scores, relevant in blocks():
+        for one, is_original in zip(scores, relevant, strict=True):
+            ranks.append(relevant_ranks(one, np.flatnonzero(is_original)))
+            best, other = np.max(one, where=is_original, initial=-np.inf), -np.inf
+            if not is_original.all():
+                other = one[~is_original].max()
+            margins.append(float(best - other) if is_original.any() else np.nan)
+            tied = np.flatnonzero(one == one.max())
+            nearest.append(tied[np.argmin(is_original[tied])])
+    return CopyRanks(
+        of_queries=ranks,
+        pairs=pair_ranks(blocks),
+        nearest=np.array(nearest, np.int64),
+        margins=np.array(margins),
+    )
+
+
+def copy_values(ranks: CopyRanks) -> dict[str, float]:
+    """The measures of a ranking, in percent.
+
+    Returns:
+        ``map_percent`` over queries, ``uap_percent`` over pairs (μAP), ``accuracy_at_1_percent``
+        and ``recall_at_p90_percent``.
+    """
+    return {
+        "map_percent": mean_percent(average_precision, ranks.of_queries),
+        "uap_percent": 100 * average_precision(ranks.pairs),
+        "accuracy_at_1_percent": mean_percent(lambda one: is_found(one, 1), ranks.of_queries),
+        "recall_at_p90_percent": 100 * recall_at_precision(ranks.pairs),
+    }
