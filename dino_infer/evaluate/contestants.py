@@ -105,11 +105,13 @@ class Network:
         images: ImageList,
         *,
         feature: Any = "cls",
-        size: int | None = None,
+        size: int | tuple[int, int] | None = None,
         crop: Crop = "center",
     ) -> Rows:
         """The feature of each image that can be read, from the cache where it is there."""
-        return _rows(self.embedder(feature=feature, size=size, crop=crop), images, self.cache)
+        return embedded_rows(
+            self.embedder(feature=feature, size=size, crop=crop), images, self.cache
+        )
 
     def description(self, **view: Any) -> dict[str, Any]:
         """Account of how ``rows`` makes features."""
@@ -126,7 +128,7 @@ class Exported:
 
     def rows(self, images: ImageList, **_: Any) -> Rows:
         """The feature of each image that can be read, as the embedder makes it."""
-        return _rows(self.embedder, images, self.cache)
+        return embedded_rows(self.embedder, images, self.cache)
 
     def description(self, **_: Any) -> dict[str, Any]:
         """Account of how ``rows`` makes features."""
@@ -147,7 +149,7 @@ class RawPixels:
 
     def rows(self, images: ImageList, **view: Any) -> Rows:
         """Levels of the shrunk images that can be read."""
-        return _rows(self.embedder(**view), images, self.cache)
+        return embedded_rows(self.embedder(**view), images, self.cache)
 
     def description(self, **view: Any) -> dict[str, Any]:
         """Account of how ``rows`` makes features."""
@@ -241,7 +243,14 @@ def with_pixels(
     return (*contestants, *pixels)
 
 
-def _rows(embedder: Embedder, images: ImageList, cache: Path | None) -> Rows:
+def embedded_rows(embedder: Embedder, images: ImageList, cache: Path | None) -> Rows:
+    """The feature of each image that can be read, kept in a folder for the next protocol.
+
+    Args:
+        embedder: Makes the features.
+        images: Of which.
+        cache: The folder; None keeps none.
+    """
     if cache is None:
         embedding = embedder.embed(images)
         return Rows(embedding.features, embedding.ok, len(embedding.failures))

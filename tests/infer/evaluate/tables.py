@@ -7,7 +7,11 @@ def figures(stdout):
     """The values of a printed table of figures: by name of the value, then of the contestant."""
     head, *lines = (re.split(r"\s{2,}", line) for line in stdout.split("\n\n")[0].splitlines())
     return {
-        name: dict(zip(head[1:], (float(cell.split()[0]) for cell in cells), strict=True))
+        name: {
+            of: float(cell.split()[0])
+            for of, cell in zip(head[1:], cells, strict=True)
+            if cell != "-"
+        }
         for name, *cells in lines
     }
 
