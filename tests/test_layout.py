@@ -22,10 +22,12 @@ LONG = {
 
 TESTED_IN = {
     "dino_infer.cli.protocols.all": "infer/evaluate/test_suite.py",
+    "dino_infer.cli.protocols.copy_detection": "infer/evaluate/test_copy_detection.py",
     "dino_infer.cli.protocols.knn": "infer/cli/test_eval.py",
     "dino_infer.cli.protocols.labelled": "infer/evaluate/test_linear.py",
     "dino_infer.cli.protocols.linear": "infer/evaluate/test_linear.py",
     "dino_infer.cli.protocols.logistic": "infer/evaluate/test_logistic.py",
+    "dino_infer.cli.protocols.retrieval": "infer/evaluate/retrieval/test_classes.py",
     "dino_infer.cli.protocols.shared": "infer/evaluate/test_knn.py",
     "dino_infer.evaluate.protocols": "infer/evaluate/test_suite.py",
     "dino_infer.evaluate.contestants": "infer/evaluate/test_knn.py",

@@ -6,12 +6,14 @@ from dino_infer.cli.exit_codes import exit_code
 from dino_infer.cli.parsing import parsed_verbs
 from dino_infer.cli.protocols.all import all_protocols
 from dino_infer.cli.protocols.compare import compare
+from dino_infer.cli.protocols.copy_detection import copy_detection
 from dino_infer.cli.protocols.dense_knn import dense_knn
 from dino_infer.cli.protocols.health import health
 from dino_infer.cli.protocols.knn import knn
 from dino_infer.cli.protocols.linear import linear
 from dino_infer.cli.protocols.logistic import few_shot, logistic
 from dino_infer.cli.protocols.objects import objects
+from dino_infer.cli.protocols.retrieval import retrieval
 from dino_infer.cli.protocols.segmentation import segmentation
 from dino_infer.cli.protocols.video import video
 
@@ -23,6 +25,8 @@ VERBS: dict[str, Callable[..., int]] = {
     "dense-knn": dense_knn,
     "segmentation": segmentation,
     "objects": objects,
+    "copy-detection": copy_detection,
+    "retrieval": retrieval,
     "video": video,
     "health": health,
     "all": all_protocols,

@@ -105,6 +105,35 @@ def _video(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
     return measure_video(networks, video_sequences(data))
 
 
+def _copy_detection(
+    networks: Sequence[Network], *, seed: int, data: Path, distractors: Path | None = None
+) -> Result:
+    from dino_infer.evaluate.copy_detection import measure_copy_detection
+    from dino_infer.evaluate.data.copies import read_copies
+    from dino_infer.sources.image_list import list_images
+
+    return measure_copy_detection(
+        with_pixels(networks),
+        read_copies(data),
+        distractors=None if distractors is None else list_images([distractors]),
+    )
+
+
+def _retrieval(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
+    from dino_infer.evaluate.data.labelled import labelled_images
+    from dino_infer.evaluate.retrieval.classes import measure_retrieval
+
+    sides = [labelled_images(str(side)) for side in (train, val)]
+    return measure_retrieval(with_pixels(networks), *sides)
+
+
+def _revisited(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+    from dino_infer.evaluate.data.revisited import read_revisited
+    from dino_infer.evaluate.retrieval.revisited import measure_revisited
+
+    return measure_revisited(with_pixels(networks), read_revisited(data))
+
+
 def _health(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
     from dino_infer.evaluate.health import measure_health
     from dino_infer.sources.image_list import list_images
@@ -125,6 +154,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "dense-knn": Protocol(measure=_dense_knn, layout=HERE, parts=MASKED, needs_patches=True),
     "segmentation": Protocol(measure=_segmentation, layout=HERE, parts=MASKED, needs_patches=True),
     "objects": Protocol(measure=_objects, layout=HERE, parts=MASKED, needs_patches=True),
+    "copy-detection": Protocol(measure=_copy_detection, layout={"data": "copies"}),
+    "retrieval": Protocol(measure=_retrieval, layout=LABELLED),
+    "revisited": Protocol(measure=_revisited, layout={"data": "revisited"}),
     "video": Protocol(measure=_video, layout={"data": "video"}, needs_patches=True),
     "health": Protocol(measure=_health, layout={"data": "val"}),
 }

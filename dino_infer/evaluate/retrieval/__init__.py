@@ -1,0 +1,1 @@
+"""Retrieval by class, and of the landmarks of revisited Oxford and Paris."""
