@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import VectorName, check_positive
 from dino_infer.cli.protocols.labelled import LabelledOptions, NetworkOptions, labelled_sides
-from dino_infer.cli.protocols.shared import ReportOptions, show
+from dino_infer.cli.protocols.shared import ReportOptions, load, show
 
 if TYPE_CHECKING:
     from dino_infer.evaluate.reports.result import Result
@@ -19,6 +20,7 @@ def linear(
     lr: tuple[float, ...] = (),
     epochs: int = 100,
     tries: int | None = None,
+    random_crops: tyro.conf.FlagCreatePairsOff[bool] = False,
     report: tyro.conf.OmitArgPrefixes[ReportOptions] = ReportOptions(),  # noqa: B008
     network: tyro.conf.OmitArgPrefixes[NetworkOptions] = NetworkOptions(),  # noqa: B008
 ) -> int:
@@ -35,6 +37,8 @@ def linear(
         lr: Learning rates for a batch of 256, to choose from; by default 12 from 1e-4 to 0.5.
         epochs: Passes over the training images.
         tries: Number of trainings from other initial weights, for the spread; by default 3.
+        random_crops: Train as the original does, on random crops that are embedded anew in every
+            epoch, with one learning rate (by default 0.001); this takes hours on a CPU.
         report: Report, floors and repeatability.
         network: Network that embeds folders of images.
     """
@@ -42,6 +46,8 @@ def linear(
         check_positive("--lr", rate)
     check_positive("--epochs", epochs)
     check_positive("--tries", tries)
+    if random_crops:
+        return _on_random_crops(images, feature, lr, epochs, tries, report, network)
     from dino_infer.devices import resolved_device
     from dino_infer.evaluate.linear import LRS, TRIES, measure_linear
 
@@ -62,3 +68,40 @@ def linear(
         )
 
     return show(measure, report, tables=["learning_rates"])
+
+
+def _on_random_crops(
+    images: LabelledOptions,
+    feature: str | None,
+    lr: tuple[float, ...],
+    epochs: int,
+    tries: int | None,
+    report: ReportOptions,
+    network: NetworkOptions,
+) -> int:
+    if len(lr) > 1 or tries is not None or network.view.crop is not None:
+        raise UsageError("--random-crops takes one --lr, and neither --tries nor --crop")
+    from dino_infer.evaluate.data.labelled import is_feature_file, labelled_images
+    from dino_infer.evaluate.random_crops import LR, measure_random_crops
+
+    if is_feature_file(images.train) or is_feature_file(images.val):
+        raise UsageError("--random-crops needs images, not feature files")
+
+    def measure() -> "Result":
+        networks = load(network.weights, network.compute, network.limits, report)
+        train, val = (
+            labelled_images(source, label_file=labels, image_column=network.tables.image_column)
+            for source, labels in (
+                (images.train, images.train_labels),
+                (images.val, images.val_labels),
+            )
+        )
+        try:
+            return measure_random_crops(
+                networks, train, val, feature=feature, size=network.view.size,
+                lr=lr[0] if lr else LR, epochs=epochs, seed=report.seed,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    return show(measure, report)
