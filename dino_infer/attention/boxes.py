@@ -36,9 +36,9 @@ def components(
     labels = np.zeros(mask.shape, dtype=np.int32)
     above: list[tuple[int, int, int]] = []  # runs of the row before: start, end, label
     joined = [0]  # a label of the same part with a smaller number, or itself
-    for row in range(len(mask)):
+    for row, stretches in enumerate(_runs(mask)):
         runs = []
-        for start, end in _runs(mask[row]):
+        for start, end in stretches:
             near = [run for run in above if run[0] < end + reach and start < run[1] + reach]
             touching = {_root(joined, label) for *_, label in near}
             label = min(touching, default=len(joined))
@@ -55,10 +55,15 @@ def components(
     return numbered
 
 
-def _runs(row: Bool[np.ndarray, " columns"]) -> list[tuple[int, int]]:
-    """Starts and ends of the unbroken stretches of a row."""
-    edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
-    return list(zip(edges[::2], edges[1::2], strict=True))
+def _runs(mask: Bool[np.ndarray, "rows columns"]) -> list[list[tuple[int, int]]]:
+    """Starts and ends of the unbroken stretches of each row."""
+    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    of_row, starts = (places.tolist() for places in np.nonzero(edges == 1))
+    ends = np.nonzero(edges == -1)[1].tolist()
+    runs: list[list[tuple[int, int]]] = [[] for _ in mask]
+    for row, start, end in zip(of_row, starts, ends, strict=True):
+        runs[row].append((start, end))
+    return runs
 
 
 def _root(joined: list[int], label: int) -> int:
