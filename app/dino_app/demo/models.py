@@ -15,9 +15,12 @@ from torch import Tensor
 
 from dino_infer.attention.maps import whole_image
 from dino_infer.attention.views import View, checked_view
+from dino_infer.choices import ObjectMethod
 from dino_infer.devices import resolved_device
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import Backbone, build_backbone
+from dino_infer.objects.find import objects_in
+from dino_infer.objects.found import FoundObject
 from dino_infer.weights.checkpoints import load_backbone
 from dino_infer.weights.info import CheckpointInfo
 
@@ -156,7 +159,8 @@ class Model:
 class Look:
     """One picture as one network sees it at one resolution.
 
-    A forward pass runs when ``attention`` or ``tokens`` is first asked for, and never again.
+    A forward pass runs when ``attention``, ``tokens`` or ``objects`` of a method are asked for, and
+    never again.
 
     Attributes:
         picture: The picture resized and cut to whole patches, as the network sees it.
@@ -182,6 +186,7 @@ class Look:
         self.shown = _shown(image, self.view)
         self._attention: Float32[np.ndarray, "layers heads rows columns"] | None = None
         self._tokens: Float32[np.ndarray, "rows columns dim"] | None = None
+        self._objects: dict[ObjectMethod, tuple[FoundObject, ...]] = {}
 
     @property
     def attention(self) -> Float32[np.ndarray, "layers heads rows columns"]:
@@ -208,6 +213,19 @@ class Look:
                 patches = self.model.backbone.tokens(self._input()).patches[0]
                 self._tokens = self._on_grid(patches.T).transpose(1, 2, 0).copy()
             return self._tokens
+
+    def objects(self, method: ObjectMethod) -> tuple[FoundObject, ...]:
+        """The objects that a method finds by the keys of the last block, the most salient first.
+
+        Raises:
+            ValueError: The network is no Vision Transformer.
+        """
+        with self.model.lock, torch.inference_mode():
+            if method not in self._objects:
+                keys = self.model.backbone.keys(self._input())[0]
+                grid = self._on_grid(keys.T).transpose(1, 2, 0)
+                self._objects[method] = objects_in(grid, method)
+            return self._objects[method]
 
     def _input(self) -> Float[Tensor, "1 3 _height _width"]:
         device = next(self.model.backbone.parameters()).device

@@ -14,6 +14,7 @@ from dino_app.demo.models import Look, Models
 from dino_app.demo.tabs.attention_controls import AttentionView, attention_view, drawing_of, fitted
 from dino_app.demo.tabs.attention_pictures import (
     COLORS,
+    OBJECTS,
     Drawing,
     boxes,
     head_gallery,
@@ -144,12 +145,20 @@ def write_npz(look: Look, drawing: Drawing, folder: Path) -> str:
 
     The arrays are ``attention`` and ``masks`` of every head of the block, heads x rows x columns,
     and ``boxes`` of the chosen map: x0, y0, x1, y1 in pixels of the upload, and the share of the
-    attention.
+    attention. Where objects are shown, the boxes are theirs, and ``objects`` their masks.
     """
     path = folder / "dino-attention.npz"
     heads = layer_heads(look, drawing)
     found = np.array(boxes(look, drawing), dtype=np.float64).reshape(-1, 5)
-    np.savez(path, attention=heads, masks=grid_masks(heads, drawing.mass), boxes=found)
+    arrays: dict[str, Any] = {
+        "attention": heads,
+        "masks": grid_masks(heads, drawing.mass),
+        "boxes": found,
+    }
+    if drawing.style in OBJECTS:
+        objects = [one.mask for one in look.objects(OBJECTS[drawing.style])]
+        arrays["objects"] = np.array(objects, np.bool_).reshape(-1, *heads.shape[1:])
+    np.savez(path, **arrays)
     return str(path)
 
 
@@ -158,4 +167,4 @@ def _clicked(style: str, event: gr.SelectData) -> tuple[Any, Any]:
     name = event.value["caption"]
     if name == COLORS:
         return gr.Dropdown(), COLORS
-    return name, "Heat map" if style == COLORS else style
+    return name, "Mask" if style == "Mask" else "Heat map"

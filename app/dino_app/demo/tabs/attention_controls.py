@@ -112,7 +112,10 @@ def fitted(model: Model) -> tuple[gr.Slider, gr.Slider, gr.Dropdown]:
 
 
 def _main_controls() -> tuple[gr.Radio, gr.Slider, gr.Slider]:
-    style = gr.Radio(list(STYLES), value=STYLES[0], label="Show", elem_id="attention-style")
+    style = gr.Radio(
+        list(STYLES), value=STYLES[0], label="Show", elem_id="attention-style",
+        info="The last three find objects by patches alone, with no head chosen.",
+    )  # fmt: skip
     with gr.Row():
         mass = gr.Slider(
             10, 95, value=60, step=1, label="Attention inside the outline (%)",

@@ -1,4 +1,4 @@
-"""Pictures of attention from maps that are there already: moving a slider runs no network."""
+"""Pictures of attention and objects from what is there: moving a slider runs no network."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +11,7 @@ from dino_app.demo.models import Look
 from dino_infer.attention.boxes import Box, mask_boxes
 from dino_infer.attention.maps import chosen_maps, grid_masks, upsampled
 from dino_infer.attention.views import View
+from dino_infer.choices import ObjectMethod
 from dino_infer.drawing.overlays import (
     OUTLINE,
     box_overlay,
@@ -19,9 +20,14 @@ from dino_infer.drawing.overlays import (
     mask_overlay,
 )
 
-Style = Literal["Heat map", "Mask", "All heads"]
+Style = Literal["Heat map", "Mask", "All heads", "TokenCut", "LOST", "MaskCut"]
 COLORS: Style = "All heads"
-STYLES: tuple[Style, ...] = ("Heat map", "Mask", COLORS)
+OBJECTS: dict[Style, ObjectMethod] = {
+    "TokenCut": "tokencut",
+    "LOST": "lost",
+    "MaskCut": "maskcut",
+}
+STYLES: tuple[Style, ...] = ("Heat map", "Mask", COLORS, *OBJECTS)
 COLORMAPS = ("inferno", "viridis", "magma", "turbo", "gray")
 MEAN, MAX = "Mean", "Maximum"
 THUMBNAIL = 180  # pixels of the shorter side
@@ -41,7 +47,7 @@ class Drawing:
     opacity: float = 0.6
     colormap: str = "inferno"
     boxes: bool = False
-    """Draw a box around each connected part of the mask."""
+    """Draw a box around each object or connected part of the mask."""
 
 
 def head_names(heads: int) -> list[str]:
@@ -50,7 +56,9 @@ def head_names(heads: int) -> list[str]:
 
 
 def overlay(look: Look, drawing: Drawing) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture with one map, its mask, or all heads laid over it."""
+    """The picture with one map, its mask, all heads, or the objects laid over it."""
+    if drawing.style in OBJECTS:
+        return _objects_drawn(look, drawing)
     return _drawn(look.shown, layer_heads(look, drawing), drawing)
 
 
@@ -60,7 +68,7 @@ def head_gallery(
     """Small pictures of what each name of ``head_names`` looks at, and of all heads in colours."""
     heads = layer_heads(look, drawing)
     small = _shrunk(look.shown)
-    style: Style = "Heat map" if drawing.style == COLORS else drawing.style
+    style: Style = "Mask" if drawing.style == "Mask" else "Heat map"
     pictures = [
         (_drawn(small, heads, _replaced(drawing, style=style, head=name)), name)
         for name in head_names(len(heads))
@@ -69,13 +77,17 @@ def head_gallery(
 
 
 def boxes(look: Look, drawing: Drawing) -> list[Box]:
-    """Boxes around the connected parts of the mask, in pixels of the upload, best first."""
+    """Boxes of the objects or connected parts of the mask, in pixels of the upload, best first."""
+    if drawing.style in OBJECTS:
+        return [one.box(look.view) for one in look.objects(OBJECTS[drawing.style])]
     values = _chosen(layer_heads(look, drawing), drawing.head)
     return mask_boxes(values, grid_masks(values, drawing.mass), look.view)
 
 
 def mask_text(look: Look, drawing: Drawing) -> str:
     """Meaning of the outline in this picture, in a sentence."""
+    if drawing.style in OBJECTS:
+        return _objects_text(look, drawing.style)
     values = _chosen(layer_heads(look, drawing), drawing.head)
     mask = grid_masks(values, drawing.mass)
     found = boxes(look, drawing)
@@ -84,6 +96,15 @@ def mask_text(look: Look, drawing: Drawing) -> str:
         f"{drawing.head}: {drawing.mass:.0%} of its attention is on {mask.mean():.0%} of the "
         f"picture, in {parts}; the strongest holds {found[0].mass:.0%}."
     )
+
+
+def _objects_text(look: Look, style: Style) -> str:
+    found = look.objects(OBJECTS[style])
+    if not found:
+        return f"{style} finds no object: all parts of the picture are alike to this network."
+    shares = " and ".join(f"{one.mask.mean():.0%}" for one in found)
+    number = "one object" if len(found) == 1 else f"{len(found)} objects"
+    return f"{style} finds {number}, on {shares} of the picture, without having seen a label."
 
 
 def layer_heads(look: Look, drawing: Drawing) -> Float32[np.ndarray, "heads rows columns"]:
@@ -125,6 +146,19 @@ def _drawn(
     if not drawing.boxes:
         return drawn
     return box_overlay(drawn, mask_boxes(values, mask, _view_of(picture, mask)))
+
+
+def _objects_drawn(look: Look, drawing: Drawing) -> UInt8[np.ndarray, "height width 3"]:
+    found = look.objects(OBJECTS[drawing.style])
+    together = np.zeros((look.view.rows, look.view.columns), dtype=np.bool_)
+    for one in found:
+        together |= one.mask
+    drawn = mask_overlay(look.shown, together, opacity=drawing.opacity)
+    for one in found:
+        drawn = _contoured(drawn, one.mask)
+    if not drawing.boxes:
+        return drawn
+    return box_overlay(drawn, [one.box(_view_of(look.shown, together)) for one in found])
 
 
 def _contoured(
