@@ -34,6 +34,7 @@ NOT_RUN = {
     r"dino-export ": "takes long for a test; tests/export runs each kind",
     r"dino-embed .*model\.onnx": "tests/infer/embedding/test_engines.py runs exports",
     r"dino-attention .*clip\.mp4": "needs a video; tests/infer/cli/test_attention.py has one",
+    r"dino-eval objects .*VOC2007": "needs PASCAL VOC; tests/infer/cli/protocols has annotations",
     r"dino-index copy .* milvus:https": "needs a Milvus server; tests/app/cli copies to a file",
     r"dino-index build photos/ -o photos\.index$": "downloads the default weights",
     r"pip |\.venv/bin/pip |python3 -m venv": "changes the installation",
