@@ -4,9 +4,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dino_infer.evaluate.contestants import Network, with_pixels
 from dino_infer.evaluate.reports.result import Result
+
+if TYPE_CHECKING:
+    from dino_infer.evaluate.knn import Sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,35 +48,28 @@ class Protocol:
 
 
 def _knn(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
-    from dino_infer.evaluate.knn import measure_knn, sides_of
+    from dino_infer.evaluate.knn import measure_knn
 
-    sides = sides_of(str(train), str(val), contestants=with_pixels(networks))
-    return measure_knn(sides, seed=seed, device=networks[0].device)
+    return measure_knn(_sides(networks, train, val), seed=seed, device=networks[0].device)
 
 
 def _linear(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
-    from dino_infer.evaluate.knn import sides_of
     from dino_infer.evaluate.linear import measure_linear, published_feature
 
-    feature = published_feature(networks[0].backbone)
-    sides = sides_of(str(train), str(val), contestants=with_pixels(networks), feature=feature)
+    sides = _sides(networks, train, val, feature=published_feature(networks[0].backbone))
     return measure_linear(sides, seed=seed, device=networks[0].device)
 
 
 def _logistic(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
-    from dino_infer.evaluate.knn import sides_of
     from dino_infer.evaluate.logistic import measure_logistic
 
-    sides = sides_of(str(train), str(val), contestants=with_pixels(networks))
-    return measure_logistic(sides, seed=seed)
+    return measure_logistic(_sides(networks, train, val), seed=seed)
 
 
 def _few_shot(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
     from dino_infer.evaluate.few_shot import measure_few_shot
-    from dino_infer.evaluate.knn import sides_of
 
-    sides = sides_of(str(train), str(val), contestants=with_pixels(networks))
-    return measure_few_shot(sides, seed=seed, device=networks[0].device)
+    return measure_few_shot(_sides(networks, train, val), seed=seed, device=networks[0].device)
 
 
 def _segmentation(networks: Sequence[Network], *, seed: int, data: Path, size: int = 480) -> Result:
@@ -140,6 +137,11 @@ def _health(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
 
     images = list_images([data])
     return measure_health(with_pixels(networks), images, source=str(data), seed=seed)
+
+def _sides(networks: Sequence[Network], train: Path, val: Path, **view: Any) -> "dict[str, Sides]":
+    from dino_infer.evaluate.knn import sides_of
+
+    return sides_of(str(train), str(val), contestants=with_pixels(networks), **view)
 
 
 LABELLED = {"train": "train", "val": "val"}

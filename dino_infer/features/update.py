@@ -64,7 +64,8 @@ class OlderRows:
             [self._row_of(images, place, numbers) for place in range(len(images))], dtype=np.int64
         )
         changed = np.flatnonzero(older < 0)
-        logger.info("%d of %d images are new or have changed", len(changed), len(images))
+        if len(changed):
+            logger.info("%d of %d images are new or have changed", len(changed), len(images))
         first, at = int(np.searchsorted(changed, start)), start
         for batch in embedder.batches(images.select(changed), start=first):
             places = changed[batch.places.start : batch.places.stop]

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from dino_infer.evaluate.reports.result import Figures, Result, Table, shown
+from dino_infer.evaluate.reports.result import Result, Table, shown, value_of
 
 MAX_PICTURE_PIXELS = 1600  # of the longer side; the report's own PNG has all of them
 HASH_DIGITS = 16
@@ -90,8 +90,8 @@ def _overview(results: Sequence[Result]) -> str:
         name = result.headline
         floors = [one for one in result.figures[1:] if name in one.values]
         best = max(floors, key=lambda one: one.values[name], default=None)
-        floor = f"{_value(best, name)} ({best.of})" if best else "-"
-        cells = (_value(result.model, name), floor, name.replace("_", " "))
+        floor = f"{value_of(best, name)} ({best.of})" if best else "-"
+        cells = (value_of(result.model, name), floor, name.replace("_", " "))
         link = f'<a href="#{html.escape(result.protocol)}">{html.escape(result.protocol)}</a>'
         rows.append(
             f"<tr><td>{link}</td>{''.join(f'<td>{html.escape(c)}</td>' for c in cells)}</tr>"
@@ -132,7 +132,7 @@ def _bars(result: Result) -> str:
         kind = " class=model" if one is result.model else ""
         width = f"calc({BAR_WIDTH}*{max(0.0, one.values[name] / full):.4f})"
         rows += (
-            f"<tr{kind}><td>{html.escape(one.of)}</td><td>{_value(one, name)}</td>"
+            f"<tr{kind}><td>{html.escape(one.of)}</td><td>{value_of(one, name)}</td>"
             f'<td class=scale><span class=bar style="width:{width}"></span></td></tr>'
         )
     head = f"<tr><th>{html.escape(name.replace('_', ' '))}</th><th></th><th></th></tr>"
@@ -141,15 +141,8 @@ def _bars(result: Result) -> str:
 
 def _figures_table(result: Result) -> str:
     names = list(dict.fromkeys(name for one in result.figures for name in one.values))
-    rows = [[name, *(_value(one, name) for one in result.figures)] for name in names]
+    rows = [[name, *(value_of(one, name) for one in result.figures)] for name in names]
     return _table(Table(["", *(one.of for one in result.figures)], rows))
-
-
-def _value(figures: Figures, name: str) -> str:
-    if name not in figures.values:
-        return "-"
-    spread = f" ± {shown(figures.spreads[name])}" if name in figures.spreads else ""
-    return shown(figures.values[name]) + spread
 
 
 def _table(table: Table) -> str:

@@ -96,7 +96,7 @@ def text_table(result: Result) -> str:
     """The figures for a terminal: a line each, a column for the model and each floor."""
     names = list(dict.fromkeys(name for one in result.figures for name in one.values))
     head = ["", *(one.of for one in result.figures)]
-    rows = [[name, *(_cell(one, name) for one in result.figures)] for name in names]
+    rows = [[name, *(value_of(one, name) for one in result.figures)] for name in names]
     return aligned([head, *rows])
 
 
@@ -116,11 +116,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(figures: Figures, name: str) -> str:
+def value_of(figures: Figures, name: str) -> str:
+    """A value with its spread for a table; a dash where the contestant has none."""
     if name not in figures.values:
         return "-"
     value = shown(figures.values[name])
-    return f"{value} ± {shown(figures.spreads[name])}" if name in figures.spreads else value
+    return f"{value} ± {figures.spreads[name]:.2f}" if name in figures.spreads else value
 
 
 def shown(value: Any) -> str:

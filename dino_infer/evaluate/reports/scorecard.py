@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dino_infer.errors import DataError
 from dino_infer.evaluate.reports.page import page_of
-from dino_infer.evaluate.reports.result import Result, aligned, shown
+from dino_infer.evaluate.reports.result import Result, aligned, shown, value_of
 from dino_infer.files import parsed_object, whole_file
 
 FORMAT_VERSION = 1
@@ -126,8 +126,4 @@ def _line(result: Result) -> Line:
     floors = [
         f"{one.of} {shown(one.values[name])}" for one in result.figures[1:] if name in one.values
     ]
-    model = result.model
-    value = shown(model.values[name]) if name in model.values else "-"
-    if name in model.spreads:
-        value += f" ± {shown(model.spreads[name])}"
-    return Line(result.protocol, name, value, ", ".join(floors) or "-")
+    return Line(result.protocol, name, value_of(result.model, name), ", ".join(floors) or "-")
