@@ -21,7 +21,7 @@ LONG = {
 """Modules of more than ``MAX_LINES`` lines."""
 
 TESTED_IN = {
-    "dino_infer.cli.protocols.all": "infer/evaluate/test_suite.py",
+    "dino_infer.cli.protocols.all": "infer/evaluate/suite/test_running.py",
     "dino_infer.cli.protocols.copy_detection": "infer/evaluate/test_copy_detection.py",
     "dino_infer.cli.protocols.knn": "infer/cli/test_eval.py",
     "dino_infer.cli.protocols.labelled": "infer/evaluate/test_linear.py",
@@ -29,7 +29,8 @@ TESTED_IN = {
     "dino_infer.cli.protocols.logistic": "infer/evaluate/test_logistic.py",
     "dino_infer.cli.protocols.retrieval": "infer/evaluate/retrieval/test_classes.py",
     "dino_infer.cli.protocols.shared": "infer/evaluate/test_knn.py",
-    "dino_infer.evaluate.protocols": "infer/evaluate/test_suite.py",
+    "dino_infer.evaluate.suite.plans": "infer/evaluate/suite/test_running.py",
+    "dino_infer.evaluate.suite.protocols": "infer/evaluate/suite/test_running.py",
     "dino_infer.evaluate.contestants": "infer/evaluate/test_knn.py",
     "dino_infer.evaluate.reports.result": "infer/evaluate/test_knn.py",
     "dino_infer.features.unfinished": "infer/features/test_writer.py",

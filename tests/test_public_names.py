@@ -42,6 +42,7 @@ def test_an_unknown_name_is_an_attribute_error():
         "dino_infer.cli.embed",
         "dino_infer.cli.attention",
         "dino_infer.cli.eval",
+        "dino_infer.evaluate",
         "dino_train",
         "dino_train.cli",
         "dino_export",

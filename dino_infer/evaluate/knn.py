@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Shaped
 
 from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import MODEL, Contestant
@@ -16,6 +17,7 @@ from dino_infer.evaluate.data.labelled import (
     check_comparable,
     features_in,
     is_feature_file,
+    labelled_arrays,
     labelled_images,
 )
 from dino_infer.evaluate.reports.classes import ClassTable, class_table, origin
@@ -84,6 +86,35 @@ def sides_of(
             ]
         )
         for contestant in contestants
+    }
+
+
+def sides_of_arrays(
+    train: Float[np.ndarray, "rows dim"],
+    train_labels: Sequence[str] | Shaped[np.ndarray, " rows"],
+    val: Float[np.ndarray, "queries dim"] | None = None,
+    val_labels: Sequence[str] | Shaped[np.ndarray, " queries"] | None = None,
+) -> dict[str, Sides]:
+    """Features that are in memory, for a protocol that classifies.
+
+    Args:
+        train: Features of the labelled images.
+        train_labels: Their classes.
+        val: Features of the images to classify; None classifies each training image by the others.
+        val_labels: Their classes.
+
+    Raises:
+        DataError: Features and labels differ in number.
+    """
+    given = [("train", train, train_labels), ("val", val, val_labels)]
+    return {
+        MODEL: _pair(
+            [
+                labelled_arrays(name, matrix, () if labels is None else labels)
+                for name, matrix, labels in given
+                if matrix is not None
+            ]
+        )
     }
 
 

@@ -41,7 +41,8 @@ def all_protocols(
     from dino_infer.evaluate.reports.report import hold_report, write_report
     from dino_infer.evaluate.reports.result import Result
     from dino_infer.evaluate.reports.scorecard import FILES, write_scorecard
-    from dino_infer.evaluate.suite import read_plan, run_suite
+    from dino_infer.evaluate.suite.plans import read_plan
+    from dino_infer.evaluate.suite.running import run_suite
 
     plan = read_plan(data, only=only)
     out = report.out

@@ -1,7 +1,7 @@
 """Images and features with a class each, and which sets of features may be compared."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -140,6 +140,36 @@ def is_feature_file(source: str) -> bool:
     # A .parquet without a manifest beside it may be a table of images.
     is_images = path.suffix == ".parquet" and not feature_paths(path).manifest.is_file()
     return path.suffix in SUFFIXES and not is_images
+
+
+def labelled_arrays(
+    name: str,
+    matrix: Float[np.ndarray, "rows dim"],
+    labels: Sequence[str] | Shaped[np.ndarray, " rows"],
+) -> LabelledFeatures:
+    """Features and classes that are in memory.
+
+    Args:
+        name: What errors and reports call them.
+        matrix: Features of the images.
+        labels: Their classes.
+
+    Raises:
+        DataError: Features and labels differ in number, or there are none.
+    """
+    if not len(matrix) == len(labels) > 0:
+        raise DataError(
+            f"{name} must have rows and a label for each, got {len(matrix)} rows and "
+            f"{len(labels)} labels"
+        )
+    return LabelledFeatures(
+        source=name,
+        matrix=matrix,
+        labels=np.array([str(label) for label in labels], dtype=object),
+        description={},
+        images=len(matrix),
+        failed=0,
+    )
 
 
 def features_in(source: str, *, label_file: str | Path | None = None) -> LabelledFeatures:

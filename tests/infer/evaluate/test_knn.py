@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from dino_infer import evaluate
+from dino_infer.errors import DataError
 from dino_infer.evaluate.data.draws import drawn
 from dino_infer.knn import classifier as knn
 from dino_infer.networks.build import build_backbone
@@ -89,3 +91,15 @@ def test_the_device_of_the_search_must_be_there(outcome, feature_set):
     train = feature_set("train", {"cat": 2, "dog": 2})
     code, _, stderr = outcome("--train", train, "--leave-one-out", "--device", "cuda:99")
     assert code == 1 and "device 'cuda:99' cannot be used" in stderr
+
+
+def test_arrays_in_memory_are_measured_without_files():
+    rng = np.random.default_rng(0)
+    labels = ["cat"] * 9 + ["dog"] * 9
+    features = (rng.normal(size=(18, 4)) + np.repeat([[3.0], [-3.0]], 9, axis=0)).astype("float32")
+    sides = evaluate.sides_of_arrays(features, labels, features[::2], labels[::2])
+    result = evaluate.measure_knn(sides, ks=[5])
+    assert result.model.values["k5_top1_percent"] == 100
+    assert evaluate.measure_knn(evaluate.sides_of_arrays(features, labels), ks=[1]).images == 18
+    with pytest.raises(DataError, match="train must have rows and a label for each, got 18 rows"):
+        evaluate.sides_of_arrays(features, labels[1:])

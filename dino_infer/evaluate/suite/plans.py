@@ -1,4 +1,4 @@
-"""All protocols whose data is there, on one network.
+"""Plan of a suite: the protocols whose data is there.
 
 The data is a folder in this layout, each part of which may be missing, or a TOML file with a table
 for each protocol that names its data:
@@ -10,22 +10,14 @@ for each protocol that names its data:
 ``revisited/``                         revisited
 """
 
-import logging
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dino_infer.errors import DataError, DinoError
-from dino_infer.evaluate.contestants import Network
-from dino_infer.evaluate.protocols import PROTOCOLS, Protocol
-from dino_infer.evaluate.reports.result import Result
-from dino_infer.evaluate.reports.scorecard import Scorecard
-
-logger = logging.getLogger(__name__)
-
-Measured = Callable[[str, Result], None]
+from dino_infer.errors import DataError
+from dino_infer.evaluate.suite.protocols import PROTOCOLS, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,55 +61,6 @@ def read_plan(source: str | Path, *, only: Sequence[str] = ()) -> Plan:
         reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
         raise DataError(f"{str(source)!r} holds data of no protocol that was asked for ({reasons})")
     return Plan(data=data, skipped=skipped)
-
-
-def run_suite(
-    networks: Sequence[Network],
-    plan: Plan,
-    *,
-    weights: str,
-    seed: int = 0,
-    measured: Measured = lambda name, result: None,
-) -> Scorecard:
-    """Run the protocols of a plan; one whose data cannot be used does not stop the others.
-
-    Args:
-        networks: The network to measure and, if floors are wanted, its untrained twin.
-        plan: What to run.
-        weights: Name of the weights in the scorecard.
-        seed: Seed of everything random.
-        measured: Called with the name and result of each protocol when it is done.
-    """
-    results, broken, skipped = [], {}, dict(plan.skipped)
-    for name, arguments in plan.data.items():
-        protocol = PROTOCOLS[name]
-        if protocol.needs_patches and not networks[0].backbone.has_attention:
-            skipped[name] = "it looks at patches, and this network has none"
-            continue
-        logger.info("%s ...", name)
-        try:
-            result = protocol.measure(networks, seed=seed, **arguments)
-        except DinoError as error:
-            logger.warning("%s failed: %s", name, error)
-            broken[name] = str(error)
-            continue
-        measured(name, result)
-        results.append(result)
-    description = networks[0].embedder().description()
-    return Scorecard(
-        network={
-            "weights": weights,
-            "arch": networks[0].backbone.arch,
-            "patch_size": networks[0].backbone.patch_size,
-            "image_size": networks[0].input_size,
-            "weights_sha256": description["weights_sha256"],
-            "precision": description["precision"],
-            "seed": seed,
-        },
-        results=results,
-        skipped=skipped,
-        broken=broken,
-    )
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

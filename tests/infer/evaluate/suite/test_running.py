@@ -8,8 +8,8 @@ from PIL import Image
 
 from dino_infer.cli import eval as evaluation
 from dino_infer.errors import DataError
-from dino_infer.evaluate.protocols import PROTOCOLS
-from dino_infer.evaluate.suite import read_plan
+from dino_infer.evaluate.suite.plans import read_plan
+from dino_infer.evaluate.suite.protocols import PROTOCOLS
 
 
 @pytest.fixture

@@ -138,6 +138,7 @@ def _health(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
     images = list_images([data])
     return measure_health(with_pixels(networks), images, source=str(data), seed=seed)
 
+
 def _sides(networks: Sequence[Network], train: Path, val: Path, **view: Any) -> "dict[str, Sides]":
     from dino_infer.evaluate.knn import sides_of
 
