@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-PROTOCOLS = ("knn",)
+PROTOCOLS = ("knn", "linear", "health")
 
 
 def main() -> int:
