@@ -52,6 +52,17 @@ def test_labels_are_neither_cut_nor_in_another_cell(report, backbone, tmp_path, 
         assert (edge == 255).all()
 
 
+def test_a_page_has_curves_when_there_are_two_points(report, backbone, tmp_path):
+    drawn = []
+    for step in (1, 2):
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "loss_nats": 1.0}) + "\n")
+        report.update(backbone, step=step)
+        page = (tmp_path / "report" / "index.html").read_text()
+        drawn.append(("curves.png" in page, (tmp_path / "report" / "curves.png").exists()))
+    assert drawn == [(False, False), (True, True)]
+
+
 def test_attention_has_a_row_for_each_picture_and_a_column_for_each_moment(
     report, backbone, tmp_path
 ):

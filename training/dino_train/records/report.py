@@ -56,6 +56,9 @@ IMAGES = 4
 MAX_COLUMNS = 8
 CELL_INCHES = (3.2, 2.4)
 LEFT, RIGHT, BOTTOM, TOP = 0.65, 0.2, 0.42, 0.42  # inches of a cell around its curve, for labels
+TITLE_PAD = 11  # points: above the offset of an axis, as "1e-5+0.0123"
+STEP_LABEL_Y = -0.14  # of the height of the axis
+TICKS = 5  # steps between them, at most
 DPI = 130
 
 
@@ -152,8 +155,8 @@ class Report:
 
     def _draw_curves(self) -> None:
         rows = read_rows(self._run / METRICS)
-        names = [name for name in CURVES if any(name in row for row in rows)]
-        if not names:
+        names = [name for name in CURVES if sum(name in row for row in rows) > 1]
+        if not names:  # a run has just begun, and one point is no curve
             return
         columns = 3
         figure, axes = _figure(-(-len(names) // columns), columns)
@@ -171,12 +174,15 @@ class Report:
             )
             if not sparse:
                 axis.plot(steps, _smooth(values), color="#1f4e8c", linewidth=1.6)
-            axis.set_title(CURVES[name], fontsize=9)
+            # Fixed places, and few ticks: matplotlib takes longer to look for room than to draw.
+            axis.set_title(CURVES[name], fontsize=9, y=1, pad=TITLE_PAD)
+            axis.locator_params(nbins=TICKS)
             axis.tick_params(labelsize=7)
             for side in (axis.xaxis, axis.yaxis):
                 side.get_offset_text().set_fontsize(7)
             axis.grid(alpha=0.25)
             axis.set_xlabel("step", fontsize=7)
+            axis.xaxis.set_label_coords(0.5, STEP_LABEL_Y)
         for axis in axes.flat[len(names) :]:
             axis.set_axis_off()
         with whole_file(self._folder / "curves.png") as temporary:
@@ -190,6 +196,11 @@ class Report:
         cells = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{value:.6g}</td></tr>"
             for name, value in latest.items()
+        )
+        curves = (
+            f'<h2>Curves</h2><img src="curves.png" alt="curves"><p>{RANKME_WORDS}</p>'
+            if (self._folder / "curves.png").exists()
+            else ""
         )
         attention = (
             "<h2>[CLS] attention over training</h2>"
@@ -207,8 +218,7 @@ class Report:
             "padding:0 1rem;color:#222}img{max-width:100%}td{padding:.1rem 1.5rem .1rem 0}"
             "</style></head><body>"
             f"<h1>{name}</h1><p>After {step:,} steps.</p>"
-            f'<h2>Curves</h2><img src="curves.png" alt="curves"><p>{RANKME_WORDS}</p>{attention}'
-            f"<h2>Latest numbers</h2><table>{cells}</table></body></html>\n"
+            f"{curves}{attention}<h2>Latest numbers</h2><table>{cells}</table></body></html>\n"
         )
         write_bytes(self._folder / "index.html", page.encode())
 
