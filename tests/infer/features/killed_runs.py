@@ -33,7 +33,7 @@ from dino_infer.sources.image_list import ImageList, list_images  # noqa: E402
 from tests.infer.pixel_engine import pixel_embedder  # noqa: E402
 from tests.killing import exit_code, forked, kill_before_step  # noqa: E402
 
-KILLS = 20
+KILLS, BEGUN = 12, 3  # at random moments, and of those after the first commit
 LATEST = 0.6  # of the time of a whole job, so that a job is killed several times
 STEPS = ("replace", "unlink", "rmdir", "mkdir", "truncate", "fsync")
 """Functions of ``os`` that change what is on the disk."""
@@ -61,7 +61,7 @@ def random_kills(images: str, weights: str, out: Path) -> dict[str, object]:
     codes = [exit_code(forked(job(out / "whole")))]
     whole_s = time.monotonic() - start_s
     rng, found = random.Random(0), []
-    while len(found) < KILLS:
+    while len(found) < KILLS or found.count("begun") < BEGUN:
         folder, code, kills = out / f"round-{len(codes)}", None, 0
         while code is None:
             process = forked(job(folder))

@@ -16,7 +16,7 @@ from dino_infer.weights.info import CheckpointInfo
 from tests.infer.pixel_engine import contents
 
 ROOT = Path(__file__).parents[3]
-IMAGES, KILLS = 200, 20
+IMAGES, KILLS, BEGUN = 80, 12, 3
 TIMEOUT_S = 800
 FEWEST_STEPS = 20  # on disk, of a small set
 
@@ -30,8 +30,8 @@ def runs(tmp_path_factory):
     for i in range(IMAGES):
         colour = (i, 255 - i, 7 * i % 256)
         Image.new("RGB", (24 + i % 9, 20), colour).save(images / f"{i:03}.png")
-    (images / "100a.png").touch()
-    (images / "150a.jpg").write_text("no image")
+    (images / "040a.png").touch()
+    (images / "060a.jpg").write_text("no image")
     torch.manual_seed(0)
     backbone = build_backbone("vit_micro", patch_size=8, image_size=32)
     info = CheckpointInfo(arch="vit_micro", patch_size=8, image_size=32)
@@ -54,7 +54,7 @@ def test_kills_at_random_moments_leave_no_trace(runs):
     root, report = runs
     codes, found = report["random"]["codes"], report["random"]["found"]
     assert set(codes) == {3}  # finished, and some images failed
-    assert len(found) >= KILLS and Counter(found)["begun"] >= KILLS // 4, Counter(found)
+    assert len(found) >= KILLS and Counter(found)["begun"] >= BEGUN, Counter(found)
     whole = contents(root / "random" / "whole")
     assert set(whole) == {"feats.npy", "feats.parquet", "feats.json", "feats.failed.jsonl"}
     assert len(whole["feats.failed.jsonl"].splitlines()) == 2
