@@ -16,11 +16,11 @@ from dino_train.crops.parameters import CropParams, draw_batch
 from dino_train.crops.spec import CropSpec
 from tests.train.photos import photo
 
-SIZES = {"astronaut.png": (60, 60), "chelsea.png": (45, 70), "coffee.png": (80, 30)}
+SIZES = {"astronaut.png": (48, 48), "chelsea.png": (36, 56), "coffee.png": (60, 24)}
 SPEC = CropSpec(
     global_crops_size=33,
     local_crops_size=12,
-    local_crops_number=2,
+    local_crops_number=1,
     blur_sigma=(0.1, 2.0),
     solarize_probability=0.9,
 )
