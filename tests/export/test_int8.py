@@ -48,8 +48,15 @@ def dependence_on_batch_mates(run):
     return np.abs(alone - together).max()
 
 
-def test_calibrated_features_do_not_depend_on_batch_mates(tmp_path):
-    calibrated = exported(tmp_path / "calibrated.onnx", photos(6))
+@pytest.fixture(scope="module")
+def calibrated_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("calibrated") / "model.onnx"
+    exported(path, photos(6))
+    return path
+
+
+def test_calibrated_features_do_not_depend_on_batch_mates(calibrated_file, tmp_path):
+    calibrated = open_export(calibrated_file, device=CPU)
     assert dependence_on_batch_mates(calibrated.run) < SUMS
     assert calibrated.metadata["calibration_images"] == 6
     uncalibrated = exported(tmp_path / "uncalibrated.onnx")
@@ -66,9 +73,8 @@ def test_calibration_with_the_same_images_gives_the_same_bytes(tmp_path):
     assert one == two != other
 
 
-def test_the_products_of_attention_stay_exact(tmp_path):
-    exported(tmp_path / "model.onnx", photos(6))
-    graph = onnx.load(tmp_path / "model.onnx").graph
+def test_the_products_of_attention_stay_exact(calibrated_file):
+    graph = onnx.load(calibrated_file).graph
     made_by = {output: node for node in graph.node for output in node.output}
     products = [node for node in graph.node if node.op_type == "MatMul"]
     rounded = [
