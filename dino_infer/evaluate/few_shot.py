@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float32, Int64
 
 from dino_infer.evaluate.data.draws import available, drawn
-from dino_infer.evaluate.data.labelled import MUST_AGREE
 from dino_infer.evaluate.knn import Sides
 from dino_infer.evaluate.linear import checked_sides
 from dino_infer.evaluate.logistic import Solver
@@ -18,6 +17,7 @@ from dino_infer.evaluate.reports.classes import (
     top_percent,
 )
 from dino_infer.evaluate.reports.result import Figures, Result, Table
+from dino_infer.features.files import MUST_AGREE
 from dino_infer.knn.classifier import accuracies, nearest
 from dino_infer.knn.neighbors import normalized
 

@@ -12,7 +12,6 @@ from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import MODEL, Contestant
 from dino_infer.evaluate.data.draws import available, drawn
 from dino_infer.evaluate.data.labelled import (
-    MUST_AGREE,
     LabelledFeatures,
     check_comparable,
     features_in,
@@ -22,6 +21,7 @@ from dino_infer.evaluate.data.labelled import (
 )
 from dino_infer.evaluate.reports.classes import ClassTable, class_table, origin
 from dino_infer.evaluate.reports.result import Figures, Result, Table, standard_errors
+from dino_infer.features.files import MUST_AGREE
 from dino_infer.knn.classifier import accuracies, accuracy, clamped_k, nearest, nearest_others
 from dino_infer.knn.votes import TEMPERATURE, Ranking, rankings
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import MODEL
 from dino_infer.evaluate.data.draws import held_out
-from dino_infer.evaluate.data.labelled import MUST_AGREE, LabelledFeatures, check_comparable
+from dino_infer.evaluate.data.labelled import LabelledFeatures, check_comparable
 from dino_infer.evaluate.knn import Sides
 from dino_infer.evaluate.linear_fit import Scale, losses, train_heads
 from dino_infer.evaluate.reports.classes import (
@@ -28,6 +28,7 @@ from dino_infer.evaluate.reports.classes import (
     top_percent,
 )
 from dino_infer.evaluate.reports.result import Figures, Result, Table, standard_errors
+from dino_infer.features.files import MUST_AGREE
 from dino_infer.heads import LinearHead
 from dino_infer.networks.backbone import Backbone
 

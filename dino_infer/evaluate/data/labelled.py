@@ -14,6 +14,7 @@ from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import Contestant
 from dino_infer.evaluate.data.label_files import first_names, labels_from_file
 from dino_infer.features.files import (
+    MUST_AGREE,
     Features,
     class_names,
     failures_in,
@@ -26,8 +27,6 @@ from dino_infer.sources.aliases import one_of_each_file
 from dino_infer.sources.image_list import ImageList, list_images
 
 ROWS_AT_ONCE = 65_536
-# Of Embedder.description: features that differ in these cannot be compared.
-MUST_AGREE = ("weights_sha256", "feature", "preprocess")
 
 logger = logging.getLogger(__name__)
 
