@@ -13,6 +13,7 @@ import dino_app
 import dino_export
 import dino_infer
 import dino_train
+from dino_infer.cli.eval import VERBS as EVAL_VERBS
 
 COMMANDS = {
     "dino-embed": "dino_infer.cli.embed",
@@ -24,7 +25,10 @@ COMMANDS = {
     "dino-serve": "dino_app.cli.serve",
     "dino-demo": "dino_app.cli.demo",
 }
-VERBS = {"dino-eval": ["knn"], "dino-index": ["build", "add", "delete", "search", "duplicates"]}
+VERBS = {
+    "dino-eval": list(EVAL_VERBS),
+    "dino-index": ["build", "add", "delete", "search", "duplicates"],
+}
 # What only some commands run, by folder or file; all commands may print what the rest says.
 PRINTED_BY = {
     "dino_train": {"dino-train"},
@@ -59,6 +63,11 @@ def all_flags_of(command: str) -> frozenset[str]:
 
 
 def messages(path: Path) -> Iterator[str]:
+    """Texts of a module but its docstrings and style sheets."""
+    return (text for text in texts(path) if "var(--" not in text)
+
+
+def texts(path: Path) -> Iterator[str]:
     """Texts of a module but its docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inside: set[int] = set()
@@ -94,8 +103,6 @@ def test_every_flag_in_a_message_is_one_of_the_commands_that_may_print_it():
         owners = [PRINTED_BY[part] for part in inner if part in PRINTED_BY]
         printers = owners[-1] if owners else set(COMMANDS)
         for text in messages(path):
-            if "var(--" in text:  # a style sheet
-                continue
             for command, flag in NAMED.findall(text):
                 for printer in {command} if command in COMMANDS else printers:
                     if flag not in all_flags_of(printer) | ELSEWHERE:
