@@ -24,7 +24,7 @@ def test_the_same_model_passes_and_lists_stand_for_tuples(caplog):
 
 def test_a_precision_or_an_unknown_model_is_warned_of(caplog):
     check_model(MODEL, {**MODEL, "precision": "bf16"})
-    assert "was made in fp32 and is searched in bf16" in caplog.text
+    assert "was made in fp32 and is used in bf16" in caplog.text
     check_model({}, MODEL)
     assert "does not say what made its vectors" in caplog.text
 
