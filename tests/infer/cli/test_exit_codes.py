@@ -121,7 +121,7 @@ def test_names_from_a_tar_cannot_leave_the_folder(tmp_path):
 
 def test_dino_eval_knn_gives_the_same_from_folders_and_files(capsys, tmp_path, photos, weights):
     out = tmp_path / "feats.npy"
-    outcome(capsys, embed.main, photos, "-o", out, "--weights", weights)
+    outcome(capsys, embed.main, photos, "-o", out, "--weights", weights, "--exact-decode")
     args = ("--k", 1, 5)
     named = ("--weights", weights, "--no-floors")
     results = [
