@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from dino_infer.choices import Crop
 from dino_infer.devices import resolved_device
 from dino_infer.embedding.embedder import Embedder
+from dino_infer.errors import DataError, OutputInUseError
 from dino_infer.features.files import feature_paths, read_features
 from dino_infer.features.job import embed_to_file, job_of
 from dino_infer.features.output import Output
@@ -27,6 +29,7 @@ from dino_infer.weights.info import CheckpointInfo
 
 MODEL, UNTRAINED, PIXELS = "model", "untrained", "raw pixels"
 PIXEL_SIDE = 16
+WAIT_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -258,8 +261,28 @@ def embedded_rows(embedder: Embedder, images: ImageList, cache: Path | None) -> 
     output = Output(on_error="nan", resume=True)
     job = json.dumps(job_of(embedder, images, output), sort_keys=True)
     path = cache / f"{hashlib.sha256(job.encode()).hexdigest()[:32]}.npy"
-    is_kept = feature_paths(path).manifest.exists()
-    outcome = embed_to_file(embedder, images, path, output=replace(output, update=is_kept))
+    try:
+        return _kept_rows(embedder, images, path, output)
+    except DataError as error:  # damaged, or half of it was deleted
+        logger.warning("features in the cache cannot be used and are made again: %s", error)
+        feature_paths(path).manifest.unlink(missing_ok=True)
+        anew = replace(output, resume=False, overwrite=True)
+        return _kept_rows(embedder, images, path, anew)
+
+
+def _kept_rows(embedder: Embedder, images: ImageList, path: Path, output: Output) -> Rows:
+    """Rows of a file of the cache; while another process makes it, wait for that."""
+    is_told = False
+    while True:
+        is_kept = output.resume and feature_paths(path).manifest.exists()
+        try:
+            outcome = embed_to_file(embedder, images, path, output=replace(output, update=is_kept))
+            break
+        except OutputInUseError:
+            if not is_told:
+                logger.info("waiting for another process that embeds the same images ...")
+            is_told = True
+            time.sleep(WAIT_S)
     features = np.asarray(read_features(path).matrix)
     ok = np.isfinite(features).all(axis=1)  # a row of NaN stands for an unreadable image
     return Rows(features[ok], ok, outcome.failed)
