@@ -202,11 +202,11 @@ def check_images(images: tuple[str, ...]) -> None:
 
 
 def check_positive(flag: str, value: float | None) -> None:
-    """Refuse zero and below.
+    """Refuse zero, what is below, and what is no number.
 
     Raises:
         UsageError: The value is not positive.
     """
-    if value is not None and value <= 0:
+    if value is not None and not value > 0:  # NaN is not either
         least = "at least 1" if isinstance(value, int) else "above 0"
         raise UsageError(f"{flag} must be {least}, got {value}")

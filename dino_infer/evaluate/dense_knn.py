@@ -64,7 +64,7 @@ class DenseOptions:
     def __post_init__(self) -> None:
         for name in ("size", "k", "temperature", "memory_size", "subsets"):
             value = getattr(self, name)
-            if min(value if isinstance(value, tuple) else (value,), default=0) <= 0:
+            if not min(value if isinstance(value, tuple) else (value,), default=0) > 0:  # NaN too
                 raise ValueError(f"`{name}` must be above 0, got {value}")
 
 

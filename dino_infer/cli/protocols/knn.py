@@ -67,8 +67,7 @@ def knn(
         raise UsageError("--val-labels and --n-per-class need --val")
     if not k or min(k) < 1:
         raise UsageError(f"--k must be at least 1, got {' '.join(map(str, k)) or 'nothing'}")
-    if temperature <= 0:
-        raise UsageError(f"--temperature must be above 0, got {temperature}")
+    check_positive("--temperature", temperature)
     from dino_infer.devices import resolved_device
     from dino_infer.evaluate.knn import measure_knn
 

@@ -1,5 +1,6 @@
 """dino-eval linear."""
 
+import math
 from typing import TYPE_CHECKING
 
 import tyro
@@ -44,6 +45,8 @@ def linear(
     """
     for rate in lr:
         check_positive("--lr", rate)
+        if math.isinf(rate):
+            raise UsageError("--lr must be finite, got inf")
     check_positive("--epochs", epochs)
     check_positive("--tries", tries)
     if random_crops:

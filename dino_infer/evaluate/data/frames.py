@@ -154,7 +154,7 @@ def _folders(
 def _listed(path: Path) -> list[str]:
     """Names of a list file, each once."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list of videos {str(path)!r}: {error}") from error
     return list(dict.fromkeys(line.strip() for line in lines if line.strip()))

@@ -264,12 +264,16 @@ def _split_names(root: Path, split: str, masks: Path) -> list[str]:
         return sorted(path.stem for path in masks.glob("*.png"))
     path = lists / f"{split}.txt"
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except OSError as error:
         known = sorted(other.stem for other in lists.glob("*.txt"))
         raise DataError(
             f"cannot read the list of the split {split!r}, {str(path)!r}: {error.strerror}; there "
             f"are the splits {', '.join(known) or 'none'}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the list of the split, {str(path)!r}, is no UTF-8 text: {error}"
         ) from error
     return list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
 

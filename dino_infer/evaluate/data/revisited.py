@@ -143,7 +143,7 @@ def _checked(path: Path, content: Any) -> tuple[list[str], list[str], list[Query
             _truth(entry, query, images=len(names))
             for entry, query in zip(entries, asked, strict=True)
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else first_line(error)
         raise DataError(
             f"{str(path)!r} is no ground truth of a revisited set ({reason}); expected imlist, "

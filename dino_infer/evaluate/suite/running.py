@@ -41,7 +41,7 @@ def run_suite(
         logger.info("%s ...", name)
         try:
             result = protocol.measure(networks, seed=seed, **arguments)
-        except DinoError as error:
+        except (DinoError, ValueError) as error:  # the data, or a setting of the plan
             logger.warning("%s failed: %s", name, error)
             broken[name] = str(error)
             continue

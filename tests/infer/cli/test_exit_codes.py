@@ -153,6 +153,8 @@ def test_dino_eval_knn_leaves_one_out(capsys, tmp_path, photos, weights):
         (["--train", "{photos}", "--leave-one-out", "--k", "0"], 2, "--k must be at least 1"),
         (["--train", "{photos}", "--leave-one-out", "--k", "3", "--temperature", "0"], 2,
          "--temperature must be above 0, got 0"),
+        (["--train", "{photos}", "--leave-one-out", "--temperature", "nan"], 2,
+         "--temperature must be above 0, got nan"),
         (["--train", "{photos}/cat", "--leave-one-out"], 1, "has no labels; put the images into"),
         (["--train", "none.npy", "--leave-one-out"], 1, "'none.npy' is missing"),
         (["--train", "{photos}", "--val", "{others}"], 1, "share no class; the first are 'dog'"),

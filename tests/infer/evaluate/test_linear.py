@@ -120,6 +120,8 @@ def test_images_leave_figures_floors_and_a_head(capsys, tmp_path, image_folder, 
     ("args", "message"),
     [
         (["--lr", "0"], "--lr must be above 0, got 0.0"),
+        (["--lr", "nan"], "--lr must be above 0, got nan"),
+        (["--lr", "inf"], "--lr must be finite, got inf"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--tries", "0"], "--tries must be at least 1, got 0"),
         (["--feature", "last4"], "--feature is for images; feature files hold theirs"),

@@ -90,6 +90,15 @@ def test_an_unknown_split_lists_those_that_there_are(voc):
         masked_images(voc, split="test")
 
 
+def test_a_list_of_a_split_is_utf_8_with_or_without_a_mark(voc):
+    path = voc / "ImageSets/Segmentation/val.txt"
+    path.write_bytes(b"\xef\xbb\xbf2007_1\n")
+    assert masked_images(voc).excluded == ()
+    path.write_bytes(b"f\xfc\n")
+    with pytest.raises(DataError, match="val.txt', is no UTF-8 text"):
+        masked_images(voc)
+
+
 def test_names_of_a_split_without_image_or_mask_are_named(voc):
     (voc / "JPEGImages/2007_1.jpg").unlink()
     (voc / "SegmentationObject/2007_2.png").unlink()

@@ -111,6 +111,7 @@ def test_what_a_pickle_may_name_stays_as_it_is_whatever_it_sets(folder):
         ({"gnd": [{**TRUTH["gnd"][0], "junk": [0]}]}, "positions of query 'town_000004' repeat"),
         ({"gnd": [{**TRUTH["gnd"][0], "junk": [4]}]}, r"are not in 0\.\.3"),
         ({"gnd": [{**TRUTH["gnd"][0], "bbx": [5, 5, 5, 9]}]}, "bbx of query .* is empty"),
+        ({"gnd": [{**TRUTH["gnd"][0], "junk": [float("inf")]}]}, "cannot convert float infinity"),
         ({"gnd": [{"easy": [0], "hard": []}]}, "no 'junk'"),
         ({"gnd": "abc"}, "no ground truth of a revisited set"),
     ],
