@@ -31,7 +31,6 @@ TESTED_IN = {
     "dino_infer.cli.protocols.shared": "infer/evaluate/test_knn.py",
     "dino_infer.evaluate.suite.plans": "infer/evaluate/suite/test_running.py",
     "dino_infer.evaluate.suite.protocols": "infer/evaluate/suite/test_running.py",
-    "dino_infer.evaluate.contestants": "infer/evaluate/test_knn.py",
     "dino_infer.evaluate.reports.result": "infer/evaluate/test_knn.py",
     "dino_infer.features.unfinished": "infer/features/test_writer.py",
     #
