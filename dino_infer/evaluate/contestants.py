@@ -58,6 +58,10 @@ class Network:
     """Keyword arguments of ``Embedder``: ``device``, ``precision``, ``batch_size`` and the like."""
     cache: Path | None = None
     """Folder where feature rows are kept for the next protocol; None keeps none."""
+    weights: str | Path | None = None
+    """What it was loaded from; None for a network that was in memory."""
+    checkpoint_key: str = "teacher"
+    """Which network of a file that holds several."""
 
     @property
     def input_size(self) -> int:
@@ -205,7 +209,8 @@ def load_networks(
     backbone, info = load_backbone(
         weights, checkpoint_key=checkpoint_key, arch=arch, patch_size=patch_size
     )
-    return with_twin(backbone, info, floors=floors, seed=seed, cache=cache, **options)
+    model, *twin = with_twin(backbone, info, floors=floors, seed=seed, cache=cache, **options)
+    return replace(model, weights=weights, checkpoint_key=checkpoint_key), *twin
 
 
 def with_twin(

@@ -52,7 +52,7 @@ def measure_health(
             weights do.
         view_images: Images that views are made of, drawn by the seed.
         seed: Seed of the draw and of the views: each image has its own.
-        prototypes: Prototypes of the model, see ``prototypes_in``.
+        prototypes: Prototypes of the model, see ``prototypes_of``.
 
     Returns:
         ``rankme``, ``lidar``, ``feature_std`` and, of the model, ``unique_prototypes_percent``;
@@ -177,26 +177,22 @@ def random_views(
         yield np.ascontiguousarray(view[:, ::-1] if rng.random() < 0.5 else view)
 
 
-def prototypes_in(
-    weights: str | Path, *, checkpoint_key: str = "teacher"
-) -> Float[Tensor, "prototypes dim"] | None:
-    """Prototypes of the projection head of weights, or None where there is no head.
+def prototypes_of(network: Network) -> Float[Tensor, "prototypes dim"] | None:
+    """Prototypes of the projection head in the weights of a network, None where there is no head.
 
     The checkpoint of a run folder holds the backbone alone; its newest snapshot has the head.
-
-    Args:
-        weights: See ``load_backbone``.
-        checkpoint_key: See ``load_backbone``.
 
     Raises:
         CheckpointError: The weights are missing or damaged.
     """
-    if str(weights).startswith("timm:"):
+    weights = network.weights
+    if weights is None or str(weights).startswith("timm:"):
         return None
     snapshots = list(snapshots_of(Path(weights)).values())
-    file = read_weight_file(snapshots[-1] if snapshots else weights, checkpoint_key=checkpoint_key)
-    head = file.head
-    return head.get("last_layer.weight_v", head.get("last_layer.weight"))
+    file = read_weight_file(
+        snapshots[-1] if snapshots else weights, checkpoint_key=network.checkpoint_key
+    )
+    return file.head.get("last_layer.weight_v", file.head.get("last_layer.weight"))
 
 
 def _drawn(places: np.ndarray, count: int, *, seed: int) -> list[int]:

@@ -6,7 +6,6 @@ import tyro
 
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import (
-    DEFAULT_WEIGHTS,
     ComputeOptions,
     CropOptions,
     LimitOptions,
@@ -53,13 +52,11 @@ def health(
         raise UsageError(f"--views must be 0 or at least 2, got {views}")
     check_positive("--view-images", view_images)
     from dino_infer.evaluate.contestants import with_pixels
-    from dino_infer.evaluate.health import measure_health, prototypes_in
+    from dino_infer.evaluate.health import measure_health, prototypes_of
     from dino_infer.sources.image_list import list_images
 
     networks = load(weights, compute, limits, report)
-    prototypes = prototypes_in(
-        weights.weights or DEFAULT_WEIGHTS, checkpoint_key=weights.checkpoint_key or "teacher"
-    )
+    prototypes = prototypes_of(networks[0])
 
     def measure() -> "Result":
         return measure_health(

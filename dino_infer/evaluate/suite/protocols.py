@@ -34,7 +34,10 @@ class Protocol:
     @property
     def arguments(self) -> dict[str, type]:
         """Types of the arguments that a TOML file may name."""
-        return {name: parameter.annotation for name, parameter in self._parameters().items()}
+        return {
+            name: Path if parameter.annotation == Path | None else parameter.annotation
+            for name, parameter in self._parameters().items()
+        }
 
     @property
     def required(self) -> list[str]:
@@ -79,12 +82,12 @@ def _segmentation(networks: Sequence[Network], *, seed: int, data: Path, size: i
     return measure_segmentation(networks, masked_images(str(data)), size=size)
 
 
-def _objects(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+def _objects(networks: Sequence[Network], *, seed: int, data: Path, size: int = 480) -> Result:
     from dino_infer.evaluate.data.annotated import with_mask_boxes
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.objects import measure_objects
 
-    return measure_objects(networks, with_mask_boxes(masked_images(str(data))))
+    return measure_objects(networks, with_mask_boxes(masked_images(str(data))), size=size)
 
 
 def _dense_knn(networks: Sequence[Network], *, seed: int, data: Path, size: int = 512) -> Result:
@@ -95,32 +98,43 @@ def _dense_knn(networks: Sequence[Network], *, seed: int, data: Path, size: int 
     return measure_dense_knn(networks, sets, options=DenseOptions(size=size, seed=seed))
 
 
-def _video(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
+def _video(networks: Sequence[Network], *, seed: int, data: Path, size: int = 480) -> Result:
     from dino_infer.evaluate.data.frames import video_sequences
+    from dino_infer.evaluate.following import Following
     from dino_infer.evaluate.video import measure_video
 
-    return measure_video(networks, video_sequences(data))
+    return measure_video(networks, video_sequences(data), following=Following(size=size))
 
 
 def _copy_detection(
-    networks: Sequence[Network], *, seed: int, data: Path, distractors: Path | None = None
+    networks: Sequence[Network],
+    *,
+    seed: int,
+    data: Path,
+    distractors: Path | None = None,
+    background: Path | None = None,
+    size: int = 320,
 ) -> Result:
     from dino_infer.evaluate.copy_detection import measure_copy_detection
     from dino_infer.evaluate.data.copies import read_copies
     from dino_infer.sources.image_list import list_images
 
+    others = {"distractors": distractors, "background": background}
     return measure_copy_detection(
         with_pixels(networks),
         read_copies(data),
-        distractors=None if distractors is None else list_images([distractors]),
+        **{name: list_images([path]) for name, path in others.items() if path is not None},
+        size=size,
     )
 
 
-def _retrieval(networks: Sequence[Network], *, seed: int, train: Path, val: Path) -> Result:
+def _retrieval(
+    networks: Sequence[Network], *, seed: int, train: Path | None = None, val: Path
+) -> Result:
     from dino_infer.evaluate.data.labelled import labelled_images
     from dino_infer.evaluate.retrieval.classes import measure_retrieval
 
-    sides = [labelled_images(str(side)) for side in (train, val)]
+    sides = [labelled_images(str(side)) for side in (train, val) if side is not None]
     return measure_retrieval(with_pixels(networks), *sides)
 
 
@@ -132,11 +146,17 @@ def _revisited(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
 
 
 def _health(networks: Sequence[Network], *, seed: int, data: Path) -> Result:
-    from dino_infer.evaluate.health import measure_health
+    from dino_infer.evaluate.health import measure_health, prototypes_of
     from dino_infer.sources.image_list import list_images
 
     images = list_images([data])
-    return measure_health(with_pixels(networks), images, source=str(data), seed=seed)
+    return measure_health(
+        with_pixels(networks),
+        images,
+        source=str(data),
+        seed=seed,
+        prototypes=prototypes_of(networks[0]),
+    )
 
 
 def _sides(networks: Sequence[Network], train: Path, val: Path, **view: Any) -> "dict[str, Sides]":

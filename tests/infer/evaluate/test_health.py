@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import with_pixels, with_twin
-from dino_infer.evaluate.health import measure_health, prototypes_in, random_views
+from dino_infer.evaluate.health import measure_health, prototypes_of, random_views
 from dino_infer.evaluate.measures.health import rankme
 from dino_infer.networks.build import build_backbone
 from dino_infer.sources.image_list import list_images
@@ -112,12 +114,14 @@ def test_the_share_of_unique_prototypes_is_told_of_the_model_alone(image_folder)
 
 
 def test_prototypes_come_from_a_training_state_under_any_name(tmp_path, weights):
-    assert prototypes_in(weights) is None and prototypes_in("timm:resnet18.a1_in1k") is None
+    model, *_ = contestants()
+    for without_head in (None, weights, "timm:resnet18.a1_in1k"):
+        assert prototypes_of(replace(model, weights=without_head)) is None
     rows = torch.randn(6, 4)
     backbone = build_backbone("vit_micro", patch_size=8, image_size=32).network.state_dict()
     for name in ("weight_v", "parametrizations.weight.original1"):
         state = {f"backbone.{key}": value for key, value in backbone.items()}
         state |= {f"head.last_layer.{name}": rows, "head.mlp.0.weight": torch.zeros(2, 2)}
         torch.save({"teacher": state, "student": state}, tmp_path / "state.pth")
-        found = prototypes_in(tmp_path / "state.pth")
+        found = prototypes_of(replace(model, weights=tmp_path / "state.pth"))
         assert found is not None and torch.equal(found, rows)

@@ -34,6 +34,16 @@ def test_a_file_names_data_anywhere_and_settings(labelled, tmp_path):
     plan = read_plan(file)
     assert plan.data == {"knn": {"train": labelled / "train", "val": labelled / "val"}}
     assert plan.skipped["video"] == "no table in suite.toml"
+    file.write_text(
+        '[copy-detection]\ndata = "data/val"\ndistractors = "data/train"\nsize = 64\n'
+        '[retrieval]\nval = "data/val"\n[objects]\ndata = "data"\nsize = 128\n'
+    )
+    plan = read_plan(file)
+    assert plan.data["copy-detection"] == {
+        "data": labelled / "val", "distractors": labelled / "train", "size": 64
+    }  # fmt: skip
+    assert plan.data["retrieval"] == {"val": labelled / "val"}
+    assert plan.data["objects"]["size"] == 128
 
 
 @pytest.mark.parametrize(
