@@ -1,7 +1,7 @@
 """Images and features with a class each, and which sets of features may be compared."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -101,19 +101,40 @@ def labelled_images(
     return LabelledImages(source=source, images=listed.select(kept), labels=labels[kept])
 
 
+def _differences(train: Mapping[str, Any], val: Mapping[str, Any]) -> Iterator[str]:
+    """What must agree and does not, with both values; of preprocessing the settings one by one."""
+    for key in MUST_AGREE:
+        one, other = train.get(key), val.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            for name in sorted(one.keys() | other.keys()):
+                if one.get(name) != other.get(name):
+                    yield f"{name} ({one.get(name)} and {other.get(name)})"
+        elif one != other:
+            yield f"{key} ({_short(one)} and {_short(other)})"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 12 else f"{text[:8]}..."
+
+
 def check_comparable(train: LabelledFeatures, val: LabelledFeatures) -> None:
     """Refuse sets that were made differently or share no class; report classes of only one.
 
     Raises:
         DataError: They cannot be compared.
     """
-    differ = [key for key in MUST_AGREE if train.description.get(key) != val.description.get(key)]
     widths = train.matrix.shape[1], val.matrix.shape[1]
-    if differ or widths[0] != widths[1]:
-        what = ", ".join(differ) or f"width, {widths[0]} and {widths[1]}"
+    differ = list(_differences(train.description, val.description))
+    if widths[0] != widths[1]:
+        differ.append(f"width ({widths[0]} and {widths[1]})")
+    if differ:
+        remedy = "embed both with the same weights, feature and size"
+        if any(what.startswith("exact_decode ") for what in differ):
+            remedy += ", and feature files with `exact_decode`, as images are embedded here"
         raise DataError(
-            f"{train.source!r} and {val.source!r} cannot be compared: they differ in {what}; "
-            "embed both with the same weights and size"
+            f"{train.source!r} and {val.source!r} cannot be compared: they differ in "
+            f"{', '.join(differ)}; {remedy}"
         )
     known, wanted = set(train.labels), set(val.labels)
     unknown, idle = sorted(wanted - known), sorted(known - wanted)

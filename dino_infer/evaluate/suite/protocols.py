@@ -119,11 +119,11 @@ def _copy_detection(
     from dino_infer.evaluate.data.copies import read_copies
     from dino_infer.sources.image_list import list_images
 
-    others = {"distractors": distractors, "background": background}
     return measure_copy_detection(
         with_pixels(networks),
         read_copies(data),
-        **{name: list_images([path]) for name, path in others.items() if path is not None},
+        distractors=None if distractors is None else list_images([distractors]),
+        background=None if background is None else list_images([background]),
         size=size,
     )
 

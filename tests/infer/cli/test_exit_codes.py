@@ -176,12 +176,19 @@ def test_features_made_differently_are_not_compared(capsys, tmp_path, photos, we
     for size in (32, 48):
         args = ("-o", tmp_path / f"{size}.npy", "--weights", weights, "--size", size)
         outcome(capsys, embed.main, photos, *args)
-    code, _, stderr = outcome(
-        capsys, evaluation.main, "knn", "--train", tmp_path / "32.npy", "--val",
-        tmp_path / "48.npy",
-    )  # fmt: skip
-    assert code == 1
-    assert "cannot be compared: they differ in preprocess" in stderr
+    for val, *expected in (
+        ([tmp_path / "48.npy"], "they differ in size (32 and 48); embed both with"),
+        (
+            [photos, "--weights", weights, "--no-floors"],
+            "they differ in exact_decode (False and True); ",
+            "feature files with `exact_decode`",
+        ),
+    ):
+        code, _, stderr = outcome(
+            capsys, evaluation.main, "knn", "--train", tmp_path / "32.npy", "--val", *val
+        )
+        assert code == 1 and stderr.count("\n") == 1
+        assert all(part in stderr for part in expected), stderr
 
 
 def raising(error):
