@@ -25,5 +25,7 @@ ObjectMethod = Literal["tokencut", "lost", "maskcut"]
 
 OBJECT_METHODS: tuple[ObjectMethod, ...] = get_args(ObjectMethod)
 
-EngineName = Literal["auto", "torch", "onnx", "tensorrt"]
-"""Program that runs a network; "auto" is onnxruntime for .onnx files and PyTorch for all else."""
+EngineName = Literal["auto", "torch", "onnx", "openvino", "tensorrt"]
+"""Program that runs a network: PyTorch, or for .onnx files onnxruntime, OpenVINO on a CPU, or
+onnxruntime through TensorRT. "auto" is PyTorch for all but .onnx files, and for these OpenVINO
+where it is installed and faster, else onnxruntime."""

@@ -83,8 +83,8 @@ class ComputeOptions:
     """Precision of matrix products; auto is bf16 where the device multiplies it natively, else
     fp32. Features are float32 in any case."""
     engine: EngineName = "auto"
-    """Runtime of the network; auto is onnx (onnxruntime) for an .onnx file, else torch. tensorrt
-    compiles the file for a GPU, which takes minutes, once for each file."""
+    """Runtime of the network; auto is torch, and for an .onnx file openvino where that is there and
+    faster, else onnx. tensorrt compiles the file for a GPU, for minutes, once a file."""
     compile: tyro.conf.FlagCreatePairsOff[bool] = False
     """Fuse the network with torch.compile: a wait at the start, then faster."""
 

@@ -170,8 +170,8 @@ class Embedder:
             checkpoint_key: Network of a file that holds several, see ``load_backbone``.
             arch: Architecture of the weights, where the file does not tell.
             patch_size: Side of a patch in pixels, where the file does not tell.
-            engine: "auto" runs ``.onnx`` files in onnxruntime and all else in PyTorch; "tensorrt"
-                runs them in onnxruntime through TensorRT, see ``onnx_session``.
+            engine: "auto" runs ``.onnx`` files in OpenVINO or onnxruntime and all else in PyTorch,
+                see ``OnnxEngine``.
             feature: Feature as in the constructor.
             precision: Precision as in the constructor; an exported file has its own.
             size: Side of the crop, or with ``crop="none"`` the shorter side, in pixels; None takes
@@ -198,9 +198,7 @@ class Embedder:
             )
         network: Engine
         if exported:
-            network = OnnxEngine(
-                weights, feature=feature, device=device, tensorrt=engine == "tensorrt"
-            )
+            network = OnnxEngine(weights, feature=feature, device=device, runtime=engine)
             info = network.file.info
         else:
             backbone, info = load_backbone(

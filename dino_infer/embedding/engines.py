@@ -1,36 +1,27 @@
-"""Engines that run a backbone over a batch: PyTorch, eager or compiled, or an exported .onnx file.
-
-An exported file describes itself in one metadata entry, ``dino``: the JSON of ``CheckpointInfo``
-with ``weights_sha256``, ``precision`` and ``outputs``. Its input is ``images``, its outputs have
-the names of ``Tokens``: ``cls`` and ``patches``.
-"""
+"""Engines that run a backbone over a batch: PyTorch, or the runtime of an exported file."""
 
 import copy
-import json
-import math
-import threading
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dino_infer.choices import Precision
+from dino_infer.choices import EngineName, Precision
 from dino_infer.devices import AUTOCAST, resolved_precision
-from dino_infer.embedding.onnx_sessions import CPU_PROVIDER, onnx_session
+from dino_infer.embedding.exported_files import OpenedFile, described
+from dino_infer.embedding.onnx_sessions import OnnxRuntimeFile
+from dino_infer.embedding.openvino_programs import OpenVinoFile, is_installed
 from dino_infer.embedding.pooling import check_feature, feature_of, last_blocks, pooled
-from dino_infer.errors import CheckpointError, first_line
+from dino_infer.errors import CheckpointError
 from dino_infer.images.preprocess import denormalized
 from dino_infer.networks.backbone import Backbone, Images
 from dino_infer.weights.checkpoints import weights_sha256
-from dino_infer.weights.info import CheckpointInfo
 
-ONNX_METADATA_KEY = "dino"
-MAX_SIDE = 1 << 14  # of images, in pixels; what exported programs take at most
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -148,33 +139,22 @@ def _padded(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return run
 
 
-@dataclass(frozen=True)
-class OnnxFile:
-    """Description that an exported file has of itself."""
-
-    path: Path
-    info: CheckpointInfo
-    outputs: tuple[str, ...]
-    weights_sha256: str
-    precision: str
-    normalizes: bool
-    """Takes uint8 images (batch, height, width, 3) and normalises them itself."""
-
-
 class OnnxEngine:
-    """An exported network in onnxruntime.
+    """An exported network in onnxruntime or OpenVINO.
 
     Args:
         path: The ``.onnx`` file.
         feature: Feature to take from it.
         device: A CUDA device asks for the CUDA provider; without one the CPU is used, with a
             warning.
-        tensorrt: Ask for TensorRT before CUDA; see ``onnx_session``.
+        runtime: "onnx" is onnxruntime, "tensorrt" the same through TensorRT, see ``onnx_session``;
+            "openvino" is OpenVINO; "auto" is that where it is faster: see ``auto_takes_openvino``.
 
     Raises:
         CheckpointError: The file is damaged or not an export of this toolkit.
-        MissingExtraError: onnxruntime is not installed.
-        ValueError: The file has no output for this feature, or TensorRT is to run on a CPU.
+        MissingExtraError: The runtime is not installed.
+        ValueError: The file has no output for this feature, or the runtime does not run on the
+            device.
     """
 
     def __init__(
@@ -183,13 +163,27 @@ class OnnxEngine:
         *,
         feature: str,
         device: torch.device,
-        tensorrt: bool = False,
+        runtime: EngineName = "onnx",
     ) -> None:
-        session = onnx_session(Path(path), device, tensorrt=tensorrt)
-        self._first_session = session
-        self._sessions = {torch.get_num_threads(): session}
-        self._opening = threading.Lock()
-        self.file = _described(Path(path), session)
+        if runtime == "openvino" and device.type != "cpu":
+            raise ValueError(
+                f"engine 'openvino' runs on CPUs, got device {str(device)!r}; pass `device='cpu'`"
+            )
+        self._opened: OpenedFile
+        if runtime == "openvino" or (runtime == "auto" and auto_takes_openvino(device)):
+            self._opened = OpenVinoFile(Path(path))
+        else:
+            self._opened = OnnxRuntimeFile(Path(path), device, tensorrt=runtime == "tensorrt")
+        self.file = described(Path(path), self._opened)
+        if isinstance(self._opened, OpenVinoFile) and self.file.ranges_of_batch:
+            if runtime == "auto":
+                self._opened = OnnxRuntimeFile(Path(path), device)
+            else:
+                logger.warning(
+                    "%s rounds in the range of each batch, which takes OpenVINO three times as "
+                    "long as onnxruntime; export it with images of yours, or use engine 'onnx'",
+                    path,
+                )
         has_patches = "patches" in self.file.outputs
         check_feature(feature, arch=self.file.info.arch, has_patches=has_patches)
         if last_blocks(feature):
@@ -201,11 +195,11 @@ class OnnxEngine:
         self.device = torch.device("cpu")
         self._feature = feature
         self.patch_size = self.file.info.patch_size if has_patches else None
-        self._shape = session.get_inputs()[0].shape
         self._wanted = ["cls"] if feature == "cls" else ["cls", "patches"]
 
     def __repr__(self) -> str:
-        return f"OnnxEngine({str(self.file.path)!r}, feature={self._feature!r})"
+        program = "OpenVINO" if isinstance(self._opened, OpenVinoFile) else "onnxruntime"
+        return f"OnnxEngine({str(self.file.path)!r}, feature={self._feature!r}, {program})"
 
     def description(self) -> dict[str, Any]:
         """Description of the network: the weights that were exported, and how they run."""
@@ -225,71 +219,18 @@ class OnnxEngine:
         if self.file.normalizes:
             levels = denormalized(images, mean=self.file.info.mean, std=self.file.info.std)
             images = levels.permute(0, 2, 3, 1).contiguous()
-        for given, wanted in zip(images.shape, self._shape, strict=True):
+        shape = list(self._opened.shape)
+        for given, wanted in zip(images.shape, shape, strict=True):
             if isinstance(wanted, int) and given != wanted:
                 raise CheckpointError(
-                    f"{str(self.file.path)!r} takes images of shape {self._shape} alone, got "
+                    f"{str(self.file.path)!r} takes images of shape {shape} alone, got "
                     f"{tuple(images.shape)}; export it with dynamic sizes, or embed at its size"
                 )
-        arrays: list[np.ndarray] = self._session().run(self._wanted, {"images": images.numpy()})
+        arrays = self._opened.run(self._wanted, images.numpy())
         cls, *patches = (torch.from_numpy(array).float() for array in arrays)
         return pooled(cls, patches[0], self._feature) if patches else cls
 
-    def _session(self) -> Any:
-        """The session with as many threads as the caller computes with.
 
-        Sessions bring their threads along, so batches that run side by side on one thread each
-        need another session than a batch that has all threads to itself. On a GPU one does.
-        """
-        if self._first_session.get_providers() != [CPU_PROVIDER]:
-            return self._first_session
-        threads = torch.get_num_threads()
-        with self._opening:
-            if threads not in self._sessions:
-                self._sessions[threads] = onnx_session(self.file.path, torch.device("cpu"))
-            return self._sessions[threads]
-
-
-def _described(path: Path, session: Any) -> OnnxFile:
-    text = session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA_KEY)
-    outputs = tuple(output.name for output in session.get_outputs())
-    inputs = [given.name for given in session.get_inputs()]
-    if text is None or inputs != ["images"] or "cls" not in outputs:
-        raise CheckpointError(
-            f"{str(path)!r} is not an export of this toolkit: expected metadata "
-            f"{ONNX_METADATA_KEY!r}, the input 'images' and the output 'cls', "
-            f"got inputs {inputs} and outputs {list(outputs)}; make one with dino-export"
-        )
-    try:
-        metadata = json.loads(text)
-        info = CheckpointInfo.from_metadata(metadata)
-        digest, precision = metadata["weights_sha256"], metadata["precision"]
-        if not (isinstance(digest, str) and isinstance(precision, str)):
-            raise ValueError("its weights_sha256 and precision must be texts")
-        _check_numbers(info)
-    except (
-        AttributeError, CheckpointError, LookupError, RecursionError, TypeError, ValueError
-    ) as error:  # fmt: skip
-        reason = first_line(error)
-        raise CheckpointError(
-            f"the metadata {ONNX_METADATA_KEY!r} of {str(path)!r} is damaged ({reason[:200]}); "
-            "export it again"
-        ) from error
-    return OnnxFile(
-        path=path,
-        info=info,
-        outputs=outputs,
-        weights_sha256=digest,
-        precision=precision,
-        normalizes=metadata.get("input") == "uint8_nhwc",
-    )
-
-
-def _check_numbers(info: CheckpointInfo) -> None:
-    """Refuse sizes and statistics by which no image can be prepared."""
-    sides = [info.patch_size, info.image_size, info.input_size or info.image_size]
-    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
-        raise ValueError(f"sizes must be whole numbers from 1 to {MAX_SIDE}")
-    for name, values, least in (("mean", info.mean, -math.inf), ("std", info.std, 0)):
-        if len(values) != 3 or not all(least < value < math.inf for value in values):
-            raise ValueError(f"{name} must be three finite numbers, those of std above 0")
+def auto_takes_openvino(device: torch.device) -> bool:
+    """True on a CPU that adds products of 8 bits (VNNI), which OpenVINO was faster on, with it."""
+    return device.type == "cpu" and torch.cpu._is_vnni_supported() and is_installed()

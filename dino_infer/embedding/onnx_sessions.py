@@ -9,9 +9,11 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dino_infer.errors import CheckpointError, MissingExtraError, first_line
@@ -22,6 +24,52 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 LIBRARIES = {CUDA: "cuda", TENSORRT: "tensorrt"}
 WARNINGS, ERRORS, SILENT = 2, 3, 4  # of onnxruntime's own messages, which go past logging
+
+
+class OnnxRuntimeFile:
+    """An .onnx file in onnxruntime; threads may run it side by side.
+
+    Args:
+        path: The file.
+        device: Device as in ``onnx_session``, which lists the errors.
+        tensorrt: TensorRT as in ``onnx_session``.
+
+    Attributes:
+        metadata: Metadata of the file, by key.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        shape: Shape of the images; a name stands where any size fits.
+    """
+
+    def __init__(self, path: Path, device: torch.device, *, tensorrt: bool = False) -> None:
+        session = onnx_session(path, device, tensorrt=tensorrt)
+        self._path = path
+        self._first = session
+        self._sessions = {torch.get_num_threads(): session}
+        self._opening = threading.Lock()
+        self.metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        self.inputs: list[str] = [given.name for given in session.get_inputs()]
+        self.outputs: list[str] = [output.name for output in session.get_outputs()]
+        self.shape: list[int | str | None] = session.get_inputs()[0].shape
+
+    def run(self, names: list[str], images: np.ndarray) -> list[np.ndarray]:
+        """The outputs of these names, on as many threads as the caller computes with."""
+        arrays: list[np.ndarray] = self._session().run(names, {self.inputs[0]: images})
+        return arrays
+
+    def _session(self) -> Any:
+        """The session with as many threads as the caller computes with.
+
+        Sessions bring their threads along, so batches that run side by side on one thread each
+        need another session than a batch that has all threads to itself. On a GPU one does.
+        """
+        if self._first.get_providers() != [CPU_PROVIDER]:
+            return self._first
+        threads = torch.get_num_threads()
+        with self._opening:
+            if threads not in self._sessions:
+                self._sessions[threads] = onnx_session(self._path, torch.device("cpu"))
+            return self._sessions[threads]
 
 
 def onnx_session(path: Path, device: torch.device, *, tensorrt: bool = False) -> Any:

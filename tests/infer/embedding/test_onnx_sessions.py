@@ -83,7 +83,7 @@ def test_tensorrt_falls_back_to_cuda_and_cuda_to_the_cpu(caplog, exported, tmp_p
 
 def test_tensorrt_is_for_gpus(exported):
     with pytest.raises(ValueError, match="TensorRT runs on CUDA devices alone, got 'cpu'"):
-        OnnxEngine(exported, feature="cls", device=CPU, tensorrt=True)
+        OnnxEngine(exported, feature="cls", device=CPU, runtime="tensorrt")
 
 
 def test_engines_of_other_weights_are_kept_apart(exported, tmp_path, monkeypatch):
