@@ -98,8 +98,10 @@ def test_weights_of_such_a_run_start_another_with_their_head(image_folder, tmp_p
          "--head.norm-last-layer belongs to --loss.kind dino"),
         (["--loss.kind", "coding-rate", "--teacher.teacher_temp=0.04"],
          "--teacher.teacher-temp belongs to --loss.kind dino"),
-        (["--loss.epsilon", "0.05"], "--loss.epsilon belongs to --loss.kind coding-rate, got 0.05"),
-        (["--loss.targets", "teacher"], "--loss.targets belongs to --loss.kind coding-rate"),
+        (["--loss.kind", "dino", "--loss.epsilon", "0.05"],
+         "--loss.epsilon belongs to --loss.kind coding-rate, got 0.05"),
+        (["--device", "cuda:99", "--loss.targets", "teacher"],  # whose default is dino
+         "--loss.targets belongs to --loss.kind coding-rate"),
         (["--loss.kind", "coding-rate", "--loss.epsilon", "0"], "loss.epsilon must lie in (0"),
         (["--loss.kind", "sim"], "coding-rate"),
     ],

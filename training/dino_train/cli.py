@@ -20,7 +20,15 @@ import tyro
 from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_infer.cli.parsing import parsed
 from dino_train import recipes
-from dino_train.config import DINO_SETTINGS, Machine, SettingsError, TrainConfig, from_dict
+from dino_train.config import (
+    DINO_SETTINGS,
+    LossConfig,
+    LossKind,
+    Machine,
+    SettingsError,
+    TrainConfig,
+    from_dict,
+)
 
 if TYPE_CHECKING:
     from dino_infer.sources.image_list import ImageList
@@ -86,6 +94,13 @@ class GivenModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GivenLoss:
+    """The loss, where it is given."""
+
+    kind: LossKind | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GivenSettings:
     """The flags that auto derives others from; None is a flag that was not given.
 
@@ -94,6 +109,7 @@ class GivenSettings:
 
     optim: GivenOptim = GivenOptim()
     model: GivenModel = GivenModel()
+    loss: GivenLoss = GivenLoss()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,9 +133,17 @@ def _main(arguments: list[str]) -> int:
         raise UsageError(recipes.unknown_recipe(name))
     if name == "auto":
         asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
-        options, _ = _parsed(name, arguments, SHOWN_BY_HELP if asks_for_help else PLACEHOLDER)
+        options, _ = _parsed(
+            name, arguments, SHOWN_BY_HELP if asks_for_help else _before(arguments)
+        )
         return _train(*_auto(arguments, options))
     return _train(*_parsed(name, arguments, recipes.RECIPES[name]()))
+
+
+def _before(arguments: list[str]) -> TrainConfig:
+    """Settings that let all flags pass which those to be derived may let pass."""
+    kind = read_given(arguments).loss.kind or "coding-rate"
+    return replace(PLACEHOLDER, loss=LossConfig(kind=kind))
 
 
 def _replay(run: tyro.conf.Positional[Path]) -> int:
@@ -176,14 +200,21 @@ def _check_loss(arguments: list[str], config: TrainConfig) -> None:
     """Refuse flags that were given and that the chosen loss has no use for."""
     if config.loss.kind == "dino":  # whose config refuses those of others itself
         return
+    for setting in _settings_of_dino(arguments):
+        raise UsageError(
+            f"--{setting.replace('_', '-')} belongs to --loss.kind dino and does nothing with "
+            f"{config.loss.kind}; leave it out, or choose that kind"
+        )
+
+
+def _settings_of_dino(arguments: list[str]) -> list[str]:
+    """Names of the settings on the command line that only DINO's loss has a use for."""
     given = {argument.partition("=")[0].replace("-", "_") for argument in arguments}
-    for setting in DINO_SETTINGS:
-        group, _, name = setting.partition(".")
-        if not given.isdisjoint((f"__{setting}", f"__{group}.no_{name}")):
-            raise UsageError(
-                f"--{setting.replace('_', '-')} belongs to --loss.kind dino and does nothing with "
-                f"{config.loss.kind}; leave it out, or choose that kind"
-            )
+    return [
+        f"{group}.{name}"
+        for group, _, name in (setting.partition(".") for setting in DINO_SETTINGS)
+        if not given.isdisjoint((f"__{group}.{name}", f"__{group}.no_{name}"))
+    ]
 
 
 def _auto(
@@ -217,8 +248,14 @@ def _auto(
 
 
 def read_given(arguments: list[str]) -> GivenSettings:
-    """Read from the command line the settings that others are derived from."""
-    return tyro.cli(GivenSettings, args=arguments, return_unknown_args=True)[0]
+    """Read from the command line the settings that others are derived from.
+
+    Settings that only DINO's loss has a use for choose it.
+    """
+    given = tyro.cli(GivenSettings, args=arguments, return_unknown_args=True)[0]
+    if given.loss.kind is None and _settings_of_dino(arguments):
+        return replace(given, loss=GivenLoss(kind="dino"))
+    return given
 
 
 def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> TrainConfig:
@@ -238,6 +275,7 @@ def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> 
         batch_size=given.optim.batch_size,
         epochs=epochs,
         arch=arch,
+        loss=given.loss.kind,
         on_cpu=weights is None and _on_cpu(options.machine.device),
     )
     if weights is None:

@@ -51,11 +51,14 @@ class ModelConfig:
         _require("model.drop_path_rate", self.drop_path_rate, 0, 0.99)
 
 
+LossKind = Literal["dino", "coding-rate"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """The loss; all but its kind are settings of the coding rate."""
 
-    kind: Literal["dino", "coding-rate"] = "dino"
+    kind: LossKind = "dino"
     """Loss: dino is the paper's; coding-rate is SimDINO's, without prototypes, centre and
     temperatures, whose settings then do nothing."""
     targets: Literal["teacher", "student"] | None = None

@@ -12,6 +12,7 @@ from dino_infer.weights.checkpoints import save_checkpoint
 from dino_infer.weights.info import CheckpointInfo
 from dino_train import recipes
 from dino_train.cli import SHOWN_BY_HELP, main, read_given
+from dino_train.config import LossConfig
 from dino_train.recipes import what_outlasts
 
 
@@ -175,6 +176,41 @@ def test_a_gpu_gets_what_it_got_before_and_a_network_that_is_given_stays():
     assert recipes.auto(num_images=5_000).model.arch == "vit_small"
     given = recipes.auto(num_images=5_000, arch="vit_micro", on_cpu=True)
     assert (given.model.arch, given.model.patch_size) == ("vit_micro", 8)
+
+
+def test_few_images_on_a_cpu_are_learnt_by_the_coding_rate():
+    few = recipes.auto(num_images=9_469, image_side=128, on_cpu=True)
+    assert (few.loss.kind, few.loss.targets) == ("coding-rate", "student")
+    dino = recipes.auto(num_images=9_469, image_side=128, on_cpu=True, loss="dino")
+    assert dino.loss == LossConfig() and dino.optim.lr < few.optim.lr
+    for elsewhere in (
+        recipes.auto(num_images=300_000, on_cpu=True),
+        recipes.auto(num_images=9_469),
+        recipes.small(),
+    ):
+        assert elsewhere.loss == LossConfig()
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        ([], "coding-rate"),
+        (["--loss.kind", "dino"], "dino"),
+        (["--teacher.teacher-temp", "0.05"], "dino"),
+        (["--head.no-norm-last-layer"], "dino"),
+        (["--loss.alignment-weight", "2"], "coding-rate"),
+        (["--loss.targets", "teacher"], "coding-rate"),
+    ],
+)
+def test_flags_of_one_loss_choose_it(
+    image_folder, tmp_path: Path, capsys, flags: list[str], kind: str
+):
+    out, data = tmp_path / "run", image_folder(count=12)
+    command = ["--data", str(data), "--out", str(out), "--device", "cpu", *flags]
+    assert main([*command, "--wandb", "no project"]) == 1  # is refused right after
+    said = capsys.readouterr().err
+    assert ("loss coding-rate" in said) == (kind == "coding-rate")
+    assert ("teacher temperature" in said) == ("out_dim" in said) == (kind == "dino")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from dino_train.config import (
     HeadConfig,
+    LossConfig,
+    LossKind,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -19,6 +21,8 @@ CPU_ARCH = "resnet_micro"  # learnt most in minutes: benchmarks/reports/small_da
 CPU_SIDE = 64  # crops that taught more in the same minutes than larger ones, same report
 CPU_IMAGES = 200_000  # seen with such crops in about half an hour of one core, same report
 CPU_PAUSE_STEPS = 200  # between measurements, which on few images would take longer than steps
+RATE_LOSS = LossConfig(kind="coding-rate", targets="student", alignment_weight=3.0)
+RATE_LR = 0.016  # for a batch of 64; DINO gains nothing by it: docs/tried.md
 SHORT_EPOCHS = 4  # shorter runs have no epoch to spare in which a part stands still
 
 
@@ -29,6 +33,7 @@ def auto(
     batch_size: int | None = None,
     epochs: int | None = None,
     arch: str | None = None,
+    loss: LossKind | None = None,
     on_cpu: bool = False,
 ) -> TrainConfig:
     """Settings derived from the images; ``explained.explain_auto`` says why.
@@ -43,6 +48,7 @@ def auto(
         batch_size: Images in one optimizer step; None derives it.
         epochs: Passes over the images; None derives them.
         arch: Backbone; None takes vit_small, and on a CPU resnet_micro.
+        loss: Kind of the loss; None takes dino, and on a CPU, for few images, coding-rate.
         on_cpu: Derive settings with which a run ends within about an hour on a CPU.
 
     Raises:
@@ -53,6 +59,7 @@ def auto(
     few = num_images < FEW_IMAGES
     is_vit = arch.startswith("vit_")
     lean = tiny or on_cpu or (few and not is_vit)
+    by_rate = (loss or ("coding-rate" if on_cpu and few else "dino")) == "coding-rate"
     largest_crop = CPU_SIDE if on_cpu else CropSpec.global_crops_size
     side = min(image_side, largest_crop)
     if batch_size is None:
@@ -74,8 +81,8 @@ def auto(
     patch_size = _clamp(side // 8, 1, 16)
     pause_epochs = -(-CPU_PAUSE_STEPS // steps_per_epoch) if on_cpu else 1
     lr = 1e-3 if few else 5e-4
-    if lean:  # 1e-3 for 64 images, and with the square root of more, as suits AdamW
-        lr = round(4e-3 * math.sqrt(64 / batch_size), 5)
+    if lean:  # for 64 images; with the square root of more, as suits AdamW
+        lr = round((RATE_LR if by_rate else 4e-3) * math.sqrt(64 / batch_size), 5)
     return TrainConfig(
         recipe="auto",
         model=ModelConfig(
@@ -84,10 +91,11 @@ def auto(
             drop_path_rate=0.1 if is_vit and not lean else 0.0,
             small_stem=image_side < TINY_SIDE and not is_vit and _takes_small_stem(arch),
         ),
+        loss=RATE_LOSS if by_rate else LossConfig(),
         head=HeadConfig(
             out_dim=2 ** round(math.log2(_clamp(num_images // 10, 1024, 65536))),
-            hidden_dim=512 if lean else 2048,
-            bottleneck_dim=64 if lean else 256,
+            hidden_dim=(1024 if by_rate else 512) if lean else 2048,
+            bottleneck_dim=64 if lean and not by_rate else 256,
             use_bn=few or on_cpu,
         ),
         crops=_auto_crops(image_side, patch_size, local_crops=not lean, largest=largest_crop),

@@ -16,18 +16,33 @@ def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:
             f"{t.warmup_teacher_temp} -> {t.teacher_temp} over {t.warmup_teacher_temp_epochs} "
             "epochs: a cool start keeps ViTs from the uniform collapse"
         )
+    if config.loss.kind == "dino":
+        loss = [
+            f"out_dim {config.head.out_dim}: about one prototype for ten of {num_images:,} images; "
+            "many more stay unused on small data and the loss sticks at ln(out_dim)",
+            f"teacher temperature {temperature}",
+        ]
+    else:
+        loss = [_rate_in_words(config)]
     return [
         _network_in_words(config),
         f"crops 2 x {c.global_crops_size} px + {c.local_crops_number} local: from the usual size "
         "of the images, smaller on a CPU; without local crops where they cost more than they bring",
         f"epochs {o.epochs}: {steps:,} steps of {o.batch_size} images",
-        f"out_dim {config.head.out_dim}: about one prototype for ten of {num_images:,} images; "
-        "many more stay unused on small data and the loss sticks at ln(out_dim)",
+        *loss,
         f"batch norm in the head {config.head.use_bn}: on small data it starts learning sooner",
         f"momentum {t.momentum}: {_memory_in_words(t.momentum, steps)}",
-        f"teacher temperature {temperature}",
         f"lr {o.lr:g} for a batch of 256, after {o.warmup_epochs:g} epochs of warm-up",
     ]
+
+
+def _rate_in_words(config: TrainConfig) -> str:
+    if config.loss.targets == "student":
+        return (
+            "loss coding-rate between the student's own crops: in minutes on a CPU it learns more "
+            "than DINO; it is no self-distillation, which --loss.kind dino is"
+        )
+    return "loss coding-rate: as given"
 
 
 def _network_in_words(config: TrainConfig) -> str:
