@@ -5,7 +5,8 @@
 ``--data`` holds class folders of training images. ``--images`` of them, drawn by the seed, are
 trained on; k-NN is leave-one-out over all of them, so no validation image decides anything. Time is
 CPU time of this process: reading (once, then from memory), crops and steps count, measuring does
-not. The schedules of ``auto`` run over the share of the time that is used.
+not. The schedules of ``auto`` run over the share of the time that is used. ``--set`` changes
+settings of every arm, such as ``optim.lr=0.016 head.bottleneck_dim=256``.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import torch
 
 from dino_infer import Preprocess, list_images
 from dino_train import distributed, recipes
-from dino_train.config import LossConfig, TrainConfig
+from dino_train.config import LossConfig, TrainConfig, as_dict, from_dict
 from dino_train.data.batches import batches_on_device
 from dino_train.data.loader import StepSampler, make_crops
 from dino_train.learner import Rates
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--arch", default="resnet_micro")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--set", nargs="+", default=[], metavar="GROUP.NAME=VALUE", dest="changes")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
@@ -58,13 +60,18 @@ def settings(arm: str, seed: int, options: argparse.Namespace) -> TrainConfig:
     """Return what ``auto`` derives for these images, with crops of another size."""
     config = recipes.auto(num_images=options.images, image_side=128, arch=options.arch, epochs=2)
     crops, by = config.crops, options.size / 224
-    return replace(
+    config = replace(
         config,
         seed=seed,
         loss=ARMS[arm],
         crops=replace(crops, global_crops_size=options.size, blur_sigma=(0.1 * by, 2.0 * by)),
-        optim=replace(config.optim, precision="fp32"),
     )
+    values = as_dict(config)
+    for change in options.changes:
+        name, _, value = change.partition("=")
+        group, _, setting = name.partition(".")
+        values[group][setting] = json.loads(value)
+    return from_dict(values)
 
 
 def _trained(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Runs of a track, and whether they are a record.
 
-    python benchmarks/records/record.py run cpu-10/2026-12-01_coding-rate --data imagenette --seeds 0 1 2
-    python benchmarks/records/record.py compare cpu-10/2026-12-01_coding-rate cpu-10/2026-11-23_dino
+    python benchmarks/records/record.py run cpu-10/2026-12-01_coding-rate --data imagenette
+    python benchmarks/records/record.py compare cpu-10/2026-12-01_coding-rate cpu-10/2026-12-01_dino
 
 ``run`` trains each seed with the flags in ``flags.txt`` of the record's folder, measures k-NN on
 the validation images once, and appends a line to ``results.jsonl``. The training log becomes
