@@ -1,3 +1,4 @@
+from .coco import coco_annotations as coco_annotations
 from .find import (
     ObjectMasks as ObjectMasks,
     find_objects as find_objects,
@@ -7,6 +8,10 @@ from .find import (
 from .found import FoundObject as FoundObject
 from .lost import lost as lost
 from .maskcut import mask_cut as mask_cut
+from .painting import (
+    PatchModel as PatchModel,
+    fit_patch_model as fit_patch_model,
+)
 from .propagation import (
     patch_labels as patch_labels,
     pixel_labels as pixel_labels,

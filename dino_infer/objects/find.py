@@ -78,19 +78,23 @@ def patch_keys(
 
 
 def objects_in(
-    keys: Float[np.ndarray, "rows columns dim"], method: ObjectMethod = "tokencut"
+    keys: Float[np.ndarray, "rows columns dim"],
+    method: ObjectMethod = "tokencut",
+    *,
+    objects: int = 3,
 ) -> tuple[FoundObject, ...]:
     """The objects that a method finds in the keys of an image, the most salient first.
 
     Args:
         keys: Keys of the patches, see ``Backbone.keys``.
         method: With the settings of its paper.
+        objects: The most objects that MaskCut looks for; the others find one.
 
     Raises:
         ValueError: ``keys`` hold no patch, or NaN, or there is no such method.
     """
     if method == "maskcut":
-        return tuple(mask_cut(keys))
+        return tuple(mask_cut(keys, objects=objects))
     if method == "lost":
         return (lost(keys),)
     if method != "tokencut":
