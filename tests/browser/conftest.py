@@ -122,7 +122,7 @@ def opened(browser):
         watched.append(Watched(address))
         watched[-1].attach(page)
         page.goto(address)
-        page.get_by_role("tab", name="Attention").wait_for()
+        page.get_by_role("tab", name="Attention").click()
         return page
 
     yield open_page

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tests.browser.driving import choose, difference, shown, source, upload
+from tests.browser.indexed import open_tab
 
 RESULTS = ("compare-attention-1", "compare-attention-2", "compare-pca-1", "compare-pca-2")
 OTHER = 4.5  # levels; JPEG alone stays below
@@ -23,10 +24,7 @@ def test_two_networks_are_shown_side_by_side_and_either_can_be_changed(page, cof
 
 
 def test_on_a_phone_the_two_stay_side_by_side(phone, coffee):
-    phone.get_by_role("button", name="More tabs").or_(
-        phone.locator(".overflow-menu > button")
-    ).first.click()
-    phone.get_by_text("Compare", exact=True).last.click()
+    open_tab(phone, "Compare")
     upload(phone, "compare-picture", coffee)
     shown(phone, RESULTS[1])
     left, right = (phone.locator(f"#{name}").bounding_box() for name in RESULTS[:2])

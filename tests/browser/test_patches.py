@@ -147,7 +147,7 @@ def test_either_of_two_photos_can_ask_the_other(page, tmp_path, cat):
     only_heat(page)
     click_patch(page, 10, 12)
     page.locator("#patches-step", has_text="in the second picture").wait_for()
-    assert difference(plain, shown(page, SECOND)) > SAME
+    shown_when(page, SECOND, lambda heat: difference(plain, heat) > SAME)
     click_patch(page, 20, 29, where=SECOND)
     shown_when(page, SECOND, lambda heat: brightest(heat) == (20, 29))
 

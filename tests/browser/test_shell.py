@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 
-TABS = ["Attention", "Click a patch", "PCA colours", "Search my photos", "Classify", "Compare",
-        "Video"]  # fmt: skip
-ENDPOINTS = {"/attention", "/attention_video", "/compare"}
+TABS = ["Attention", "Objects", "Click a patch", "Paint", "Track", "PCA colours", "Search",
+        "Classify", "Compare", "Video"]  # fmt: skip
+ENDPOINTS = {"/attention", "/attention_video", "/compare", "/objects"}
 PEOPLE = 8
 
 

@@ -8,10 +8,13 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 from dino_app.demo.tiles import photo_tile, thumbnail_tile
-from dino_app.store.filters import Filter, matches
-from dino_app.store.interface import Metadata, Store
+from dino_app.store.filters import Filter, parsed_filter
+from dino_app.store.interface import Scalar, Store
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.knn.classifier import nearest
+
+MOST_READ = 5000  # items whose metadata are read for the choices
+MOST_VALUES = 100  # of a field to choose by
 
 
 class Result(NamedTuple):
@@ -28,6 +31,22 @@ class IndexAlbum:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.choices = choices(store)
+
+    def condition(self, wanted: Sequence[str]) -> Filter | None:
+        """Filter for some of ``choices``: any of one field's values, in every field; else None.
+
+        Raises:
+            ValueError: It is none of them.
+        """
+        by_field: dict[str, list[Scalar]] = {}
+        for choice in wanted:
+            if choice not in self.choices:
+                raise ValueError(f"expected one of {list(self.choices)}, got {choice!r}")
+            field, value = self.choices[choice]
+            by_field.setdefault(field, []).append(value)
+        written = {field: {"$in": values} for field, values in by_field.items()}
+        return parsed_filter(written) if written else None
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -71,13 +90,10 @@ class UploadedAlbum:
         vectors: list[Float32[np.ndarray, " dim"]] = []
         self._names: list[str] = []
         self._tiles: list[Image.Image] = []
-        self._metadata: list[Metadata] = []
         for name, picture in photos:
-            height, width = picture.shape[:2]
             vectors.append(embedder([picture])[0])
             self._names.append(_distinct(name, self._names))
             self._tiles.append(photo_tile(picture))
-            self._metadata.append({"path": self._names[-1], "width": width, "height": height})
         self._vectors = np.stack(vectors)
         self.model: Mapping[str, Any] = embedder.description()
 
@@ -88,23 +104,33 @@ class UploadedAlbum:
     def search(
         self, vector: Float[np.ndarray, " dim"], *, k: int, condition: Filter | None = None
     ) -> list[Result]:
-        """The most similar photos that match the condition, the best first."""
-        rows = [
-            row
-            for row, metadata in enumerate(self._metadata)
-            if condition is None or matches(condition, metadata)
-        ]
-        if not rows:
-            return []
-        found = nearest(self._vectors[rows], vector[None], k=min(k, len(rows)))
+        """The most similar photos, the best first; uploads have nothing to filter by."""
+        found = nearest(self._vectors, vector[None], k=min(k, len(self._names)))
         return [
-            Result(self._names[rows[row]], float(score), self._tiles[rows[row]])
+            Result(self._names[row], float(score), self._tiles[row])
             for score, row in zip(found.similarities[0], found.rows[0], strict=True)
         ]
 
     def vector(self, id: str) -> Float32[np.ndarray, " dim"] | None:
         """The vector of a photo, or None if there is no such photo."""
         return self._vectors[self._names.index(id)] if id in self._names else None
+
+
+def choices(store: Store) -> dict[str, tuple[str, Scalar]]:
+    """Fields and values to limit a search to, by what people read: "label: cat".
+
+    Only fields of few different texts or truth values among the first items, as labels are.
+    """
+    values: dict[str, set[Scalar]] = {}
+    for item in store.page(limit=MOST_READ):
+        for field, value in item.metadata.items():
+            values.setdefault(field, set()).add(value)
+    return {
+        f"{field}: {value}": (field, value)
+        for field, found in sorted(values.items())
+        if len(found) <= MOST_VALUES and all(isinstance(value, str | bool) for value in found)
+        for value in sorted(found, key=str)
+    }
 
 
 Album = IndexAlbum | UploadedAlbum

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from dino_app.demo.first_view import first_view
 from dino_app.demo.models import Model, Models
 from dino_app.demo.only_uploads import close_to_all_but_uploads
 from dino_app.demo.style import CSS, FOOTER, HEAD, HEADER, theme
@@ -11,9 +12,12 @@ from dino_app.demo.tabs.attention import attention_tab
 from dino_app.demo.tabs.classify import classify_tab
 from dino_app.demo.tabs.classify_by_head import head_tab
 from dino_app.demo.tabs.compare import compare_tab
+from dino_app.demo.tabs.objects import objects_tab
+from dino_app.demo.tabs.paint import paint_tab
 from dino_app.demo.tabs.patches import patches_tab
 from dino_app.demo.tabs.pca import pca_tab
 from dino_app.demo.tabs.search import search_tab
+from dino_app.demo.tabs.track import track_tab
 from dino_app.demo.tabs.video import video_tab
 from dino_app.demo.uploads import MAX_FILE_SIZE, WholeUploads, plain_errors
 
@@ -54,14 +58,22 @@ def demo_app(
     with blocks:
         gr.HTML(HEADER, padding=False, elem_classes="flush")
         picker = _picker(models)
-        with gr.Tabs(elem_id="tabs"):
+        view = first_view(models.model(models.names[0]))
+        with gr.Tabs(elem_id="tabs", selected=view.tab):
+            fields = {}
             with gr.Tab("Attention", id="attention"):
-                attention_tab(models, picker)
+                fields["attention"] = attention_tab(models, picker)
+            with gr.Tab("Objects", id="objects"):
+                fields["objects"] = objects_tab(models, picker)
             with gr.Tab("Click a patch", id="patches"):
-                patches_tab(models, picker)
+                fields["patches"] = patches_tab(models, picker)
+            with gr.Tab("Paint", id="paint"):
+                paint_tab(models, picker)
+            with gr.Tab("Track", id="track"):
+                track_tab(models, picker)
             with gr.Tab("PCA colours", id="pca"):
                 pca_tab(models, picker)
-            with gr.Tab("Search my photos", id="search"):
+            with gr.Tab("Search", id="search"):
                 search_tab(models, picker, store=store, embedder=embedder)
             with gr.Tab("Classify", id="classify"):
                 if head is not None:
@@ -73,6 +85,9 @@ def demo_app(
             with gr.Tab("Video", id="video"):
                 video_tab(models, picker)
         gr.HTML(FOOTER, padding=False, elem_classes="flush")
+        if view.photo is not None:
+            photo = view.photo
+            blocks.load(lambda: photo, None, fields[view.tab], api_visibility="private")
     blocks.max_file_size = max_file_size
     blocks.queue(max_size=QUEUE, default_concurrency_limit=1)
     return blocks

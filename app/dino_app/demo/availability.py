@@ -38,5 +38,5 @@ def missing(what: str) -> str:
     return (
         f"**This network has no {what}.** It is a convolutional network: it turns a picture into "
         "one vector and has no [CLS] token that could look at patches. Choose a Vision Transformer "
-        "(ViT) above, or use *Search my photos* and *Classify*, which work with any network."
+        "(ViT) above, or use *Search* and *Classify*, which work with any network."
     )

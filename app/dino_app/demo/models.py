@@ -24,7 +24,7 @@ from dino_infer.objects.found import FoundObject
 from dino_infer.weights.checkpoints import load_backbone
 from dino_infer.weights.info import CheckpointInfo
 
-LOOKS = 12  # pictures remembered for each network, a few MB each
+LOOKS = 24  # pictures remembered for each network, a few MB each
 SIZE = 480  # pixels of the shorter side, as in the figures of the paper
 SMALL_FACTOR = 8  # networks that learned on small pictures are shown larger ones, but not so large
 SHOWN, LONGEST_SHOWN = 480, 1280  # pixels of the sides of what people see
@@ -159,13 +159,13 @@ class Model:
 class Look:
     """One picture as one network sees it at one resolution.
 
-    A forward pass runs when ``attention``, ``tokens`` or ``objects`` of a method are asked for, and
-    never again.
+    A forward pass runs when ``attention``, ``tokens`` or ``keys`` are asked for, and never again.
 
     Attributes:
         picture: The picture resized and cut to whole patches, as the network sees it.
         shown: The same part of the picture at a size to draw on, whatever the resolution.
-        view: Place of its patches in the picture as it was uploaded.
+        size: Height and width of the picture as it was uploaded.
+        view: Place of its patches in that.
         model: The network.
     """
 
@@ -174,7 +174,7 @@ class Look:
     ) -> None:
         self.model = model
         patch, name = model.patch_size, "picture"
-        height, width = image.shape[:2]
+        self.size = height, width = image.shape[:2]
         self.view: View = checked_view(
             height, width, preprocess=preprocess, patch_size=patch, path=name
         )
@@ -186,7 +186,8 @@ class Look:
         self.shown = _shown(image, self.view)
         self._attention: Float32[np.ndarray, "layers heads rows columns"] | None = None
         self._tokens: Float32[np.ndarray, "rows columns dim"] | None = None
-        self._objects: dict[ObjectMethod, tuple[FoundObject, ...]] = {}
+        self._keys: Float32[np.ndarray, "rows columns dim"] | None = None
+        self._objects: dict[tuple[ObjectMethod, int], tuple[FoundObject, ...]] = {}
 
     @property
     def attention(self) -> Float32[np.ndarray, "layers heads rows columns"]:
@@ -214,18 +215,25 @@ class Look:
                 self._tokens = self._on_grid(patches.T).transpose(1, 2, 0).copy()
             return self._tokens
 
-    def objects(self, method: ObjectMethod) -> tuple[FoundObject, ...]:
-        """The objects that a method finds by the keys of the last block, the most salient first.
+    @property
+    def keys(self) -> Float32[np.ndarray, "rows columns dim"]:
+        """The keys of the patches in the last block; a ValueError without attention."""
+        with self.model.lock, torch.inference_mode():
+            if self._keys is None:
+                keys = self.model.backbone.keys(self._input())[0]
+                self._keys = self._on_grid(keys.T).transpose(1, 2, 0)
+            return self._keys
+
+    def objects(self, method: ObjectMethod, *, most: int = 3) -> tuple[FoundObject, ...]:
+        """What ``objects_in`` finds by the keys of the patches, the most salient first.
 
         Raises:
             ValueError: The network is no Vision Transformer.
         """
-        with self.model.lock, torch.inference_mode():
-            if method not in self._objects:
-                keys = self.model.backbone.keys(self._input())[0]
-                grid = self._on_grid(keys.T).transpose(1, 2, 0)
-                self._objects[method] = objects_in(grid, method)
-            return self._objects[method]
+        with self.model.lock:
+            if (method, most) not in self._objects:
+                self._objects[method, most] = objects_in(self.keys, method, objects=most)
+            return self._objects[method, most]
 
     def _input(self) -> Float[Tensor, "1 3 _height _width"]:
         device = next(self.model.backbone.parameters()).device

@@ -27,7 +27,23 @@ FOOTER = """
 </footer>
 """
 
-HEAD = '<meta name="color-scheme" content="light dark">'
+HEAD = """
+<meta name="color-scheme" content="light dark">
+<script>
+const mend = () => {
+  document.querySelectorAll("button.gallery-item:not([aria-label])").forEach((button) => {
+    const siblings = [...button.parentElement.children];
+    button.setAttribute("aria-label", `Example ${siblings.indexOf(button) + 1}`);
+  });
+  document.querySelectorAll("div.empty[aria-label]:not([role])").forEach((empty) =>
+    empty.setAttribute("role", "img"));
+  document.querySelectorAll("button input[type=file]:not([tabindex='-1'])").forEach((input) =>
+    input.setAttribute("tabindex", "-1"));
+};
+new MutationObserver(mend).observe(document, {childList: true, subtree: true});
+</script>
+"""
+"""The script gives what Gradio leaves without names the names that screen readers need."""
 
 CSS = """
 .gradio-container { width: 100%; }
@@ -42,6 +58,14 @@ CSS = """
 .dino-footer a { color: inherit; text-decoration: underline; }
 .hint, .hint p, .hint strong { font-size: 0.9rem; }
 #about-network { font-size: 0.9rem; align-self: center; }
+.tab { display: grid !important; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); }
+.tab { grid-template-rows: auto 1fr; align-items: start; gap: var(--layout-gap); }
+.tab > .ask { grid-area: 1 / 1; }
+.tab > .settings { grid-area: 2 / 1; }
+.tab > .result { grid-area: 1 / 2 / span 2; scroll-margin-top: 12px; }
+.tab-wrapper { overflow-x: auto; scrollbar-width: thin; height: auto !important; }
+.tab-wrapper > .tab-container:not(.visually-hidden) { min-width: 64rem; }
+.tab-wrapper .overflow-menu { display: none; }
 .notice { border-left: 3px solid var(--color-accent); padding: 0.5rem 1rem; }
 .block.empty { border: 1px dashed var(--border-color-primary) !important; }
 .block.empty { padding: 3.5rem 1.5rem !important; text-align: center; }
@@ -52,12 +76,28 @@ CSS = """
 #attention-gallery .grid-wrap { min-height: 0; max-height: none; }
 #attention-gallery .caption-label { font-size: 0.75rem; padding: 1px 6px; max-width: 100%; }
 footer .divider:last-child { display: none; }
+@media (max-width: 760px) {
+  .tab { grid-template-columns: minmax(0, 1fr); grid-template-rows: none; }
+  .tab > .ask, .tab > .settings, .tab > .result { grid-area: auto; }
+}
 @media (max-width: 640px) {
   .gradio-container .app { padding: 12px; }
   .dino-header h1 { font-size: 1.5rem; }
   .dino-header p { font-size: 0.95rem; }
 }
 """
+
+
+def to_result(elem_id: str) -> str:
+    """Script that brings a result into view after an upload, where it does not lie beside it.
+
+    A page that has just opened stays where it is: nobody has touched it yet.
+    """
+    return f"""() => {{
+      const part = document.getElementById("{elem_id}");
+      if (part && navigator.userActivation.hasBeenActive && innerWidth <= 760)
+        part.scrollIntoView({{behavior: "smooth", block: "start"}});
+    }}"""
 
 
 def theme() -> Any:
@@ -76,6 +116,10 @@ def theme() -> Any:
         block_info_text_color="*body_text_color_subdued",
         block_label_text_color="*body_text_color_subdued",
         block_label_text_color_dark="*body_text_color_subdued",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
         link_text_color="*primary_700",
         link_text_color_dark="*primary_400",
     )

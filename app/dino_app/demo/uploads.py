@@ -1,6 +1,7 @@
 """Uploads are judged here, before any of them is decoded; what is wrong is said in plain words."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,12 @@ def plain_errors() -> Iterator[None]:
         details = f" {error.path}: {error.reason}." if error.kind in _DETAILED else ""
         raise said(_ADVICE[error.kind] + details) from error
     except (DinoError, ValueError) as error:
-        raise said(str(error)) from error
+        raise said(_without_folders(str(error))) from error
+
+
+def _without_folders(message: str) -> str:
+    """A message without the folders of this machine, which are nobody's business."""
+    return re.sub(r"(?<![\w.:])/(?:[^\s/'\",:;]+/)+", "", message)
 
 
 def said(message: str) -> gr.Error:

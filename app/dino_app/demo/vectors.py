@@ -4,14 +4,36 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import gradio as gr
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from dino_app.demo.models import Models
+from dino_app.demo.uploads import MESSAGE_S
+from dino_app.errors import ModelMismatchError
 from dino_app.store.model_match import check_model
 from dino_infer.embedding.embedder import Embedder
-from dino_infer.errors import DataError
+from dino_infer.errors import DataError, DinoError
 from dino_infer.images.preprocess import Preprocess
+
+
+class OtherNetwork(gr.Error):
+    """Vectors that one network made are asked for with another.
+
+    Attributes:
+        switch_to: The network of the picker that made them, if one did.
+    """
+
+    def __init__(self, what: str, chosen: str, switch_to: str | None) -> None:
+        self.switch_to = switch_to
+        help_ = f"Choose {switch_to} above." if switch_to else (
+            "Start the demo with the weights that made it."
+        )  # fmt: skip
+        super().__init__(
+            f"This {what} was made with another network than {chosen}, or from photos prepared in "
+            f"another way, so their numbers cannot be compared. {help_}",
+            duration=MESSAGE_S, print_exception=False,
+        )  # fmt: skip
 
 
 class Vectors:
@@ -58,17 +80,30 @@ class Vectors:
         """The vector of an upright RGB photo, comparable with those of a description.
 
         Raises:
-            ModelMismatchError: The network is not the one that made them.
+            OtherNetwork: The network is not the one that made them.
             DinoError: The network cannot be loaded, or the description cannot be followed.
         """
         embedder = self.embedder(name, made)
         with self._lock:
             pair = (id(embedder), str(made))
             if pair not in self._matching:  # the description hashes all weights
-                check_model(made, embedder.description(), what=what)
+                try:
+                    check_model(made, embedder.description(), what=what)
+                except ModelMismatchError as error:
+                    raise OtherNetwork(what, name, self._fitting(made)) from error
                 self._matching.add(pair)
             row: np.ndarray = embedder([image])[0]
         return row
+
+    def _fitting(self, made: Mapping[str, Any]) -> str | None:
+        """The network of the picker that made what is described, if one did."""
+        for name in self._models.names if self._given is None else ():
+            try:
+                check_model(made, self.embedder(name, made).description())
+            except (DinoError, ValueError):
+                continue
+            return name
+        return None
 
     def _new(self, name: str, preprocess: Any, feature: Any) -> Embedder:
         model = self._models.model(name)

@@ -34,6 +34,7 @@ class FileExamples:
     """
 
     has_tiles = False
+    what = "features file"
 
     def __init__(self, features: Features) -> None:
         if features.labels is None or features.matrix.ndim != 2:
@@ -78,6 +79,7 @@ class IndexExamples:
     """
 
     has_tiles = True
+    what = "index"
 
     def __init__(self, store: Store) -> None:
         self._store = store

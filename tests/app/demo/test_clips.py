@@ -1,16 +1,20 @@
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from skimage import data
 
 from dino_app.demo import clips
-from dino_app.demo.clips import write_clip
+from dino_app.demo.clips import attention_of, first_frame, tracked, write_clip
 from dino_app.demo.models import Models
 from dino_infer.attention.maps import attention_maps
+from dino_infer.attention.patches import patch_tokens
 from dino_infer.drawing.overlays import heat_overlay
 from dino_infer.drawing.videos import VideoFile, video_file
 from dino_infer.errors import ImageError
+from dino_infer.objects.propagation import propagate_labels
 from tests.app.demo.tiny import noise, weights_file
 
 CODED = 6.0  # levels on average that H.264 may change
@@ -32,8 +36,9 @@ def film(path, *, frames, rate=8, size=(64, 96)):
 def written(source, model, **limits):
     """The frames of the result, and what was told on the way."""
     target, told = source.with_name("result.mp4"), []
-    settings = {"size": 64, "max_frames": 5} | limits
-    clip = write_clip(source, target, model, advance=lambda *state: told.append(state), **settings)
+    settings = {"max_frames": 5} | limits
+    draw = partial(attention_of, model=model, size=64)
+    clip = write_clip(source, target, draw, advance=lambda *state: told.append(state), **settings)
     with VideoFile(target) as video:
         return clip, video.rate, list(video.frames()), told
 
@@ -70,3 +75,30 @@ def test_a_damaged_clip_leaves_nothing(tmp_path, model):
     with pytest.raises(ImageError):
         written(source, model)
     assert not source.with_name("result.mp4").exists()
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_mask_of_the_first_frame_is_followed_as_the_library_does(tmp_path, model, count):
+    source = film(tmp_path / "walk.mp4", frames=count)
+    with VideoFile(source) as video:
+        frames = list(video.frames())
+    np.testing.assert_array_equal(first_frame(source), frames[0])
+    preprocess = model.preprocess(64)
+    tokens = [
+        torch.from_numpy(patch_tokens(one, backbone=model.backbone, preprocess=preprocess).tokens)
+        for one in frames
+    ]
+    inside = np.zeros(tokens[0].shape[:2], dtype=bool)
+    inside[2:5, 3:7] = True
+    first = torch.from_numpy(np.stack([~inside, inside])).float()
+    expected = [first[1], *(one[1] for one in propagate_labels(tokens, first))]
+    seen = []
+
+    def draw(picture, shares):
+        seen.append(shares)
+        return picture
+
+    drawn = list(tracked(frames, model=model, size=64, inside=lambda _: inside, draw=draw))
+    assert len(drawn) == len(seen) == count
+    for shares, wanted in zip(seen, expected, strict=True):
+        np.testing.assert_allclose(shares, wanted, atol=1e-5)

@@ -1,6 +1,7 @@
 """The tab where people see what each attention head looks at."""
 
-import secrets
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ from PIL import Image
 
 from dino_app.demo.availability import vit_only
 from dino_app.demo.examples import picture_examples
-from dino_app.demo.models import Look, Models
+from dino_app.demo.models import SIZE, Look, Models
+from dino_app.demo.style import to_result
 from dino_app.demo.tabs.attention_controls import AttentionView, attention_view, drawing_of, fitted
 from dino_app.demo.tabs.attention_pictures import (
+    COLORMAPS,
     COLORS,
-    OBJECTS,
+    MEAN,
+    STYLES,
     Drawing,
     boxes,
     head_gallery,
@@ -22,42 +26,35 @@ from dino_app.demo.tabs.attention_pictures import (
     mask_text,
     overlay,
 )
+from dino_app.demo.tabs.saving import connect_save
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
 from dino_infer.attention.maps import grid_masks
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-SAVE = """(file) => {
-  if (!file) return;
-  const link = document.createElement("a");
-  link.href = file.url;
-  link.download = file.orig_name;
-  link.click();
-}"""
-"""Runs in the browser, with the file that a click has made."""
 
 
-def attention_tab(models: Models, picker: gr.Dropdown) -> None:
-    """Build the tab: a picture on the left, what the network makes of it on the right."""
-    with vit_only(models, picker, "attention maps"), gr.Row():
-        with gr.Column(scale=2, min_width=300):
-            picture = picture_input("Your picture", elem_id="attention-picture")
+def attention_tab(models: Models, picker: gr.Dropdown) -> gr.Image:
+    """Build the tab and return its upload field."""
+    with vit_only(models, picker, "attention maps"), gr.Row(elem_classes="tab"):
+        with gr.Column(elem_classes="ask"):
+            picture = picture_input("Your picture", height=280, elem_id="attention-picture")
             picture_examples(picture)
-        with gr.Column(scale=3, min_width=320):
-            view = attention_view(models.model(models.names[0]))
+        view = attention_view(models.model(models.names[0]))
     _connect(models, picker, picture, view)
+    return picture
 
 
 class Answers:
     """Event handlers of the tab."""
 
-    def __init__(self, models: Models, *, folder: Path) -> None:
+    def __init__(self, models: Models) -> None:
         self._models = models
-        self._folder = folder
 
     @plain_errors()
     def attention(
-        self, picture: str | None, network: str, resolution: float, show: str, head: str,
-        mass: float, opacity: float, boxes: bool, colours: str, block: float,
+        self, picture: str | None, network: str, resolution: float = SIZE, show: str = STYLES[0],
+        head: str = MEAN, mass: float = 60, opacity: float = 60, boxes: bool = False,
+        colours: str = COLORMAPS[0], block: float = 12,
     ) -> tuple[Any, ...]:  # fmt: skip
         """Overlay of the attention in a picture, a gallery of heads, and a sentence."""
         if picture is None:
@@ -79,21 +76,6 @@ class Answers:
         """The pictures after a setting was changed."""
         return (None, None, "") if look is None else pictures(look, drawing_of(*settings))
 
-    @plain_errors()
-    def picture_file(self, look: Look | None, *settings: Any) -> str | None:
-        """The overlay as a file to download."""
-        return None if look is None else write_png(look, drawing_of(*settings), self._new_folder())
-
-    @plain_errors()
-    def numbers_file(self, look: Look | None, *settings: Any) -> str | None:
-        """The numbers behind it as a file to download."""
-        return None if look is None else write_npz(look, drawing_of(*settings), self._new_folder())
-
-    def _new_folder(self) -> Path:
-        folder = self._folder / secrets.token_hex(16)
-        folder.mkdir(parents=True)
-        return folder
-
     def fitted(self, network: str) -> tuple[Any, ...]:
         """The settings that depend on the network."""
         return fitted(self._models.model(network))
@@ -104,7 +86,7 @@ class Answers:
 
 def _connect(models: Models, picker: gr.Dropdown, picture: gr.Image, view: AttentionView) -> None:
     look = gr.State(None)
-    answers = Answers(models, folder=Path(view.made.GRADIO_CACHE))
+    answers = Answers(models)
     looked: dict[str, Any] = {
         "inputs": [picture, picker, view.size, *view.controls],
         "outputs": [look, view.page, view.empty, *view.drawn],
@@ -117,20 +99,25 @@ def _connect(models: Models, picker: gr.Dropdown, picture: gr.Image, view: Atten
         [control.input for control in view.controls],
         answers.redrawn, trigger_mode="always_last", **redraw,
     )  # fmt: skip
-    picture.change(answers.attention, **looked, api_name="attention")
+    asked = picture.change(answers.attention, **looked, api_name="attention")
+    asked.success(None, js=to_result("attention-result"), **QUIET)
     view.size.release(answers.attention, **looked, api_visibility="private")
     fit.then(answers.refitted, **looked, api_visibility="private")
     click.then(answers.redrawn, **redraw)
-    # Made when it is asked for: making files after every move of a slider would slow the next.
-    for button, make in ((view.png, answers.picture_file), (view.npz, answers.numbers_file)):
-        asked = button.click(make, [look, *view.controls], view.made, **QUIET)
-        asked.success(None, view.made, None, js=SAVE, **QUIET)
+    for (button, made), write in ((view.png, write_png), (view.npz, write_npz)):
+        connect_save(button, made, partial(_file, write), [look, *view.controls])
 
 
 def pictures(look: Look, drawing: Drawing) -> tuple[Any, ...]:
     """Outputs for the page: the original and the overlay, the heads, and a sentence."""
     both = (look.shown, overlay(look, drawing))
     return both, head_gallery(look, drawing), mask_text(look, drawing)
+
+
+def _file(
+    write: Callable[[Look, Drawing, Path], str], folder: Path, look: Look | None, *settings: Any
+) -> str | None:
+    return None if look is None else write(look, drawing_of(*settings), folder)
 
 
 def write_png(look: Look, drawing: Drawing, folder: Path) -> str:
@@ -145,7 +132,7 @@ def write_npz(look: Look, drawing: Drawing, folder: Path) -> str:
 
     The arrays are ``attention`` and ``masks`` of every head of the block, heads x rows x columns,
     and ``boxes`` of the chosen map: x0, y0, x1, y1 in pixels of the upload, and the share of the
-    attention. Where objects are shown, the boxes are theirs, and ``objects`` their masks.
+    attention.
     """
     path = folder / "dino-attention.npz"
     heads = layer_heads(look, drawing)
@@ -155,9 +142,6 @@ def write_npz(look: Look, drawing: Drawing, folder: Path) -> str:
         "masks": grid_masks(heads, drawing.mass),
         "boxes": found,
     }
-    if drawing.style in OBJECTS:
-        objects = [one.mask for one in look.objects(OBJECTS[drawing.style])]
-        arrays["objects"] = np.array(objects, np.bool_).reshape(-1, *heads.shape[1:])
     np.savez(path, **arrays)
     return str(path)
 

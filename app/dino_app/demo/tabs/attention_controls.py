@@ -1,4 +1,4 @@
-"""The right half of the attention tab: what is shown, and what decides how."""
+"""The attention tab beside its upload: what is shown, and what decides how."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +7,7 @@ import gradio as gr
 
 from dino_app.demo.models import Model
 from dino_app.demo.tabs.attention_pictures import COLORMAPS, MEAN, STYLES, Drawing, head_names
+from dino_app.demo.tabs.saving import save_button
 from dino_app.demo.tiles import tile_gallery
 
 SIZES = (128, 800)  # pixels of the shorter side
@@ -34,10 +35,10 @@ class AttentionView:
     colormap: gr.Dropdown
     layer: gr.Slider
     size: gr.Slider
-    png: gr.Button
-    npz: gr.Button
-    made: gr.File
-    """Hidden file that a click on one of the two has made."""
+    png: tuple[gr.Button, gr.File]
+    """Button to save the picture, and its hidden file."""
+    npz: tuple[gr.Button, gr.File]
+    """Likewise for the numbers."""
 
     @property
     def controls(self) -> list[Any]:
@@ -69,7 +70,19 @@ def drawing_of(
 
 def attention_view(model: Model) -> AttentionView:
     """Build it, set for one network."""
-    empty = gr.Markdown(EMPTY, elem_classes="empty")
+    with gr.Column(elem_classes="result", elem_id="attention-result"):
+        empty = gr.Markdown(EMPTY, elem_classes="empty")
+        page, parts = _shown_parts()
+    with gr.Column(elem_classes="settings"):
+        style, mass, opacity = _main_controls()
+        head, colormap, layer, size, boxes = _more_controls(model)
+    return AttentionView(
+        empty=empty, page=page, **parts, style=style, head=head, mass=mass, opacity=opacity,
+        boxes=boxes, colormap=colormap, layer=layer, size=size,
+    )  # fmt: skip
+
+
+def _shown_parts() -> tuple[gr.Column, dict[str, Any]]:
     with gr.Column(visible=False, elem_classes="bare") as page:
         slider = gr.ImageSlider(
             label="Original | what the network looks at",
@@ -80,7 +93,6 @@ def attention_view(model: Model) -> AttentionView:
             elem_id="attention-slider",
         )
         text = gr.Markdown(elem_classes="hint", elem_id="attention-text")
-        style, mass, opacity = _main_controls()
         gr.Markdown("**Every head by itself.** Click one to see it above.", elem_classes="hint")
         gallery = tile_gallery(
             "Heads",
@@ -92,16 +104,12 @@ def attention_view(model: Model) -> AttentionView:
             object_fit="cover",
             allow_preview=False,
         )
-        head, colormap, layer, size, boxes = _more_controls(model)
         with gr.Row():
-            png = gr.Button("Save picture (PNG)", size="sm", elem_id="attention-png")
-            npz = gr.Button("Save numbers (NPZ)", size="sm", elem_id="attention-npz")
-        made = gr.File(visible=False)
-    return AttentionView(
-        empty=empty, page=page, slider=slider, gallery=gallery, text=text, style=style, head=head,
-        mass=mass, opacity=opacity, boxes=boxes, colormap=colormap, layer=layer, size=size,
-        png=png, npz=npz, made=made,
-    )  # fmt: skip
+            png = save_button("Save picture (PNG)", elem_id="attention-png")
+            npz = save_button("Save numbers (NPZ)", elem_id="attention-npz")
+    return page, {
+        "slider": slider, "gallery": gallery, "text": text, "png": png, "npz": npz,
+    }  # fmt: skip
 
 
 def fitted(model: Model) -> tuple[gr.Slider, gr.Slider, gr.Dropdown]:
@@ -112,21 +120,16 @@ def fitted(model: Model) -> tuple[gr.Slider, gr.Slider, gr.Dropdown]:
 
 
 def _main_controls() -> tuple[gr.Radio, gr.Slider, gr.Slider]:
-    style = gr.Radio(
-        list(STYLES), value=STYLES[0], label="Show", elem_id="attention-style",
-        info="The last three find objects by patches alone, with no head chosen.",
+    style = gr.Radio(list(STYLES), value=STYLES[0], label="Show", elem_id="attention-style")
+    mass = gr.Slider(
+        10, 95, value=60, step=1, label="Attention inside the outline (%)",
+        info="How much of its attention the marked part must hold.",
+        elem_id="attention-mass",
     )  # fmt: skip
-    with gr.Row():
-        mass = gr.Slider(
-            10, 95, value=60, step=1, label="Attention inside the outline (%)",
-            info="How much of its attention the marked part must hold.",
-            elem_id="attention-mass", min_width=230,
-        )  # fmt: skip
-        opacity = gr.Slider(
-            0, 100, value=60, step=5, label="Opacity (%)",
-            info="How strongly the colours cover the picture.",
-            elem_id="attention-opacity", min_width=230,
-        )  # fmt: skip
+    opacity = gr.Slider(
+        0, 100, value=60, step=5, label="Opacity (%)",
+        info="How strongly the colours cover the picture.", elem_id="attention-opacity",
+    )  # fmt: skip
     return style, mass, opacity
 
 
@@ -134,24 +137,22 @@ def _more_controls(
     model: Model,
 ) -> tuple[gr.Dropdown, gr.Dropdown, gr.Slider, gr.Slider, gr.Checkbox]:
     with gr.Accordion("More settings", open=False, elem_id="attention-more"):
-        with gr.Row():
-            head = gr.Dropdown(
-                label="Head", filterable=False, elem_id="attention-head", **_heads(model)
-            )
-            colormap = gr.Dropdown(
-                list(COLORMAPS), value=COLORMAPS[0], label="Colours", filterable=False,
-                elem_id="attention-colormap",
-            )  # fmt: skip
-        with gr.Row():
-            layer = gr.Slider(
-                step=1, label="Block", elem_id="attention-layer", **_blocks(model),
-                info="DINO is known for its last block; early ones see edges and colours.",
-            )  # fmt: skip
-            size = gr.Slider(
-                *SIZES, step=8, label="Resolution (pixels)", elem_id="attention-size",
-                info="Shorter side, as the network sees it. More is finer and slower.",
-                **_resolutions(model),
-            )  # fmt: skip
+        head = gr.Dropdown(
+            label="Head", filterable=False, elem_id="attention-head", **_heads(model)
+        )
+        colormap = gr.Dropdown(
+            list(COLORMAPS), value=COLORMAPS[0], label="Colours", filterable=False,
+            elem_id="attention-colormap",
+        )  # fmt: skip
+        layer = gr.Slider(
+            step=1, label="Block", elem_id="attention-layer", **_blocks(model),
+            info="The last block decides; early ones see edges and colours.",
+        )  # fmt: skip
+        size = gr.Slider(
+            *SIZES, step=8, label="Resolution (pixels)", elem_id="attention-size",
+            info="Shorter side, as the network sees it. More is finer and slower.",
+            **_resolutions(model),
+        )  # fmt: skip
         boxes = gr.Checkbox(label="Boxes around the marked parts", elem_id="attention-boxes")
     return head, colormap, layer, size, boxes
 

@@ -1,36 +1,30 @@
-"""Pictures of attention and objects from what is there: moving a slider runs no network."""
+"""Pictures of attention from what is there: moving a slider runs no network."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from dino_app.demo.models import Look
-from dino_infer.attention.boxes import Box, mask_boxes
-from dino_infer.attention.maps import chosen_maps, grid_masks, upsampled
-from dino_infer.attention.views import View
-from dino_infer.choices import ObjectMethod
+from dino_app.demo.tabs.mask_pictures import contoured, smooth_mask, view_of_picture
+from dino_infer.attention.boxes import Box, components, mask_boxes
+from dino_infer.attention.maps import chosen_maps, grid_masks
 from dino_infer.drawing.overlays import (
-    OUTLINE,
     box_overlay,
     head_colors,
     heat_overlay,
     mask_overlay,
 )
 
-Style = Literal["Heat map", "Mask", "All heads", "TokenCut", "LOST", "MaskCut"]
+Style = Literal["Heat map", "Mask", "All heads"]
 COLORS: Style = "All heads"
-OBJECTS: dict[Style, ObjectMethod] = {
-    "TokenCut": "tokencut",
-    "LOST": "lost",
-    "MaskCut": "maskcut",
-}
-STYLES: tuple[Style, ...] = ("Heat map", "Mask", COLORS, *OBJECTS)
+STYLES: tuple[Style, ...] = ("Heat map", "Mask", COLORS)
 COLORMAPS = ("inferno", "viridis", "magma", "turbo", "gray")
 MEAN, MAX = "Mean", "Maximum"
 THUMBNAIL = 180  # pixels of the shorter side
+MOST_PIECES = 5  # that an outline is drawn around; more are a pattern, not things
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +41,7 @@ class Drawing:
     opacity: float = 0.6
     colormap: str = "inferno"
     boxes: bool = False
-    """Draw a box around each object or connected part of the mask."""
+    """Draw a box around each connected part of the mask."""
 
 
 def head_names(heads: int) -> list[str]:
@@ -56,9 +50,7 @@ def head_names(heads: int) -> list[str]:
 
 
 def overlay(look: Look, drawing: Drawing) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture with one map, its mask, all heads, or the objects laid over it."""
-    if drawing.style in OBJECTS:
-        return _objects_drawn(look, drawing)
+    """The picture with one map, its mask, or all heads laid over it."""
     return _drawn(look.shown, layer_heads(look, drawing), drawing)
 
 
@@ -77,34 +69,27 @@ def head_gallery(
 
 
 def boxes(look: Look, drawing: Drawing) -> list[Box]:
-    """Boxes of the objects or connected parts of the mask, in pixels of the upload, best first."""
-    if drawing.style in OBJECTS:
-        return [one.box(look.view) for one in look.objects(OBJECTS[drawing.style])]
+    """Boxes of the connected parts of the mask, in pixels of the upload, the best first."""
     values = _chosen(layer_heads(look, drawing), drawing.head)
     return mask_boxes(values, grid_masks(values, drawing.mass), look.view)
 
 
 def mask_text(look: Look, drawing: Drawing) -> str:
     """Meaning of the outline in this picture, in a sentence."""
-    if drawing.style in OBJECTS:
-        return _objects_text(look, drawing.style)
     values = _chosen(layer_heads(look, drawing), drawing.head)
     mask = grid_masks(values, drawing.mass)
     found = boxes(look, drawing)
     parts = "one place" if len(found) == 1 else f"{len(found)} places"
+    drawn = "" if drawing.style != STYLES[0] or has_outline(mask) else " Too many for an outline."
     return (
         f"{drawing.head}: {drawing.mass:.0%} of its attention is on {mask.mean():.0%} of the "
-        f"picture, in {parts}; the strongest holds {found[0].mass:.0%}."
+        f"picture, in {parts}; the strongest holds {found[0].mass:.0%}.{drawn}"
     )
 
 
-def _objects_text(look: Look, style: Style) -> str:
-    found = look.objects(OBJECTS[style])
-    if not found:
-        return f"{style} finds no object: all parts of the picture are alike to this network."
-    shares = " and ".join(f"{one.mask.mean():.0%}" for one in found)
-    number = "one object" if len(found) == 1 else f"{len(found)} objects"
-    return f"{style} finds {number}, on {shares} of the picture, without having seen a label."
+def has_outline(mask: Bool[np.ndarray, "rows columns"]) -> bool:
+    """True if a mask is one to five connected pieces."""
+    return 1 <= int(components(mask).max()) <= MOST_PIECES
 
 
 def layer_heads(look: Look, drawing: Drawing) -> Float32[np.ndarray, "heads rows columns"]:
@@ -142,42 +127,11 @@ def _drawn(
         drawn = mask_overlay(picture, mask, opacity=drawing.opacity)
     else:
         drawn = heat_overlay(picture, values, opacity=drawing.opacity, colormap=drawing.colormap)
-        drawn = _contoured(drawn, mask) if min(picture.shape[:2]) > THUMBNAIL else drawn
+        if min(picture.shape[:2]) > THUMBNAIL and has_outline(mask):
+            drawn = contoured(drawn, smooth_mask(mask, *picture.shape[:2]))
     if not drawing.boxes:
         return drawn
-    return box_overlay(drawn, mask_boxes(values, mask, _view_of(picture, mask)))
-
-
-def _objects_drawn(look: Look, drawing: Drawing) -> UInt8[np.ndarray, "height width 3"]:
-    found = look.objects(OBJECTS[drawing.style])
-    together = np.zeros((look.view.rows, look.view.columns), dtype=np.bool_)
-    for one in found:
-        together |= one.mask
-    drawn = mask_overlay(look.shown, together, opacity=drawing.opacity)
-    for one in found:
-        drawn = _contoured(drawn, one.mask)
-    if not drawing.boxes:
-        return drawn
-    return box_overlay(drawn, [one.box(_view_of(look.shown, together)) for one in found])
-
-
-def _contoured(
-    picture: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "rows columns"]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """A thin white line around the patches of a mask."""
-    inside = Image.fromarray(upsampled(mask, *picture.shape[:2])).convert("L")
-    core = np.asarray(inside.filter(ImageFilter.MinFilter(3))) > 0
-    drawn = picture.copy()
-    drawn[(np.asarray(inside) > 0) & ~core] = OUTLINE
-    return drawn
-
-
-def _view_of(
-    picture: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "rows columns"]
-) -> View:
-    """The grid over the picture that is drawn on."""
-    (height, width), (rows, columns) = picture.shape[:2], mask.shape
-    return View(rows, columns, 0.0, 0.0, width / columns, height / rows)
+    return box_overlay(drawn, mask_boxes(values, mask, view_of_picture(picture, mask.shape)))
 
 
 def _shrunk(

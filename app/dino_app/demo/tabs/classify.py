@@ -7,6 +7,7 @@ import gradio as gr
 
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Models
+from dino_app.demo.style import to_result
 from dino_app.demo.tiles import caption, plain, tile_gallery
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
 from dino_app.demo.vectors import Vectors
@@ -58,21 +59,11 @@ def classify_tab(
         gr.Markdown(NO_EXAMPLES, elem_classes="notice")
         return
     gr.Markdown(INTRO, elem_classes="hint")
-    with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+    with gr.Row(elem_classes="tab"):
+        with gr.Column(elem_classes="ask"):
             asking = picture_input("Photo to classify", height=240, elem_id="classify-photo")
             picture_examples(asking)
-            k = gr.Slider(1, MOST_K, K, step=1, label="Voters (k)", elem_id="classify-k")
-            temperature = gr.Slider(
-                0.01,
-                1,
-                TEMPERATURE,
-                step=0.01,
-                label="Temperature",
-                info="Lower listens more to the most similar.",
-                elem_id="classify-temperature",
-            )
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(elem_classes="result", elem_id="classify-result"):
             gr.Markdown(examples.summary, elem_id="classify-about")
             told = gr.Markdown(FIRST_STEP, elem_id="classify-told")
             label = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classify-label")
@@ -87,17 +78,30 @@ def classify_tab(
                 wrap=True,
                 elem_id="classify-votes",
             )
+        with gr.Column(elem_classes="settings"):
+            k = gr.Slider(1, MOST_K, K, step=1, label="Voters (k)", elem_id="classify-k")
+            temperature = gr.Slider(
+                0.01,
+                1,
+                TEMPERATURE,
+                step=0.01,
+                label="Temperature",
+                info="Lower listens more to the most similar.",
+                elem_id="classify-temperature",
+            )
     voters = gr.State([])
     vectors = Vectors(models, embedder)
     settings, shown = [k, temperature], [label, tiles, table, told]
 
     @plain_errors()
-    def classify(path: str | None, name: str, k: float, temperature: float) -> tuple[Any, ...]:
+    def classify(
+        picture: str | None, network: str, k: float = K, temperature: float = TEMPERATURE
+    ) -> tuple[Any, ...]:
         """Classes of a photo with their shares of the vote, and who voted."""
         found = []
-        if path is not None:
-            picture = checked_picture(path)
-            vector = vectors.vector(picture, name=name, made=examples.model)
+        if picture is not None:
+            image = checked_picture(picture)
+            vector = vectors.vector(image, name=network, made=examples.model, what=examples.what)
             found = examples.nearest(vector, k=MOST_K)
         return found, *_shown(found, examples, k, temperature)
 
@@ -107,7 +111,8 @@ def classify_tab(
 
     inputs = [asking, picker, *settings]
     busy: dict[str, Any] = {"show_progress_on": label, "concurrency_id": "classify"}
-    asking.change(classify, inputs, [voters, *shown], api_name="classify", **busy)
+    asked = asking.change(classify, inputs, [voters, *shown], api_name="classify", **busy)
+    asked.success(None, js=to_result("classify-result"), api_visibility="private")
     if embedder is None:
         picker.change(classify, inputs, [voters, *shown], api_visibility="private", **busy)
     gr.on(
@@ -146,8 +151,11 @@ def _shown(
     tiles = []
     if examples.has_tiles:
         tiles = [
-            (examples.tile(voter.name), caption(voter.label, f"{voter.similarity:.2f}"))
-            for voter in voters[:TILES]
+            (
+                examples.tile(voter.name),
+                caption(voter.label, f"{100 * share:.1f} %", f"{voter.similarity:.3f}"),
+            )
+            for voter, share in zip(voters[:TILES], shares, strict=False)
         ]
     rows = [
         [voter.name, voter.label, f"{voter.similarity:.3f}", f"{100 * share:.1f} %"]

@@ -6,6 +6,7 @@ import gradio as gr
 
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Models
+from dino_app.demo.style import to_result
 from dino_app.demo.tiles import plain
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
 from dino_app.demo.vectors import Vectors
@@ -33,25 +34,26 @@ def head_tab(
     """
     vectors = Vectors(models, embedder)
     gr.Markdown(INTRO, elem_classes="hint")
-    with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+    with gr.Row(elem_classes="tab"):
+        with gr.Column(elem_classes="ask"):
             asking = picture_input("Photo to classify", height=240, elem_id="classify-photo")
             picture_examples(asking)
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(elem_classes="result", elem_id="classify-result"):
             gr.Markdown(f"{len(head.classes):,} classes", elem_id="classify-about")
             told = gr.Markdown(FIRST_STEP, elem_id="classify-told")
             label = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classify-label")
 
     @plain_errors()
-    def classify(path: str | None, name: str) -> tuple[Any, ...]:
+    def classify(picture: str | None, network: str) -> tuple[Any, ...]:
         """Probabilities of the classes of a photo."""
-        if path is None:
+        if picture is None:
             return None, FIRST_STEP
-        picture = checked_picture(path)
-        return _answer(head, vectors.vector(picture, name=name, made=head.made_by, what="head"))
+        image = checked_picture(picture)
+        return _answer(head, vectors.vector(image, name=network, made=head.made_by, what="head"))
 
     busy: dict[str, Any] = {"show_progress_on": label, "concurrency_id": "classify"}
-    asking.change(classify, [asking, picker], [label, told], api_name="classify", **busy)
+    asked = asking.change(classify, [asking, picker], [label, told], api_name="classify", **busy)
+    asked.success(None, js=to_result("classify-result"), api_visibility="private")
     if embedder is None:
         picker.change(classify, [asking, picker], [label, told], api_visibility="private", **busy)
 

@@ -7,6 +7,7 @@ import gradio as gr
 from dino_app.demo.availability import missing
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Look, Models
+from dino_app.demo.style import to_result
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors, said
 from dino_infer.attention.patches import patch_pca
 from dino_infer.drawing.overlays import heat_overlay, pca_colors
@@ -22,11 +23,11 @@ def compare_tab(models: Models) -> None:
     """Build the tab: a picture on the left, a column for each network on the right."""
     names = models.names_with_untrained
     before, after = names[:2] if len(models.names) > 1 else names[::-1]
-    with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+    with gr.Row(elem_classes="tab"):
+        with gr.Column(elem_classes="ask"):
             picture = picture_input("Your picture", elem_id="compare-picture")
             picture_examples(picture)
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(elem_classes="result", elem_id="compare-result"):
             gr.Markdown(ABOUT, elem_classes="hint")
             with gr.Row(elem_classes="pair"):
                 pickers = [
@@ -43,17 +44,19 @@ def compare_tab(models: Models) -> None:
                 colors = [_result("PCA colours", f"compare-pca-{i}") for i in (1, 2)]
 
     @plain_errors()
-    def compare(path: str | None, first: str, second: str) -> tuple[Any, ...]:
+    def compare(picture: str | None, first: str, second: str) -> tuple[Any, ...]:
         """Attention of two networks in one picture, then the PCA colours of both."""
-        if path is None:
+        if picture is None:
             return (None,) * 4
-        looks = [_look(models, name, path) for name in (first, second)]
+        looks = [_look(models, name, picture) for name in (first, second)]
         return (*map(mean_attention, looks), *map(own_colors, looks))
 
+    inputs, shown = [picture, *pickers], [*attentions, *colors]
+    asked = picture.change(compare, inputs, shown, concurrency_id="look", api_name="compare")
+    asked.success(None, js=to_result("compare-result"), api_visibility="private")
     gr.on(
-        [picture.change, *(one.input for one in pickers)],
-        compare, [picture, *pickers], [*attentions, *colors],
-        concurrency_id="look", api_name="compare",
+        [one.input for one in pickers], compare, inputs, shown,
+        concurrency_id="look", api_visibility="private",
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from dino_app.demo.clicks import clicked_patch, spread_matches
 from dino_app.demo.detail import detail_choice, detailed_look
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Look, Models
+from dino_app.demo.style import to_result
 from dino_app.demo.tabs.attention_pictures import COLORMAPS
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
 from dino_infer.attention.patches import patch_similarity
@@ -24,7 +25,7 @@ INTRO = (
     "where the same thing is there."
 )
 FIRST_STEP = "Choose a photo to begin."
-NEXT_STEP = "**Now click anything in the picture.**"
+NEXT_STEP = "This asks for the middle of the picture. **Now click anything in it.**"
 SHOWN = 640  # pixels, about: Gradio shows no picture larger than it is, so small ones are enlarged
 
 Shown = UInt8[np.ndarray, "_height _width 3"]
@@ -38,7 +39,9 @@ class Scene(NamedTuple):
     asked: int = 0
     """Index of the picture that was clicked."""
     query: tuple[int, int] | None = None
-    """Row and column of the patch that was clicked."""
+    """Row and column of the patch that is asked for."""
+    was_clicked: bool = False
+    """True if somebody chose it."""
 
 
 class Marks(NamedTuple):
@@ -51,20 +54,21 @@ class Marks(NamedTuple):
     colormap: str = COLORMAP
 
 
-def patches_tab(models: Models, picker: gr.Dropdown) -> None:
-    """Build the tab inside the one that is open."""
+def patches_tab(models: Models, picker: gr.Dropdown) -> gr.Image:
+    """Build the tab inside the one that is open; returns its first upload field."""
     with vit_only(models, picker, "patches to compare"):
         gr.Markdown(INTRO, elem_classes="hint")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+        with gr.Row(elem_classes="tab"):
+            with gr.Column(elem_classes="ask"):
                 first = picture_input("Photo", height=240, elem_id="patches-photo")
                 picture_examples(first)
                 second = picture_input(
                     "Second photo, if you like", height=240, elem_id="patches-second"
                 )
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(elem_classes="result", elem_id="patches-result"):
                 step = gr.Markdown(FIRST_STEP, elem_id="patches-step")
                 pictures = [_clickable(which) for which in (0, 1)]
+            with gr.Column(elem_classes="settings"):
                 detail, marks = _settings()
     scene = gr.State(Scene())
     shown = [scene, *pictures, step]
@@ -94,7 +98,9 @@ def patches_tab(models: Models, picker: gr.Dropdown) -> None:
     private: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "patches"}
     quiet = private | {"show_progress": "hidden", "trigger_mode": "always_last"}
     for source in (first, second, picker, detail):
-        source.change(looked, inputs, shown, **private)
+        change = source.change(looked, inputs, shown, **private)
+        if source in (first, second):
+            change.success(None, js=to_result("patches-result"), **quiet)
     for which, picture in enumerate(pictures):
         picture.select(clicked_in(which), [scene, *marks], shown, **quiet)
     gr.on(
@@ -104,12 +110,15 @@ def patches_tab(models: Models, picker: gr.Dropdown) -> None:
         [*pictures, step],
         **quiet,
     )
+    return first
 
 
 def scene_of(
     uploads: tuple[str | None, str | None], *, name: str, detail: str, models: Models
 ) -> Scene:
     """The uploads as a network sees them, before any click.
+
+    The middle of the first picture is asked for, so that there is something to see at once.
 
     Raises:
         gr.Error: An upload cannot be read.
@@ -123,7 +132,8 @@ def scene_of(
         None if upload is None else detailed_look(model, checked_picture(upload), detail)
         for upload in uploads
     )
-    return Scene(uploads, (first, second))
+    middle = None if first is None else (first.view.rows // 2, first.view.columns // 2)
+    return Scene(uploads, (first, second), query=middle)
 
 
 def asked(scene: Scene, *, which: int, place: object) -> Scene:
@@ -143,7 +153,8 @@ def asked(scene: Scene, *, which: int, place: object) -> Scene:
     height, width = look.picture.shape[:2]
     factor = enlargement(height, width)
     size, grid = (factor * height, factor * width), (look.view.rows, look.view.columns)
-    return scene._replace(asked=which, query=clicked_patch(place, size=size, grid=grid))
+    query = clicked_patch(place, size=size, grid=grid)
+    return scene._replace(asked=which, query=query, was_clicked=True)
 
 
 def same_query(before: Scene, after: Scene) -> Scene:
@@ -153,14 +164,19 @@ def same_query(before: Scene, after: Scene) -> Scene:
     """
     old, new = before.looks[before.asked], after.looks[before.asked]
     same_photo = before.uploads[before.asked] == after.uploads[before.asked]
-    if not same_photo or before.query is None or old is None or new is None:
+    if (
+        not (same_photo and before.was_clicked)
+        or before.query is None
+        or old is None
+        or new is None
+    ):
         return after
     (row, column), ours, theirs = before.query, new.view, old.view
     query = (
         int((row + 0.5) * ours.rows / theirs.rows),
         int((column + 0.5) * ours.columns / theirs.columns),
     )
-    return after._replace(asked=before.asked, query=query)
+    return after._replace(asked=before.asked, query=query, was_clicked=True)
 
 
 def similarities(scene: Scene) -> list[Float[np.ndarray, "_rows _columns"] | None]:
@@ -211,7 +227,8 @@ def _drawn(scene: Scene, marks: Marks) -> tuple[Any, Any, str]:
         pictures.append(gr.Image(picture, visible=which == 0 or picture is not None))
     if scene.looks == (None, None):
         return pictures[0], pictures[1], FIRST_STEP
-    return pictures[0], pictures[1], "  \n".join(facts) or NEXT_STEP
+    steps = facts if scene.was_clicked else [NEXT_STEP, *facts]
+    return pictures[0], pictures[1], "  \n".join(steps)
 
 
 def _fact(which: int, best: list[float]) -> str:

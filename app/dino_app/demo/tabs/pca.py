@@ -12,6 +12,7 @@ from dino_app.demo.detail import detail_choice, detailed_look
 from dino_app.demo.examples import example_photos
 from dino_app.demo.models import Look, Models
 from dino_app.demo.photo_sets import photos_input, readable_photos
+from dino_app.demo.style import to_result
 from dino_app.demo.tiles import caption, tile_gallery
 from dino_app.demo.uploads import plain_errors
 from dino_infer.attention.patches import PatchPCA, foreground, patch_pca
@@ -37,10 +38,19 @@ def pca_tab(models: Models, picker: gr.Dropdown) -> None:
     """Build the tab inside the one that is open."""
     with vit_only(models, picker, "patches to colour"):
         gr.Markdown(INTRO, elem_classes="hint")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+        with gr.Row(elem_classes="tab"):
+            with gr.Column(elem_classes="ask"):
                 photos = photos_input(f"Photos, up to {MOST_PHOTOS}", elem_id="pca-photos")
                 samples = gr.Button("Try it with the example photos", size="sm")
+            with gr.Column(elem_classes="result", elem_id="pca-result"):
+                told = gr.Markdown(FIRST_STEP, elem_id="pca-explained")
+                gallery = tile_gallery(
+                    "Photos and their colours",
+                    elem_id="pca-gallery",
+                    columns=2,
+                    buttons=["download", "fullscreen"],
+                )
+            with gr.Column(elem_classes="settings"):
                 show = gr.Radio(list(SHOW), value="everything", label="Show", elem_id="pca-show")
                 own = gr.Checkbox(
                     False,
@@ -49,25 +59,18 @@ def pca_tab(models: Models, picker: gr.Dropdown) -> None:
                 )
                 smooth = gr.Checkbox(True, label="Smooth between patches")
                 detail = detail_choice()
-            with gr.Column(scale=3, min_width=320):
-                told = gr.Markdown(FIRST_STEP, elem_id="pca-explained")
-                gallery = tile_gallery(
-                    "Photos and their colours",
-                    elem_id="pca-gallery",
-                    columns=2,
-                    buttons=["download", "fullscreen"],
-                )
     looks = gr.State([])
     drawing: list[Any] = [show, own, smooth]
     shown = [gallery, told]
 
     @plain_errors()
     def pca(
-        paths: list[str] | None, name: str, detail: str, *drawing: Any
-    ) -> tuple[list[tuple[str, Look]], list[Any], str]:
+        photos: list[str] | None, network: str, detail: str = "normal", show: str = SHOW[0],
+        own_colours: bool = False, smooth: bool = True,
+    ) -> tuple[list[tuple[str, Look]], list[Any], str]:  # fmt: skip
         """PCA colours of photos in one basis: pairs of photo and colours, and a sentence."""
-        seen = _looks(paths, name=name, detail=detail, models=models)
-        return seen, *_drawn(seen, *drawing)
+        seen = _looks(photos, name=network, detail=detail, models=models)
+        return seen, *_drawn(seen, show, own_colours, smooth)
 
     @plain_errors()
     def redrawn(seen: list[tuple[str, Look]], *drawing: Any) -> tuple[list[Any], str]:
@@ -75,7 +78,8 @@ def pca_tab(models: Models, picker: gr.Dropdown) -> None:
 
     inputs = [photos, picker, detail, *drawing]
     busy: dict[str, Any] = {"show_progress_on": gallery, "concurrency_id": "pca"}
-    photos.change(pca, inputs, [looks, *shown], api_name="pca", **busy)
+    asked = photos.change(pca, inputs, [looks, *shown], api_name="pca", **busy)
+    asked.success(None, js=to_result("pca-result"), api_visibility="private")
     for choice in (picker, detail):
         choice.change(pca, inputs, [looks, *shown], api_visibility="private", **busy)
     gr.on(

@@ -1,6 +1,6 @@
 """Search my photos: those of an index, or some that are uploaded, by what they show."""
 
-import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -12,10 +12,10 @@ from dino_app.demo.albums import Album, IndexAlbum, UploadedAlbum, others
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Models
 from dino_app.demo.photo_sets import photos_input, readable_photos
+from dino_app.demo.style import to_result
 from dino_app.demo.tiles import caption, plain, tile_gallery
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors, said
-from dino_app.demo.vectors import Vectors
-from dino_app.store.filters import Filter, FilterError, parsed_filter
+from dino_app.demo.vectors import OtherNetwork, Vectors
 from dino_app.store.interface import Store
 from dino_infer.embedding.embedder import Embedder
 
@@ -24,8 +24,7 @@ NO_ALBUM = "Choose the photos to search, then a photo to search with."
 NO_QUESTION = "Now choose a photo to search with."
 MOST_PHOTOS = 200
 K, MOST_K = 12, 60
-FILTER_LETTERS = 10_000
-EXAMPLE = '{"label": "cat"} or {"width": {"$gte": 1000}}'
+SWITCH = "Switch to "
 
 
 class Question(NamedTuple):
@@ -55,6 +54,8 @@ class Answer(NamedTuple):
     tiles: list[tuple[Image.Image, str]]
     """Results with their captions."""
     told: str
+    switch_to: str | None = None
+    """Network that can answer, where the one that is chosen cannot."""
 
 
 def search_tab(
@@ -74,8 +75,8 @@ def search_tab(
     """
     search = Search(Vectors(models, embedder), None if store is None else IndexAlbum(store))
     gr.Markdown(INTRO, elem_classes="hint")
-    with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+    with gr.Row(elem_classes="tab"):
+        with gr.Column(elem_classes="ask"):
             photos = photos_input(
                 f"Photos to search, up to {MOST_PHOTOS}",
                 visible=store is None,
@@ -83,24 +84,23 @@ def search_tab(
             )
             asking = picture_input("Photo to search with", height=240, elem_id="search-photo")
             picture_examples(asking)
-            k = gr.Slider(1, MOST_K, K, step=1, label="Results", elem_id="search-k")
-            wanted = gr.Textbox(
-                label="Only photos with",
-                placeholder=EXAMPLE,
-                info="A filter in JSON; press Enter to apply it.",
-                max_lines=4,
-                elem_id="search-filter",
-            )
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(elem_classes="result", elem_id="search-result"):
             about = gr.Markdown(search.summary, elem_id="search-about")
             told = gr.Markdown(search.first_step(), elem_id="search-told")
+            switch = gr.Button(visible=False, variant="primary", elem_id="search-switch")
             gallery = tile_gallery(
                 "Choose a result to search again with it",
                 elem_id="search-results",
                 allow_preview=False,
             )
+        with gr.Column(elem_classes="settings"):
+            k = gr.Slider(1, MOST_K, K, step=1, label="Results", elem_id="search-k")
+            wanted = gr.Dropdown(
+                search.choices(), label="Only photos with", multiselect=True,
+                visible=bool(search.choices()), elem_id="search-filter",
+            )  # fmt: skip
     session = gr.State(Session())
-    settings, shown = [k, wanted, session], [session, gallery, told]
+    settings, shown = [k, wanted, session], [session, gallery, told, switch]
 
     @plain_errors()
     def collect(paths: list[str] | None, name: str, session: Session) -> tuple[Session, str, str]:
@@ -108,25 +108,29 @@ def search_tab(
 
     @plain_errors()
     def search_photo(
-        path: str | None, name: str, k: float, wanted: str | None, session: Session
-    ) -> tuple[Any, ...]:
+        picture: str | None, network: str, results: float = K,
+        only: Sequence[str] | None = None, session: Session = Session(),  # noqa: B008
+    ) -> tuple[Any, ...]:  # fmt: skip
         """Photos like one that is given, the most similar first, with their similarity."""
-        return _shown(search.with_upload(path, name=name, k=int(k), wanted=wanted, session=session))
+        return _shown(
+            search.with_upload(picture, name=network, k=int(results), wanted=only, session=session)
+        )
 
     @plain_errors()
     def search_again(
-        event: gr.SelectData, k: float, wanted: str | None, session: Session
+        event: gr.SelectData, k: float, wanted: Sequence[str] | None, session: Session
     ) -> tuple[Any, ...]:
         return _shown(search.with_result(event.index, k=int(k), wanted=wanted, session=session))
 
     @plain_errors()
-    def refined(k: float, wanted: str | None, session: Session) -> tuple[Any, ...]:
+    def refined(k: float, wanted: Sequence[str] | None, session: Session) -> tuple[Any, ...]:
         return _shown(search.answer(session, k=int(k), wanted=wanted))
 
     upload = [asking, picker, *settings]
     # One after the other, so that no late answer forgets what was chosen since.
     busy: dict[str, Any] = {"show_progress_on": gallery, "concurrency_id": "search"}
-    asking.change(search_photo, upload, shown, api_name="search", **busy)
+    asked = asking.change(search_photo, upload, shown, api_name="search", **busy)
+    asked.success(None, js=to_result("search-result"), api_visibility="private")
     busy["api_visibility"] = "private"
     gathering: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "search"}
     gathered = photos.change(
@@ -138,13 +142,14 @@ def search_tab(
             collect, [photos, picker, session], [session, about, told], **gathering
         )
         changed.success(search_photo, upload, shown, **busy)
+    switch.click(lambda text: text.removeprefix(SWITCH), switch, picker, api_visibility="private")
     gallery.select(search_again, settings, shown, **busy)
     gr.on(
-        [k.release, wanted.submit],
+        [k.release, wanted.input],
         refined,
         settings,
         shown,
-        show_progress="hidden",  # keeps the results in sight while a filter is wrong
+        show_progress="hidden",
         **gathering,
     )
 
@@ -165,6 +170,10 @@ class Search:
         """Summary of what is searched, in one line."""
         return "" if self._index is None else self._index.summary()
 
+    def choices(self) -> list[str]:
+        """What results can be limited to, such as "label: cat"."""
+        return [] if self._index is None else list(self._index.choices)
+
     def first_step(self) -> str:
         """Hint for a visitor on what to do first."""
         return NO_ALBUM if self._index is None else NO_QUESTION
@@ -184,23 +193,27 @@ class Search:
         return session._replace(album=album, ids=()), album.summary(), NO_QUESTION
 
     def with_upload(
-        self, path: str | None, *, name: str, k: int, wanted: str | None, session: Session
+        self, path: str | None, *, name: str, k: int, wanted: Sequence[str] | None, session: Session
     ) -> Answer:
         """Search with a photo.
 
         Raises:
             gr.Error: It cannot be read.
-            ModelMismatchError: The network is not the one that the index was made with.
-            FilterError: The filter makes no sense.
         """
         album = self._album(session)
         if path is None or album is None:
             return self.answer(session._replace(question=None), k=k, wanted=wanted)
-        vector = self._vectors.vector(checked_picture(path), name=name, made=album.model)
+        try:
+            vector = self._vectors.vector(checked_picture(path), name=name, made=album.model)
+        except OtherNetwork as error:
+            told = str(error.message)
+            return Answer(session._replace(question=None, ids=()), [], told, error.switch_to)
         question = Question(vector, "the photo you gave")
         return self.answer(session._replace(question=question), k=k, wanted=wanted)
 
-    def with_result(self, place: object, *, k: int, wanted: str | None, session: Session) -> Answer:
+    def with_result(
+        self, place: object, *, k: int, wanted: Sequence[str] | None, session: Session
+    ) -> Answer:
         """Search with the result at a place of the gallery, which may be anything from outside.
 
         Raises:
@@ -214,16 +227,16 @@ class Search:
             raise said("This photo is no longer there. Search again.")
         return self.answer(session._replace(question=Question(vector, id, id)), k=k, wanted=wanted)
 
-    def answer(self, session: Session, *, k: int, wanted: str | None) -> Answer:
+    def answer(self, session: Session, *, k: int, wanted: Sequence[str] | None) -> Answer:
         """Search with the question of a session."""
         album, question = self._album(session), session.question
-        condition = typed_filter(wanted)
+        condition = None if self._index is None else self._index.condition(wanted or ())
         if album is None or question is None:
             told = NO_ALBUM if album is None else NO_QUESTION
             return Answer(session._replace(ids=()), [], told)
         found = album.search(question.vector, k=k + 1, condition=condition)
         results = others(found, question.id, k=k)
-        tiles = [(one.tile, caption(one.id, f"{one.score:.2f}")) for one in results]
+        tiles = [(one.tile, caption(one.id, f"{one.score:.3f}")) for one in results]
         told = f"**{len(results)}** photos like **{plain(caption(question.name))}**"
         told += " that pass the filter" if condition else ""
         ids = tuple(one.id for one in results)
@@ -233,27 +246,8 @@ class Search:
         return self._index or session.album
 
 
-def _shown(answer: Answer) -> tuple[Session, gr.Gallery, str]:
+def _shown(answer: Answer) -> tuple[Session, gr.Gallery, str, gr.Button]:
     """An answer on the page; without the reset, a second click on a place would be no choice."""
-    return answer.session, gr.Gallery(answer.tiles, selected_index=None), answer.told
-
-
-def typed_filter(text: str | None) -> Filter | None:
-    """Parse the filter that a visitor typed; None for none, as for an untouched field.
-
-    Raises:
-        FilterError: It makes no sense; the message says where.
-    """
-    if text is None or not text.strip():
-        return None
-    if len(text) > FILTER_LETTERS:
-        raise FilterError(f"a filter may have {FILTER_LETTERS} letters, this one has {len(text)}")
-    try:
-        written = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FilterError(
-            f"the filter is not JSON: {error.msg} at letter {error.pos + 1}; write it as {EXAMPLE}"
-        ) from error
-    except (RecursionError, ValueError) as error:
-        raise FilterError("the filter is nested too deeply or holds too long a number") from error
-    return parsed_filter(written)
+    gallery = gr.Gallery(answer.tiles, selected_index=None)
+    switch = gr.Button(f"{SWITCH}{answer.switch_to}", visible=answer.switch_to is not None)
+    return answer.session, gallery, answer.told, switch

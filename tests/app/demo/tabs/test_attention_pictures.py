@@ -12,10 +12,10 @@ from dino_app.demo.tabs.attention_pictures import (
     COLORS,
     MAX,
     MEAN,
-    OBJECTS,
     STYLES,
     Drawing,
     boxes,
+    has_outline,
     head_gallery,
     head_names,
     layer_heads,
@@ -23,9 +23,8 @@ from dino_app.demo.tabs.attention_pictures import (
     overlay,
 )  # fmt: skip
 from dino_app.demo.tabs.compare import mean_attention, own_colors
-from dino_infer.attention.maps import mass_mask
+from dino_infer.attention.maps import grid_masks, mass_mask
 from dino_infer.drawing.overlays import TINT, heat_overlay, mask_overlay
-from dino_infer.objects.find import find_objects
 from tests.app.demo.tiny import weights_file
 
 
@@ -41,11 +40,19 @@ def test_a_heat_map_is_the_librarys_with_the_outline_of_the_mask(look):
     plain = heat_overlay(look.shown, values, opacity=0.5, colormap="viridis")
     drawn = overlay(look, drawing)
     outline = (drawn != plain).any(axis=-1)
-    assert (drawn[outline] == 255).all() and 0.001 < outline.mean() < 0.2
+    assert (drawn[outline] == 255).all() and outline.mean() < 0.2
+    few = has_outline(grid_masks(values, drawing.mass))
+    assert outline.any() == few and ("Too many" in mask_text(look, drawing)) != few
+
+
+@pytest.mark.parametrize(("pieces", "expected"), [(0, False), (1, True), (5, True), (6, False)])
+def test_an_outline_is_drawn_around_one_to_five_pieces(pieces, expected):
+    mask = np.zeros((3, 13), dtype=bool)
+    mask[1, : 2 * pieces : 2] = True
+    assert has_outline(mask) == expected
 
 
 def test_a_mask_holds_the_wanted_share(look):
-    import torch
 
     drawing = Drawing(style="Mask", head=MAX, mass=0.3)
     values = look.attention[-1].max(axis=0)
@@ -64,40 +71,6 @@ def test_boxes_are_in_pixels_of_the_upload_and_drawn_in_those_of_the_page(look):
     assert (drawn[y, x - 2 : x + 3] == TINT).all(axis=-1).any()
 
 
-@pytest.mark.parametrize("style", OBJECTS)
-def test_objects_are_the_librarys_with_boxes_in_pixels_of_the_upload(look, tmp_path, style):
-    backbone, preprocess = look.model.backbone, look.model.preprocess(64)
-    found = find_objects(
-        data.chelsea(), backbone=backbone, preprocess=preprocess, method=OBJECTS[style]
-    ).objects
-    drawing = Drawing(style=style, opacity=1.0)
-    together = np.any([one.mask for one in found], axis=0)
-    plain = mask_overlay(look.shown, together, opacity=1.0)
-    drawn = overlay(look, drawing)
-    outline = (drawn != plain).any(axis=-1)
-    assert (drawn[outline] == 255).all() and outline.mean() < 0.2
-    assert boxes(look, drawing) == [one.box(look.view) for one in found]
-    assert f"{style} finds" in mask_text(look, drawing)
-    assert (overlay(look, dataclasses.replace(drawing, boxes=True)) != drawn).any()
-    with np.load(write_npz(look, drawing, tmp_path)) as arrays:
-        np.testing.assert_array_equal(arrays["objects"], [one.mask for one in found])
-        assert len(arrays["boxes"]) == len(found) and arrays["attention"].ndim == 3
-
-
-def test_a_picture_without_an_object_says_so(tmp_path):
-    models = Models([weights_file(tmp_path)], "cpu")
-    model = models.model(models.names[0])
-    with torch.no_grad():
-        for block in model.backbone.network.blocks:
-            block.attn.qkv.weight.zero_()
-            block.attn.qkv.bias.fill_(1)
-    look = model.look(data.chelsea(), size=64)
-    drawing = Drawing(style="TokenCut", boxes=True)
-    assert "TokenCut finds no object" in mask_text(look, drawing) and not boxes(look, drawing)
-    nothing = np.zeros((look.view.rows, look.view.columns), dtype=bool)
-    assert (overlay(look, drawing) == mask_overlay(look.shown, nothing)).all()
-
-
 def test_the_gallery_has_every_head_and_both_summaries(look):
     names = [name for _, name in head_gallery(look, Drawing())]
     assert names == [MEAN, MAX, "Head 1", "Head 2", "Head 3", "Head 4", COLORS]
@@ -108,10 +81,10 @@ def test_the_gallery_has_every_head_and_both_summaries(look):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_style_depends_on_opacity_and_those_of_attention_on_mass(look, style):
+def test_every_style_depends_on_opacity_and_mass(look, style):
     drawing = Drawing(style=style)
     assert overlay(look, drawing).shape == look.shown.shape
-    for change in [{"opacity": 0.1}] if style in OBJECTS else [{"mass": 0.2}, {"opacity": 0.1}]:
+    for change in [{"mass": 0.2}, {"opacity": 0.1}]:
         changed = overlay(look, dataclasses.replace(drawing, **change))
         assert not np.array_equal(changed, overlay(look, drawing))
 

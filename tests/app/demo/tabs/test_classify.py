@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from dino_app.demo.tabs.classify import MOST_K, _examples, _shown
-from dino_app.demo.vectors import Vectors
+from dino_app.demo.vectors import OtherNetwork, Vectors
 from dino_app.demo.voters import FileExamples, IndexExamples
-from dino_app.errors import ModelMismatchError
 from dino_infer.errors import DataError
 from dino_infer.knn.classifier import KNNClassifier
 from dino_infer.knn.votes import vote
@@ -105,7 +104,9 @@ def test_features_that_cannot_classify_are_refused(features, wrong):
 
 
 def test_another_network_than_that_of_the_features_is_refused(models, features):
-    with pytest.raises(ModelMismatchError, match="weights_sha256"):
+    with pytest.raises(
+        OtherNetwork, match="This (index|file) was made with another network.*Choose"
+    ):
         Vectors(models).vector(tiles()["cat/0.jpg"], name=models.names[1], made=features.manifest)
 
 

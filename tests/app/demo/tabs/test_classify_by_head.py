@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from dino_app.demo.tabs.classify_by_head import _answer
-from dino_app.demo.vectors import Vectors
-from dino_app.errors import ModelMismatchError
+from dino_app.demo.vectors import OtherNetwork, Vectors
 from dino_infer.heads import LinearHead
 from tests.app.demo.indexed import tiles
 
@@ -34,7 +33,7 @@ def test_the_tab_tells_the_probabilities_of_the_library(models, head):
 
 
 def test_another_network_is_refused_by_the_name_of_the_head(models, head):
-    with pytest.raises(ModelMismatchError, match="the head was made differently: weights_sha256"):
+    with pytest.raises(OtherNetwork, match="This head was made with another network.*Choose"):
         Vectors(models).vector(
             tiles()["cat/2.jpg"], name=models.names[1], made=head.made_by, what="head"
         )

@@ -137,7 +137,9 @@ def test_a_click_lasts_until_its_photo_changes(scene, tmp_path):
     assert low.query == (clicked.query[0] // 2, clicked.query[1] // 2)
     assert same_query(clicked, scene(cat, name=1)).query == clicked.query
     assert same_query(clicked, scene(cat, coffee)).query == clicked.query
-    assert same_query(clicked, scene(coffee)).query is None
+    other = same_query(clicked, scene(coffee))  # the middle, for nobody has clicked in it yet
+    assert other.query == (other.looks[0].view.rows // 2, other.looks[0].view.columns // 2)
+    assert not other.was_clicked
     assert same_query(clicked, scene(None, coffee)).query is None
 
 
