@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             browser = playwright.chromium.launch(executable_path=chromium, args=flags)
             page = browser.new_page(viewport={"width": 1280, "height": 1000})
             page.goto(f"http://{host}:{port}")
-            page.get_by_role("tab", name="Attention").wait_for()
+            page.get_by_role("tab", name="Attention").click()
             measure(page, Path(folder), options.rounds)
             browser.close()
     return 0

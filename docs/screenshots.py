@@ -22,6 +22,7 @@ DESKTOP, PHONE = {"width": 1120, "height": 760}, {"width": 390, "height": 760}
 WAIT_MS = 60_000
 QUALITY, MAX_BYTES = 72, 300_000  # of all pictures together
 SETTLE_MS = 1500  # animations of the page
+STROKE, STROKES = 40, (-30, -5, 20, 45)  # pixels on the page, from the middle of the flower
 
 
 def main() -> int:
@@ -76,13 +77,14 @@ def screenshots(address: str) -> dict[str, bytes]:
             context.set_default_timeout(WAIT_MS)
             page = context.new_page()
             page.goto(address)
-            page.get_by_role("tab", name="Attention").wait_for()
+            page.get_by_role("tab", name="Attention").click()
             return page
 
         taken = {
             "demo-attention": attention(opened(DESKTOP, "light"), example=0),
             "demo-compare": compare(opened(DESKTOP, "light"), example=2),
-            "demo-phone": attention(opened(PHONE, "dark"), example=1),
+            "demo-paint": paint(opened(DESKTOP, "light")),
+            "demo-phone": objects(opened(PHONE, "dark"), example=1),
         }
         browser.close()
     return taken
@@ -93,6 +95,38 @@ def attention(page: Any, *, example: int) -> bytes:
     examples(page, "attention-picture").nth(example).click()
     page.locator("#attention-slider img").nth(1).wait_for()
     return settled(page, page.locator("#attention-slider"))
+
+
+def objects(page: Any, *, example: int) -> bytes:
+    """The objects tab with several objects in an example."""
+    page.get_by_role("tab", name="Objects").click()
+    examples(page, "objects-picture").nth(example).click()
+    page.locator("#objects-shown img").wait_for()
+    return settled(page, page.locator("#objects-result"))
+
+
+def paint(page: Any) -> bytes:
+    """The paint tab after the flower was painted with a few strokes."""
+    page.get_by_role("tab", name="Paint").click()
+    page.get_by_role("button", name="Try it with the example photos").locator(
+        "visible=true"
+    ).click()
+    page.locator("#paint-gallery img").nth(5).wait_for()
+    page.locator("#paint-gallery button.thumbnail-item").nth(5).click()
+    page.wait_for_timeout(2 * SETTLE_MS)
+    canvas = page.locator("#paint-field canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    picture = "document.querySelector('#paint-gallery img').src"
+    for height in STROKES:
+        before = page.evaluate(picture)
+        page.mouse.move(x - STROKE, y + height)
+        page.mouse.down()
+        page.mouse.move(x + STROKE, y + height, steps=6)
+        page.mouse.up()
+        page.wait_for_function(f"src => {picture} !== src", arg=before)
+    return settled(page, page.locator("#paint-result"))
 
 
 def compare(page: Any, *, example: int) -> bytes:

@@ -27,7 +27,7 @@ def coco_annotations(
 
     Source: https://cocodataset.org/#format-data.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for mask in masks:
         if not mask.any():
             continue

@@ -66,7 +66,8 @@ def fit_patch_model(
     for rows in classes:
         centred = rows - mean
         covariance += centred.T @ centred / (2 * len(rows))
-    penalty = ridge * max(float(np.trace(covariance)) / len(mean), np.finfo(np.float32).tiny)
+    variance = float(np.trace(covariance)) / len(mean)
+    penalty = ridge * (variance or 1.0)
     weights = np.linalg.solve(
         covariance + penalty * np.eye(len(mean)), (centers[0] - centers[1]) / 2
     )

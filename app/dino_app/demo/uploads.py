@@ -69,7 +69,7 @@ def plain_errors() -> Iterator[None]:
 
 def _without_folders(message: str) -> str:
     """A message without the folders of this machine, which are nobody's business."""
-    return re.sub(r"(?<![\w.:])/(?:[^\s/'\",:;]+/)+", "", message)
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\",:;]+/)+", "", message)
 
 
 def said(message: str) -> gr.Error:

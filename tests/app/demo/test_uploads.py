@@ -8,7 +8,7 @@ from skimage import data
 
 from dino_app.demo.examples import PHOTOS, example_photos
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
-from dino_infer.errors import CheckpointError
+from dino_infer.errors import CheckpointError, DinoError
 from tests.app.demo.tiny import noise, photo_file
 
 ORIENTATION = 0x0112  # the EXIF entry
@@ -72,3 +72,20 @@ def test_the_examples_are_real_photographs():
     paths = example_photos()
     assert len(paths) == len(PHOTOS)
     assert all(min(checked_picture(path).shape[:2]) >= 300 for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("'/srv/data/my.index' is damaged", "'my.index' is damaged"),
+        (
+            "no /home/me/run/a.pt; see https://arxiv.org/abs/1 (1/2)",
+            "no a.pt; see https://arxiv.org/abs/1 (1/2)",
+        ),
+        ("at least 1/3 of a/b", "at least 1/3 of a/b"),
+    ],
+)
+def test_messages_name_no_folder_of_this_machine(message, shown):
+    with pytest.raises(gr.Error) as error, plain_errors():
+        raise DinoError(message)
+    assert error.value.message == shown

@@ -31,7 +31,7 @@ def brush_field(label: str, *, elem_id: str) -> gr.ImageEditor:
         eraser=gr.Eraser(default_size=BRUSH),
         canvas_size=(CANVAS, CANVAS), height=400, format="png", elem_id=elem_id,
     )  # fmt: skip
-    field.preprocess = partial(_layer, field)  # type: ignore[method-assign]
+    field.preprocess = partial(_layer, field)  # type: ignore[assignment]
     return field
 
 
