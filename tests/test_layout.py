@@ -50,6 +50,7 @@ TESTED_IN = {
     "dino_train.recipes.explained": "train/recipes/test_derived.py",
     "dino_train.recipes.published": "train/test_config.py",
     "dino_train.records.progress": "train/test_pretraining.py",
+    "dino_train.records.report_page": "browser/test_report.py",
     "dino_train.records.run_folder": "train/records/test_snapshots.py",
     "dino_train.run": "train/test_pretraining.py",
     "dino_train.student_teacher": "train/test_learner.py",

@@ -115,6 +115,8 @@ COPIES = _Sign(
     "partial prototype collapse: most prototypes are copies of others",
     "lower `head.out_dim`; copies take time and memory, and tell images apart no further",
 )
+SIGNS = (UNIFORM, ONE_HOT, CONSTANT, COPIES, FEW_DIRECTIONS, UNALIGNED)
+"""All kinds of collapse."""
 MANY_COPIES = 0.1  # share of unique prototypes below which copies are named
 
 

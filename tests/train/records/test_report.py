@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from dino_infer.networks.build import build_backbone
-from dino_train.records.report import CELL_INCHES, CURVES, DPI, Report
+from dino_train.records.report import CELL_INCHES, DPI, Report
+from dino_train.records.report_page import CURVES
 
 CELL = tuple(round(inches * DPI) for inches in CELL_INCHES)
 PANEL, TITLE, GAP = 288, 24, 4
@@ -59,6 +60,7 @@ def test_a_page_has_curves_when_there_are_two_points(report, backbone, tmp_path)
             file.write(json.dumps({"step": step, "loss_nats": 1.0}) + "\n")
         report.update(backbone, step=step)
         page = (tmp_path / "report" / "index.html").read_text()
+        assert (page.count("<figcaption>Cross-entropy of the student") == 1) == (step == 2)
         drawn.append(("curves.png" in page, (tmp_path / "report" / "curves.png").exists()))
     assert drawn == [(False, False), (True, True)]
 

@@ -17,7 +17,7 @@ from dino_infer.sources.image_list import ImageList, list_images
 
 logger = logging.getLogger(__name__)
 
-RANKME_IMAGES = 2048
+RANKME_IMAGES = 512  # 2 to 6 % below that of 8,192: benchmarks/reports/train_step_2026-11.md
 KNN_K = 20
 MEASURES = ("rankme", "knn_top1_percent", "unique_prototypes_share")
 

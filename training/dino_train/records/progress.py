@@ -21,6 +21,7 @@ class Progress:
         self._start_step = start_step
         self._started_s = time.monotonic()
         self._visible = visible
+        self._explained = False
         self._bar: Any = tqdm(
             total=total_steps,
             initial=start_step,
@@ -34,9 +35,12 @@ class Progress:
         self._bar.update()
 
     def show(self, row: dict[str, float]) -> None:
-        """Show a logged row."""
+        """Show a logged row; before the first, a line says what its numbers mean."""
         if not self._visible:
             return
+        if not self._explained:
+            self._explained = True
+            logger.info("%s", _explanation(row))
         numbers = (
             f"{_loss_in_words(row)}, "
             f"{row['images_per_s']:.0f} images/s, waits for data {row['data_wait_share']:.0%}"
@@ -59,6 +63,24 @@ class Progress:
     def close(self) -> None:
         """Leave the terminal tidy."""
         self._bar.close()
+
+
+def _explanation(row: dict[str, float]) -> str:
+    if "rate_loss" in row:
+        loss = (
+            "alignment: mean cosine of crops of an image, 1 if all agree; coding rate: how far "
+            "images are kept apart, 0 is collapse"
+        )
+    else:
+        ln_k = row["loss_nats"] / max(row["loss_over_ln_k"], 1e-12)
+        loss = (
+            f"loss: cross-entropy of student and teacher; {ln_k:.2f} (1.00 ln K) is to know "
+            "nothing, below it the student learns, 0 is collapse"
+        )
+    return (
+        f"{loss}; images/s without measuring and saving; waits for data: share of the time, near "
+        "0 % if the network is the slower part; what helps: 'Is it learning?' in report/index.html"
+    )
 
 
 def _loss_in_words(row: dict[str, float]) -> str:

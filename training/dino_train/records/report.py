@@ -4,7 +4,6 @@
 goes on where it stood.
 """
 
-import html
 import logging
 import re
 from collections.abc import Sequence
@@ -25,33 +24,10 @@ from dino_infer.images.read import read_image
 from dino_infer.networks.build import Backbone
 from dino_infer.sources.image_list import ImageList
 from dino_train.records.metrics import METRICS, read_rows
+from dino_train.records.report_page import CURVES, page_of
 
 logger = logging.getLogger(__name__)
 
-CURVES = {
-    "loss_nats": "loss (nats)",
-    "loss_over_ln_k": "loss / ln K",
-    "teacher_entropy_nats": "teacher entropy (nats)",
-    "kl_nats": "KL teacher to student (nats)",
-    "rate_loss": "loss of the coding rate",
-    "alignment": "alignment of crops (cosine)",
-    "coding_rate_nats": "coding rate (nats)",
-    "coding_rate_share": "coding rate, 0 collapsed to 1 full",
-    "feature_std": "feature spread",
-    "center_norm": "centre norm",
-    "rankme": "RankMe (effective rank)",
-    "unique_prototypes_share": "share of unique prototypes",
-    "knn_top1_percent": "k-NN top-1 (%)",
-    "lr": "learning rate",
-    "momentum": "teacher momentum",
-    "images_per_s": "images/s",
-    "data_wait_share": "share of time waiting for data",
-}
-RANKME_WORDS = (
-    "RankMe counts the directions that features use. It often rises at first and falls later, as "
-    "features gather around what images have in common: with k-NN rising that is learning. Falling "
-    "to a few directions, with k-NN or without, is collapse."
-)
 IMAGES = 4
 MAX_COLUMNS = 8
 CELL_INCHES = (3.2, 2.4)
@@ -108,8 +84,8 @@ class Report:
         if backbone.has_attention:
             maps = self._keep_attention(backbone, step)
             self._draw_attention(maps.shape)
-        self._draw_curves()
-        self._write_page(step=step, has_attention=backbone.has_attention)
+        curves = self._draw_curves()
+        self._write_page(curves, step=step, has_attention=backbone.has_attention)
 
     @torch.no_grad()
     def _keep_attention(
@@ -153,11 +129,12 @@ class Report:
         with whole_file(self._folder / "attention.png") as temporary:
             Image.fromarray(np.concatenate(rows)).save(temporary)
 
-    def _draw_curves(self) -> None:
+    def _draw_curves(self) -> dict[str, np.ndarray]:
+        """Draw all curves in one picture; return its cells by name."""
         rows = read_rows(self._run / METRICS)
         names = [name for name in CURVES if sum(name in row for row in rows) > 1]
         if not names:  # a run has just begun, and one point is no curve
-            return
+            return {}
         columns = 3
         figure, axes = _figure(-(-len(names) // columns), columns)
         for axis, name in zip(axes.flat, names, strict=False):
@@ -175,7 +152,7 @@ class Report:
             if not sparse:
                 axis.plot(steps, _smooth(values), color="#1f4e8c", linewidth=1.6)
             # Fixed places, and few ticks: matplotlib takes longer to look for room than to draw.
-            axis.set_title(CURVES[name], fontsize=9, y=1, pad=TITLE_PAD)
+            axis.set_title(CURVES[name][0], fontsize=9, y=1, pad=TITLE_PAD)
             axis.locator_params(nbins=TICKS)
             axis.tick_params(labelsize=7)
             for side in (axis.xaxis, axis.yaxis):
@@ -185,40 +162,25 @@ class Report:
             axis.xaxis.set_label_coords(0.5, STEP_LABEL_Y)
         for axis in axes.flat[len(names) :]:
             axis.set_axis_off()
+        figure.set_dpi(DPI)
+        figure.canvas.draw()
+        picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]
         with whole_file(self._folder / "curves.png") as temporary:
-            figure.savefig(temporary, dpi=DPI)
+            Image.fromarray(picture).save(temporary)
+        rows_of_cells = np.split(picture, len(axes))
+        cells = [cell for row in rows_of_cells for cell in np.split(row, columns, axis=1)]
+        return dict(zip(names, cells, strict=False))
 
-    def _write_page(self, *, step: int, has_attention: bool) -> None:
-        rows = read_rows(self._run / METRICS)
+    def _write_page(self, curves: dict[str, np.ndarray], *, step: int, has_attention: bool) -> None:
         latest: dict[str, float] = {}
-        for row in rows:
+        for row in read_rows(self._run / METRICS):
             latest |= row
-        cells = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{value:.6g}</td></tr>"
-            for name, value in latest.items()
-        )
-        curves = (
-            f'<h2>Curves</h2><img src="curves.png" alt="curves"><p>{RANKME_WORDS}</p>'
-            if (self._folder / "curves.png").exists()
-            else ""
-        )
-        attention = (
-            "<h2>[CLS] attention over training</h2>"
-            "<p>Mean over the heads of the teacher's last block.</p>"
-            '<img src="attention.png" alt="attention maps">'
-            if has_attention
-            else "<p>This backbone is a convnet: it has no [CLS] attention to show.</p>"
-        )
-        name = html.escape(self._run.resolve().name)
-        page = (
-            "<!doctype html><html lang=en><head><meta charset=utf-8>"
-            '<meta name=viewport content="width=device-width, initial-scale=1">'
-            f"<title>{name}</title><style>"
-            "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;"
-            "padding:0 1rem;color:#222}img{max-width:100%}td{padding:.1rem 1.5rem .1rem 0}"
-            "</style></head><body>"
-            f"<h1>{name}</h1><p>After {step:,} steps.</p>"
-            f"{curves}{attention}<h2>Latest numbers</h2><table>{cells}</table></body></html>\n"
+        page = page_of(
+            self._run.resolve().name,
+            curves=curves,
+            latest=latest,
+            step=step,
+            has_attention=has_attention,
         )
         write_bytes(self._folder / "index.html", page.encode())
 
