@@ -43,6 +43,9 @@ p{margin:.25rem 0 .75rem}.soft{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .9rem .25rem 0;text-align:right;border-bottom:1px solid var(--line);
 white-space:nowrap}
+td .soft{display:block}td .soft,.names td:first-child{white-space:normal}
+caption{text-align:left;color:var(--soft)}
+@media(max-width:30rem){table{font-size:.875rem}th,td{padding-right:.5rem}}
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:500}
 .bar{display:inline-block;height:.6rem;background:var(--floor);border-radius:2px;vertical-align:middle}
 .scale{text-align:left}.model .bar{background:var(--bar)}.model td{font-weight:600}
@@ -90,14 +93,19 @@ def _overview(results: Sequence[Result]) -> str:
         name = result.headline
         floors = [one for one in result.figures[1:] if name in one.values]
         best = max(floors, key=lambda one: one.values[name], default=None)
-        floor = f"{value_of(best, name)} ({best.of})" if best else "-"
-        cells = (value_of(result.model, name), floor, name.replace("_", " "))
-        link = f'<a href="#{html.escape(result.protocol)}">{html.escape(result.protocol)}</a>'
-        rows.append(
-            f"<tr><td>{link}</td>{''.join(f'<td>{html.escape(c)}</td>' for c in cells)}</tr>"
+        protocol = html.escape(result.protocol)
+        cells = (
+            (f'<a href="#{protocol}">{protocol}</a>', name.replace("_", " ")),
+            (value_of(result.model, name), ""),
+            (value_of(best, name), best.of) if best else ("-", ""),
         )
-    head = "<tr><th>protocol</th><th>model</th><th>highest floor</th><th>figure</th></tr>"
+        rows.append(f"<tr>{''.join(_cell(*cell) for cell in cells)}</tr>")
+    head = "<tr><th>protocol, figure</th><th>model</th><th>highest floor</th></tr>"
     return f"<div class=wide><table>{head}{''.join(rows)}</table></div>"
+
+
+def _cell(content: str, below: str) -> str:
+    return f"<td>{content}<span class=soft>{html.escape(below)}</span></td>"
 
 
 def _section(result: Result) -> Iterator[str]:
@@ -135,8 +143,8 @@ def _bars(result: Result) -> str:
             f"<tr{kind}><td>{html.escape(one.of)}</td><td>{value_of(one, name)}</td>"
             f'<td class=scale><span class=bar style="width:{width}"></span></td></tr>'
         )
-    head = f"<tr><th>{html.escape(name.replace('_', ' '))}</th><th></th><th></th></tr>"
-    return f"<div class=wide><table>{head}{rows}</table></div>"
+    caption = f"<caption>{html.escape(name.replace('_', ' '))}</caption>"
+    return f"<div class=wide><table class=names>{caption}{rows}</table></div>"
 
 
 def _figures_table(result: Result) -> str:
@@ -160,10 +168,19 @@ def _details(title: str, content: str) -> str:
     return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
 
 
+def by_reason(notes: Mapping[str, str]) -> dict[str, list[str]]:
+    """Protocols that have no figures, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in notes.items():
+        reasons.setdefault(why, []).append(name)
+    return reasons
+
+
 def _notes(title: str, notes: Mapping[str, str]) -> Iterator[str]:
     if notes:
         rows = "".join(
-            f"<li>{html.escape(name)}: {html.escape(why)}" for name, why in notes.items()
+            f"<li>{html.escape(', '.join(names))}: {html.escape(why)}"
+            for why, names in by_reason(notes).items()
         )
         yield f"<h2>{title}</h2><ul>{rows}</ul>"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dino_infer.errors import DataError
-from dino_infer.evaluate.reports.page import page_of
+from dino_infer.evaluate.reports.page import by_reason, page_of
 from dino_infer.evaluate.reports.result import Result, aligned, shown, value_of
 from dino_infer.files import parsed_object, whole_file
 
@@ -42,6 +42,14 @@ class Scorecard:
         """The headline of each result."""
         return [_line(result) for result in self.results]
 
+    def notes(self) -> list[str]:
+        """A line for each reason why protocols have no figures."""
+        return [
+            f"{', '.join(names)}: {what}: {why}"
+            for what, reasons in (("not run", self.skipped), ("failed", self.broken))
+            for why, names in by_reason(reasons).items()
+        ]
+
     def as_json(self) -> dict[str, Any]:
         """Everything but tables and pictures, in plain values."""
         return {
@@ -54,10 +62,7 @@ class Scorecard:
 
     def as_text(self) -> str:
         """The table of the headlines for a terminal, and what was not run."""
-        table = aligned([Line._fields, *self.lines()])
-        notes = [f"{name}: not run: {why}" for name, why in self.skipped.items()]
-        notes += [f"{name}: failed: {why}" for name, why in self.broken.items()]
-        return "\n".join([table, *notes])
+        return "\n".join([aligned([Line._fields, *self.lines()]), *self.notes()])
 
     def as_markdown(self) -> str:
         """A table of the headlines, and what was not run."""
@@ -69,9 +74,7 @@ class Scorecard:
         table = "\n".join(
             f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows
         )
-        notes = [f"- {name}: not run: {why}" for name, why in self.skipped.items()]
-        notes += [f"- {name}: failed: {why}" for name, why in self.broken.items()]
-        return table + "\n" + ("\n" + "\n".join(notes) + "\n" if notes else "")
+        return "\n".join([table, "", *(f"- {note}" for note in self.notes())]).rstrip() + "\n"
 
 
 def write_scorecard(folder: Path, scorecard: Scorecard) -> None:

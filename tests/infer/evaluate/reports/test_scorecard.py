@@ -20,7 +20,7 @@ def scorecard():
     return Scorecard(
         network={"weights": "runs/a|b", "arch": "vit_micro"},
         results=[result(), result("linear", top1=71.5, excluded=["x.png: <empty>"], failed=1)],
-        skipped={"video": "it needs video"},
+        skipped={"video": "it needs video", "knn": "not asked for", "health": "not asked for"},
         broken={"objects": "no masks"},
     )
 
@@ -32,7 +32,7 @@ def test_the_files_are_written_together_and_read_back(tmp_path, scorecard):
     assert found["linear"]["values"] == {"top1_percent": 71.5, "rank": 7.5}
     assert found["knn"]["spreads"] == {"top1_percent": 2.0}
     stored = json.loads((tmp_path / "scorecard.json").read_text())
-    assert stored["skipped"] == {"video": "it needs video"}
+    assert stored["skipped"]["video"] == "it needs video"
     assert stored["broken"] == {"objects": "no masks"}
 
 
@@ -47,7 +47,11 @@ def test_the_table_has_a_line_for_each_protocol_and_what_was_not_run(scorecard):
         "| knn | top1_percent | 60.00 ± 2.00 | raw pixels 30.00 |",
         "| linear | top1_percent | 71.50 ± 2.00 | raw pixels 30.00 |",
     ]
-    assert lines[5:] == ["- video: not run: it needs video", "- objects: failed: no masks"]
+    assert lines[5:] == [
+        "- video: not run: it needs video",
+        "- knn, health: not run: not asked for",
+        "- objects: failed: no masks",
+    ]
     text = scorecard.as_text().splitlines()
     assert text[1].split() == [
         "knn",
