@@ -135,6 +135,20 @@ def check_has_attention(backbone: Backbone) -> None:
         )
 
 
+def check_patch_fits(backbone: Backbone, size: int) -> None:
+    """Refuse a network without patches, and images that are smaller than one.
+
+    Raises:
+        CheckpointError: The network is no Vision Transformer.
+        ValueError: ``size`` is below one patch.
+    """
+    check_has_attention(backbone)
+    if size < backbone.patch_size:
+        raise ValueError(
+            f"`size` must be at least one patch of {backbone.patch_size} px, got {size}"
+        )
+
+
 def whole_image(preprocess: Preprocess, *, size: int, patch_size: int) -> Preprocess:
     """The same normalisation, but showing all of an image with its shorter side ``size`` pixels."""
     return dataclasses.replace(preprocess, size=size, crop="none", patch_size=patch_size)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from dino_infer.attention.views import View, view_of
 from dino_infer.choices import Crop
 from dino_infer.devices import resolved_device
 from dino_infer.embedding.embedder import Embedder
@@ -90,6 +91,14 @@ class Network:
             mean=self.info.mean,
             std=self.info.std,
             exact_decode=True,
+        )
+
+    def whole_view(self, picture: UInt8[np.ndarray, "height width 3"], size: int) -> View:
+        """Patches of a whole image that is resized to ``size`` pixels on the shorter side."""
+        return view_of(
+            *picture.shape[:2],
+            preprocess=self.preprocess(size=size, crop="none"),
+            patch_size=self.backbone.patch_size,
         )
 
     def embedder(
@@ -230,9 +239,8 @@ def with_twin(
             torch.manual_seed(seed)
             twin = untrained_backbone(info).eval()
         networks.append(Network(name=UNTRAINED, backbone=twin, **shared))
-    device = networks[0].device
     for network in networks:
-        network.backbone.to(device)
+        network.backbone.to(network.device)
     return tuple(networks)
 
 
@@ -245,8 +253,7 @@ def with_pixels(
         contestants: The model, and its untrained twin if floors are wanted.
         floors: Add the raw pixels; None adds them where there is a twin.
     """
-    if floors is None:
-        floors = len(contestants) > 1
+    floors = len(contestants) > 1 if floors is None else floors
     pixels = [RawPixels(cache=contestants[0].cache)] if floors else []
     return (*contestants, *pixels)
 

@@ -17,12 +17,12 @@ from jaxtyping import Float, Int64
 from PIL import Image
 
 from dino_infer.errors import DataError
-from dino_infer.evaluate.contestants import Contestant, Network
+from dino_infer.evaluate.contestants import MODEL, Contestant, Network
 from dino_infer.evaluate.data.copies import Copies
 from dino_infer.evaluate.data.label_files import first_names
 from dino_infer.evaluate.data.readable import common_rows
 from dino_infer.evaluate.data.repeats import repeats
-from dino_infer.evaluate.measures.copies import CopyRanks, copy_ranks, copy_values
+from dino_infer.evaluate.measures.copies import CopyRanks, copy_columns, copy_ranks, pair_values
 from dino_infer.evaluate.measures.descriptors import fitted_whitening
 from dino_infer.evaluate.measures.ranking import (
     Ranks,
@@ -30,11 +30,11 @@ from dino_infer.evaluate.measures.ranking import (
     chance_average_precision,
     chance_found,
     is_found,
-    mean_percent,
+    percents,
     trapezoid_average_precision,
 )
 from dino_infer.evaluate.reports.matches import RIGHT, WRONG, Panel, matches_sheet, picture_of
-from dino_infer.evaluate.reports.result import Figures, Result, Table
+from dino_infer.evaluate.reports.result import Figures, Result, Table, mean_figures
 from dino_infer.sources.image_list import ImageList
 
 SIZE = 320
@@ -71,6 +71,7 @@ class _Found:
     ranks: Mapping[str, CopyRanks]
     """Of the features as they are, and whitened."""
     values: Mapping[str, float]
+    spreads: Mapping[str, float]
     components: int | None
     """Directions that the whitening kept; None where it could not be fitted."""
 
@@ -123,7 +124,9 @@ def measure_copy_detection(
                 f"whitened figures of {one.name}: its features of {fitted_on} are equal"
             )
     database = sum(len(rows[n].features[0]) for n in ("references", "distractors") if n in rows)
-    figures = [Figures(of=name, values=one.values) for name, one in found.items()]
+    figures = [
+        Figures(of=name, values=one.values, spreads=one.spreads) for name, one in found.items()
+    ]
     if len(contestants) > 1:
         figures.append(_chance(task, database))
     hardest = _hardest_sheet(
@@ -225,15 +228,21 @@ def _found(features: Features, task: _Task, *, fitted_on: str, components: int |
         ways[WHITENED] = {name: whitening(rows) for name, rows in used.items()}
     ranks: dict[str, CopyRanks] = {}
     values: dict[str, float] = {}
+    spreads: dict[str, float] = {}
     for way, rows in ways.items():
         pair = rows["queries"], rows["references"], task.originals
         ranks[way] = copy_ranks(*pair)
-        values |= {f"{way}{name}": value for name, value in copy_values(ranks[way]).items()}
+        of_queries = mean_figures(MODEL, copy_columns(ranks[way]))
+        values |= _named(way, {**of_queries.values, **pair_values(ranks[way])})
+        spreads |= _named(way, of_queries.spreads)
         if "background" in rows:
-            measured = copy_values(copy_ranks(*pair, background=rows["background"]))
-            for name in ("uap_percent", "recall_at_p90_percent"):
-                values[f"{way}normalised_{name}"] = measured[name]
-    return _Found(ranks, values, kept)
+            measured = pair_values(copy_ranks(*pair, background=rows["background"]))
+            values |= _named(f"{way}normalised_", measured)
+    return _Found(ranks, values, spreads, kept)
+
+
+def _named(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in values.items()}
 
 
 def _chance(task: _Task, references: int) -> Figures:
@@ -264,10 +273,10 @@ def _transforms_table(found: Mapping[str, _Found], task: _Task) -> Table:
             line: list[Any] = [kind or "(not named)", len(asked)]
             for ranks in ways.values():
                 own = [ranks.of_queries[i] for i in asked]
-                line += [mean_percent(measure, own) for measure in TRANSFORM_MEASURES.values()]
+                line += [percents(measure, own).mean() for measure in TRANSFORM_MEASURES.values()]
             for floor in floors:
                 own = [found[floor].ranks[PLAIN].of_queries[i] for i in asked]
-                line.append(mean_percent(average_precision, own))
+                line.append(percents(average_precision, own).mean())
             rows.append(line)
     return Table(
         ["transform", "queries", *columns, *(f"map_percent of {floor}" for floor in floors)], rows

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from dino_infer.attention.maps import check_patch_fits
 from dino_infer.embedding.embedder import Embedder
-from dino_infer.errors import CheckpointError, DataError
+from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import MODEL, PIXELS, Network
 from dino_infer.evaluate.data.mask_sets import MaskSets
 from dino_infer.evaluate.measures.patch_labels import class_iou, mean_iou, mean_iou_spread, tally
@@ -28,7 +29,12 @@ from dino_infer.evaluate.patch_memory import (
     patch_features,
     predicted_classes,
 )
-from dino_infer.evaluate.reports.mask_pictures import Panels, label_overlay, mask_sheet
+from dino_infer.evaluate.reports.mask_pictures import (
+    Panels,
+    best_and_worst,
+    label_overlay,
+    mask_sheet,
+)
 from dino_infer.evaluate.reports.result import Figures, Result, Table
 
 SIZE = 512
@@ -36,7 +42,6 @@ K, TEMPERATURE = 30, 0.02
 MEMORY_SIZE = 102_400
 KNN, LOGISTIC = "miou_percent", "logistic_miou_percent"
 FREQUENT = "most frequent class"
-SHEET_ROWS = 4  # of the best images, and as many of the worst
 
 Tallies = Int64[np.ndarray, "images 3 classes"]
 """Pixels of each class in each image: right, in the ground truth, and in the prediction."""
@@ -140,18 +145,9 @@ def measure_dense_knn(
 
 def _grid(network: Network, size: int) -> tuple[tuple[int, int], int]:
     """Patches per column and per row, and the side in pixels that they fill."""
-    backbone = network.backbone
-    if not backbone.has_attention:
-        raise CheckpointError(
-            "dense k-NN needs the patch tokens of a Vision Transformer, but the weights are a "
-            f"{backbone.arch!r}; pass `weights` of a ViT"
-        )
-    count = size // backbone.patch_size
-    if not count:
-        raise ValueError(
-            f"`size` must be at least one patch of {backbone.patch_size} px, got {size}"
-        )
-    return (count, count), count * backbone.patch_size
+    check_patch_fits(network.backbone, size)
+    count = size // network.backbone.patch_size
+    return (count, count), count * network.backbone.patch_size
 
 
 def _embedders(networks: Sequence[Network], side: int) -> dict[str, Embedder]:
@@ -250,10 +246,7 @@ def _class_table(sets: MaskSets, tallies: Mapping[str, Mapping[str, Tallies]]) -
 
 def _shown(places: Sequence[int], scores: Float64[np.ndarray, " images"]) -> dict[int, float]:
     """Scores of the best queries and the worst, by place."""
-    order = np.argsort(-scores, kind="stable").tolist()
-    if len(order) > 2 * SHEET_ROWS:
-        order = [*order[:SHEET_ROWS], *order[-SHEET_ROWS:]]
-    return {places[i]: float(scores[i]) for i in order}
+    return {places[i]: float(scores[i]) for i in best_and_worst(scores)}
 
 
 def _panels(

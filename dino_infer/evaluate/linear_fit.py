@@ -63,10 +63,10 @@ class HeadBank:
         """Biases of the heads."""
         return self._bias.view(self._shape)
 
-    def logits(self, features: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows heads classes"]:
-        """Logits of every head."""
-        flat = torch.addmm(self._bias, features, self._weight.T)
-        return flat.view(-1, *self._shape)
+    def logits(self, features: Float[Tensor, "rows dim"]) -> Float[Tensor, "heads classes rows"]:
+        """Logits of every head, rows last: a softmax over few neighbouring numbers is slow."""
+        flat = torch.addmm(self._bias[:, None], self._weight, features.T)
+        return flat.view(*self._shape, -1)
 
     def update(
         self, features: Float[Tensor, "rows dim"], labels: Int64[Tensor, " rows"], *, factor: float
@@ -80,12 +80,12 @@ class HeadBank:
         """
         rows = len(features)
         # Gradient of the mean cross-entropy with respect to the logits: probability minus target.
-        gradient = self.logits(features).softmax(dim=-1)
-        targets = labels[:, None, None].expand(-1, self._shape[0], 1)
-        gradient.scatter_add_(2, targets, gradient.new_full(targets.shape, -1))
-        flat = gradient.flatten(1)
-        self._weight_speed.mul_(MOMENTUM).addmm_(flat.T, features, alpha=1 / rows)
-        self._bias_speed.mul_(MOMENTUM).add_(flat.mean(dim=0))
+        gradient = self.logits(features).softmax(dim=1)
+        targets = labels.expand(self._shape[0], 1, -1)
+        gradient.scatter_add_(1, targets, gradient.new_full(targets.shape, -1))
+        flat = gradient.flatten(0, 1)
+        self._weight_speed.mul_(MOMENTUM).addmm_(flat, features, alpha=1 / rows)
+        self._bias_speed.mul_(MOMENTUM).add_(flat.mean(dim=1))
         steps = self._lrs * (factor * rows / LR_BATCH)
         self._weight.addcmul_(steps[:, None], self._weight_speed, value=-1)
         self._bias.addcmul_(steps, self._bias_speed, value=-1)

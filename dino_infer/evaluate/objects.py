@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float64, UInt8
 from PIL import Image
 
 from dino_infer.attention.boxes import Box, mask_boxes
-from dino_infer.attention.maps import MASS, attention_maps, check_has_attention, grid_masks
-from dino_infer.attention.views import View, check_patches, view_of
+from dino_infer.attention.maps import MASS, attention_maps, check_patch_fits, grid_masks
+from dino_infer.attention.views import View, check_patches
 from dino_infer.choices import OBJECT_METHODS
 from dino_infer.drawing.overlays import box_overlay, mask_overlay
 from dino_infer.errors import DataError, ImageError
 from dino_infer.evaluate.contestants import Network
 from dino_infer.evaluate.data.annotated import AnnotatedImages, Truth
 from dino_infer.evaluate.data.mask_files import VOID
-from dino_infer.evaluate.measures.overlaps import centred_ellipse, patch_of_pixels
+from dino_infer.evaluate.measures.overlaps import ELLIPSE, centred_ellipse, patch_of_pixels
 from dino_infer.evaluate.measures.regions import (
     box_overlaps,
     f_measures,
@@ -26,17 +26,14 @@ from dino_infer.evaluate.measures.regions import (
     located_share,
     pixel_accuracy,
 )
-from dino_infer.evaluate.reports.mask_pictures import Panels, mask_sheet
-from dino_infer.evaluate.reports.result import Figures, Result, Table
+from dino_infer.evaluate.reports.mask_pictures import Panels, best_and_worst, mask_sheet
+from dino_infer.evaluate.reports.result import Result, Table, mean_figures
 from dino_infer.objects.find import objects_in, patch_keys
 from dino_infer.progress import Progress
 
 SIZE = 480
 ATTENTION = "attention"
 METHODS = (ATTENTION, *OBJECT_METHODS)
-ELLIPSE = "centred ellipse"
-ELLIPSE_SHARE = 0.6
-SHEET_ROWS = 4  # of the best images, and as many of the worst
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +83,7 @@ def measure_objects(
         DataError: No image can be read.
         ValueError: ``size`` is below one patch.
     """
-    for network in networks:
-        check_has_attention(network.backbone)
-    patch = networks[0].backbone.patch_size
-    if size < patch:
-        raise ValueError(f"`size` must be at least one patch of {patch} px, got {size}")
+    check_patch_fits(networks[0].backbone, size)
     images: list[_Outcome] = []
     with Progress("objects", total=len(data.images)) as progress:
         for i in range(len(data.images)):
@@ -107,7 +100,7 @@ def measure_objects(
 def _measured(networks: Sequence[Network], data: AnnotatedImages, i: int, size: int) -> _Outcome:
     picture, truth = data.picture(i), data.truth_of(i)
     height, width = picture.shape[:2]
-    view = _view(networks[0], picture, size)
+    view = networks[0].whole_view(picture, size)
     check_patches(view, path=data.images.location(i))
     patches = patch_of_pixels(view, height, width)
     rows, answers = {}, []
@@ -175,7 +168,7 @@ def _scores(
 
 def _ellipse_scores(height: int, width: int, truth: Truth) -> dict[str, float]:
     """Figures of an ellipse in the middle of the frame, under the names of every method."""
-    mask = centred_ellipse(height, width, share=ELLIPSE_SHARE)
+    mask = centred_ellipse(height, width)
     rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
     box = Box(columns[0], rows[0], columns[-1] + 1, rows[-1] + 1, mass=1.0)
     return {
@@ -185,14 +178,6 @@ def _ellipse_scores(height: int, width: int, truth: Truth) -> dict[str, float]:
 
 def _corners(boxes: Sequence[Box]) -> Float64[np.ndarray, "boxes 4"]:
     return np.array([box[:4] for box in boxes], dtype=np.float64).reshape(-1, 4)
-
-
-def _view(network: Network, picture: UInt8[np.ndarray, "height width 3"], size: int) -> View:
-    return view_of(
-        *picture.shape[:2],
-        preprocess=network.preprocess(size=size, crop="none"),
-        patch_size=network.backbone.patch_size,
-    )
 
 
 def _result(
@@ -209,7 +194,7 @@ def _result(
     return Result(
         protocol="objects",
         headline=f"tokencut_{'iou' if data.has_masks else 'corloc'}_percent",
-        figures=[_figures(of, values) for of, values in columns.items()],
+        figures=[mean_figures(of, values) for of, values in columns.items()],
         settings={
             "size": size,
             "layer": -1,
@@ -230,18 +215,6 @@ def _result(
     )
 
 
-def _figures(of: str, columns: Mapping[str, Float64[np.ndarray, " images"]]) -> Figures:
-    return Figures(
-        of=of,
-        values={name: float(column.mean()) for name, column in columns.items()},
-        spreads={
-            name: float(column.std(ddof=1)) / len(column) ** 0.5
-            for name, column in columns.items()
-            if len(column) > 1
-        },
-    )
-
-
 def _image_table(
     data: AnnotatedImages,
     images: Sequence[_Outcome],
@@ -256,16 +229,14 @@ def _sheet(
     network: Network, data: AnnotatedImages, images: Sequence[_Outcome], size: int
 ) -> Image.Image:
     """The images where TokenCut's object is best and worst, with the answers of all methods."""
-    ordered = sorted(images, key=lambda one: -one.order)
-    if len(ordered) > 2 * SHEET_ROWS:
-        ordered = [*ordered[:SHEET_ROWS], *ordered[-SHEET_ROWS:]]
-    rows = (_panels(network, data, one, size) for one in ordered)
+    shown = best_and_worst(np.array([one.order for one in images]))
+    rows = (_panels(network, data, images[place], size) for place in shown)
     return mask_sheet(rows, titles=["ground truth", "[CLS] attention", *OBJECT_METHODS])
 
 
 def _panels(network: Network, data: AnnotatedImages, one: _Outcome, size: int) -> Panels:
     picture, truth = data.picture(one.place), data.truth_of(one.place)
-    patches = patch_of_pixels(_view(network, picture, size), *picture.shape[:2])
+    patches = patch_of_pixels(network.whole_view(picture, size), *picture.shape[:2])
     shown = picture if truth.labels is None else mask_overlay(picture, truth.labels > 0)
     there = [
         Box(round(x0), round(y0), round(x1), round(y1), mass=1.0)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt8
 
-from dino_infer.attention.maps import MASS, attention_maps, check_has_attention, grid_masks
-from dino_infer.attention.views import View, check_patches, view_of
+from dino_infer.attention.maps import MASS, attention_maps, check_patch_fits, grid_masks
+from dino_infer.attention.views import check_patches
 from dino_infer.drawing.overlays import mask_overlay
 from dino_infer.errors import DataError, ImageError
 from dino_infer.evaluate.contestants import Network
@@ -27,21 +27,26 @@ from dino_infer.evaluate.measures.attention_masks import (
     with_mean,
 )
 from dino_infer.evaluate.measures.overlaps import (
+    ELLIPSE,
     centred_ellipse,
     counts,
     overlaps,
     patch_of_pixels,
 )
-from dino_infer.evaluate.reports.mask_pictures import Curve, Panels, mask_curves, mask_sheet
-from dino_infer.evaluate.reports.result import Figures, Result, Table
+from dino_infer.evaluate.reports.mask_pictures import (
+    Curve,
+    Panels,
+    best_and_worst,
+    mask_curves,
+    mask_sheet,
+)
+from dino_infer.evaluate.reports.result import Result, Table, mean_figures
 from dino_infer.progress import Progress
 
 SIZE = 480
-ELLIPSE, FRAME = "centred ellipse", "whole frame"
-ELLIPSE_SHARE = 0.6
+FRAME = "whole frame"
 CHOSEN, MEAN, BEST = "iou_chosen_head_percent", "iou_mean_head_percent", "iou_best_head_percent"
 MASSES = tuple(round(0.05 * i, 2) for i in range(1, 21))
-SHEET_ROWS = 4  # of the best images, and as many of the worst
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +77,12 @@ class _Scores:
         return heads_of_others(self.iou[:, : -1 if len(self.images) > 1 else None])
 
     def columns(self) -> dict[str, Float64[np.ndarray, " images"]]:
-        """Jaccard index of each image, by the name of the figure."""
+        """Jaccard index of each image in percent, by the name of the figure."""
         iou = self.iou
         return {
-            CHOSEN: np.take_along_axis(iou, self.chosen[:, None], axis=1)[:, 0],
-            MEAN: iou[:, -1],
-            BEST: np.array([one.best[self.at] for one in self.images]),
+            CHOSEN: 100 * np.take_along_axis(iou, self.chosen[:, None], axis=1)[:, 0],
+            MEAN: 100 * iou[:, -1],
+            BEST: 100 * np.array([one.best[self.at] for one in self.images]),
         }
 
     def curve(self, label: str, masks: Int64[np.ndarray, " images"]) -> Curve:
@@ -112,11 +117,7 @@ def measure_segmentation(
         DataError: No image can be read.
         ValueError: ``size`` or ``mass`` is out of range.
     """
-    for network in networks:
-        check_has_attention(network.backbone)
-    patch = networks[0].backbone.patch_size
-    if size < patch:
-        raise ValueError(f"size must be at least one patch of {patch} px, got {size}")
+    check_patch_fits(networks[0].backbone, size)
     if not 0 < mass <= 1:
         raise ValueError(f"mass must lie in (0, 1], got {mass}")
     masses = sorted({*MASSES, mass})
@@ -128,7 +129,7 @@ def measure_segmentation(
             progress.advance(1)
             try:
                 picture, labels = data.picture(i), data.object_labels(i)
-                check_patches(_view(networks[0], picture, size), path=data.images.location(i))
+                check_patches(networks[0].whole_view(picture, size), path=data.images.location(i))
                 found = [_scores(one, picture, labels, size, masses) for one in networks]
             except ImageError as error:
                 logger.warning("%s", error)
@@ -142,14 +143,6 @@ def measure_segmentation(
     return _result(scores, frames, data, kept, size=size, mass=mass)
 
 
-def _view(network: Network, picture: UInt8[np.ndarray, "height width 3"], size: int) -> View:
-    return view_of(
-        *picture.shape[:2],
-        preprocess=network.preprocess(size=size, crop="none"),
-        patch_size=network.backbone.patch_size,
-    )
-
-
 def _scores(
     network: Network,
     picture: UInt8[np.ndarray, "height width 3"],
@@ -157,7 +150,7 @@ def _scores(
     size: int,
     masses: Sequence[float],
 ) -> MaskScores:
-    view = _view(network, picture, size)
+    view = network.whole_view(picture, size)
     preprocess = network.preprocess(size=size, crop="none")
     maps = attention_maps(picture, backbone=network.backbone, preprocess=preprocess)
     parts = patch_of_pixels(view, *labels.shape)
@@ -167,20 +160,10 @@ def _scores(
 
 def _frame_scores(labels: Int32[np.ndarray, "height width"]) -> tuple[float, float]:
     """Jaccard index of the centred ellipse, and of the whole frame."""
-    inside = centred_ellipse(*labels.shape, share=ELLIPSE_SHARE).astype(np.int64)
+    inside = centred_ellipse(*labels.shape).astype(np.int64)
     truth = counts(labels, inside, parts_number=2)
     ellipse, frame = overlaps(np.array([[False, True], [True, True]]), truth).iou.mean(axis=1)
     return float(ellipse), float(frame)
-
-
-def _figures(of: str, columns: Mapping[str, Float64[np.ndarray, " images"]]) -> Figures:
-    values = {name: 100 * float(column.mean()) for name, column in columns.items()}
-    spreads = {
-        name: 100 * float(column.std(ddof=1)) / len(column) ** 0.5
-        for name, column in columns.items()
-        if len(column) > 1
-    }
-    return Figures(of=of, values=values, spreads=spreads)
 
 
 def _result(
@@ -194,7 +177,7 @@ def _result(
 ) -> Result:
     model = scores[0]
     columns = model.columns()
-    figures = [_figures(one.network.name, one.columns()) for one in scores]
+    figures = [mean_figures(one.network.name, one.columns()) for one in scores]
     curves = [
         one.curve(label, masks)
         for one in scores
@@ -207,7 +190,7 @@ def _result(
     if len(scores) > 1:
         for name, column in zip((ELLIPSE, FRAME), np.array(frames).T, strict=True):
             # A mask without heads is the same by any choice of them.
-            figures.append(_figures(name, dict.fromkeys(columns, column)))
+            figures.append(mean_figures(name, dict.fromkeys(columns, 100 * column)))
             floors[name] = float(column.mean())
     return Result(
         protocol="segmentation",
@@ -245,7 +228,7 @@ def _image_table(
     columns: Mapping[str, Float64[np.ndarray, " images"]],
 ) -> Table:
     heads = [model.names[head] for head in model.chosen.tolist()]
-    values = (100 * np.stack(list(columns.values()), axis=1)).round(2).tolist()
+    values = np.stack(list(columns.values()), axis=1).round(2).tolist()
     rows = [[data.name(i), head, *row] for i, head, row in zip(kept, heads, values, strict=True)]
     return Table(["image", "chosen_head", *columns], rows)
 
@@ -275,20 +258,18 @@ def _panels(
     size: int,
 ) -> Iterator[Panels]:
     """The best images and the worst, each with the mask of its chosen head."""
-    order = np.argsort(-iou, kind="stable")
-    shown = order if len(order) <= 2 * SHEET_ROWS else [*order[:SHEET_ROWS], *order[-SHEET_ROWS:]]
     chosen = model.chosen
-    for place in shown:
+    for place in best_and_worst(iou):
         i = kept[place]
         picture = data.picture(i)
         network = model.network
         preprocess = network.preprocess(size=size, crop="none")
         mass = model.masses[model.at]
         maps = attention_maps(picture, backbone=network.backbone, preprocess=preprocess, mass=mass)
-        parts = patch_of_pixels(_view(network, picture, size), *picture.shape[:2])
+        parts = patch_of_pixels(network.whole_view(picture, size), *picture.shape[:2])
         mask = grid_masks(with_mean(maps.heads)[chosen[place]], mass).ravel()[parts]
         yield Panels(
-            title=f"{data.name(i)}: {100 * iou[place]:.0f} %",
+            title=f"{data.name(i)}: {iou[place]:.0f} %",
             pictures=[
                 picture,
                 mask_overlay(picture, data.object_labels(i) > 0),

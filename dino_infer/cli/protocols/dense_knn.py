@@ -68,10 +68,7 @@ def dense_knn(
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    networks = load(weights, compute, limits, report)
-    patch = networks[0].backbone.patch_size
-    if size < patch:
-        raise UsageError(f"--size must be at least one patch of {patch} px, got {size}")
+    networks = load(weights, compute, limits, report, size=size)
 
     def measure() -> "Result":
         sets = mask_sets(

@@ -51,10 +51,7 @@ def objects(
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.objects import measure_objects
 
-    networks = load(weights, compute, limits, report)
-    patch = networks[0].backbone.patch_size
-    if size < patch:
-        raise UsageError(f"--size must be at least one patch of {patch} px, got {size}")
+    networks = load(weights, compute, limits, report, size=size)
 
     def measure() -> "Result":
         if boxes is not None:

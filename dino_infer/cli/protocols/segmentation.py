@@ -47,10 +47,7 @@ def segmentation(
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.segmentation import measure_segmentation
 
-    networks = load(weights, compute, limits, report)
-    patch = networks[0].backbone.patch_size
-    if size < patch:
-        raise UsageError(f"--size must be at least one patch of {patch} px, got {size}")
+    networks = load(weights, compute, limits, report, size=size)
 
     def measure() -> "Result":
         images = masked_images(data, **truth.keywords())

@@ -57,13 +57,26 @@ class ReportOptions:
 
 
 def load(
-    weights: WeightOptions, compute: ComputeOptions, limits: LimitOptions, report: ReportOptions
+    weights: WeightOptions,
+    compute: ComputeOptions,
+    limits: LimitOptions,
+    report: ReportOptions,
+    *,
+    size: int | None = None,
 ) -> "tuple[Network, ...]":
     """The network that the flags ask for, and its untrained twin unless --no-floors is given.
 
+    Args:
+        weights: Weights of the network.
+        compute: Execution of the network.
+        limits: Limits of images.
+        report: Floors, seed and cache.
+        size: Side of images in pixels; given where the patches of the network are looked at.
+
     Raises:
-        UsageError: Unknown arch, or weights that are no PyTorch network.
+        UsageError: Unknown arch, weights that are no PyTorch network, or a size below one patch.
     """
+    from dino_infer.attention.maps import check_patch_fits
     from dino_infer.evaluate.contestants import load_networks
 
     source = weights.weights or DEFAULT_WEIGHTS
@@ -72,7 +85,7 @@ def load(
             "this protocol looks into the network: pass PyTorch weights, and --engine auto or torch"
         )
     try:
-        return load_networks(
+        networks = load_networks(
             source,
             **weights.keywords(),
             floors=not report.no_floors,
@@ -80,6 +93,9 @@ def load(
             cache=report.cache_folder,
             **(compute.keywords() | limits.keywords()),
         )
+        if size is not None:
+            check_patch_fits(networks[0].backbone, size)
+        return networks
     except ValueError as error:
         raise UsageError(str(error)) from error
 

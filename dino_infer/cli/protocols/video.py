@@ -73,10 +73,7 @@ def video(
     from dino_infer.evaluate.following import Following
     from dino_infer.evaluate.video import measure_video
 
-    networks = load(weights, compute, limits, report)
-    patch = networks[0].backbone.patch_size
-    if following.size < patch:
-        raise UsageError(f"--size must be at least one patch of {patch} px, got {following.size}")
+    networks = load(weights, compute, limits, report, size=following.size)
 
     def measure() -> "Result":
         videos = video_sequences(data, list_file=list_file)

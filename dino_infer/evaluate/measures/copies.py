@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 
 from dino_infer.evaluate.measures.descriptors import (
     similarity_bias,
@@ -16,8 +16,8 @@ from dino_infer.evaluate.measures.ranking import (
     Ranks,
     average_precision,
     is_found,
-    mean_percent,
     pair_ranks,
+    percents,
     recall_at_precision,
     relevant_ranks,
 )
@@ -86,16 +86,17 @@ def copy_ranks(
     )
 
 
-def copy_values(ranks: CopyRanks) -> dict[str, float]:
-    """The measures of a ranking, in percent.
-
-    Returns:
-        ``map_percent`` over queries, ``uap_percent`` over pairs (μAP), ``accuracy_at_1_percent``
-        and ``recall_at_p90_percent``.
-    """
+def copy_columns(ranks: CopyRanks) -> dict[str, Float64[np.ndarray, " queries"]]:
+    """Average precision and accuracy@1 of each query that has an original, in percent."""
     return {
-        "map_percent": mean_percent(average_precision, ranks.of_queries),
+        "map_percent": percents(average_precision, ranks.of_queries),
+        "accuracy_at_1_percent": percents(lambda one: is_found(one, 1), ranks.of_queries),
+    }
+
+
+def pair_values(ranks: CopyRanks) -> dict[str, float]:
+    """Measures in percent of one ranking of all pairs: μAP, and recall at precision 90 %."""
+    return {
         "uap_percent": 100 * average_precision(ranks.pairs),
-        "accuracy_at_1_percent": mean_percent(lambda one: is_found(one, 1), ranks.of_queries),
         "recall_at_p90_percent": 100 * recall_at_precision(ranks.pairs),
     }

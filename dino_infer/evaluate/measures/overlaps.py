@@ -8,6 +8,10 @@ from jaxtyping import Bool, Float64, Int32, Int64, Integer
 from dino_infer.attention.views import View
 from dino_infer.evaluate.data.mask_files import VOID
 
+ELLIPSE = "centred ellipse"
+"""Name of the answer without a model."""
+ELLIPSE_SHARE = 0.6
+
 
 class Counts(NamedTuple):
     """Pixels of one image's ground truth in each of its parts, such as the patches of a network.
@@ -81,7 +85,7 @@ def overlaps(masks: Bool[np.ndarray, "masks parts"], truth: Counts) -> Overlaps:
 
 
 def centred_ellipse(
-    height: int, width: int, *, share: float
+    height: int, width: int, *, share: float = ELLIPSE_SHARE
 ) -> Bool[np.ndarray, "{height} {width}"]:
     """The answer without a model: an ellipse in the middle of the frame.
 

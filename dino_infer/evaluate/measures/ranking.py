@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, Integer
+from jaxtyping import Bool, Float, Float64, Int64, Integer
 
 EXACT_TERMS = 1_000  # from here on the approximation of a harmonic number is exact to 1e-7
 
@@ -118,9 +118,11 @@ def is_found(ranks: Ranks, k: int) -> bool:
     return bool(len(ranks) and ranks[0] < k)
 
 
-def mean_percent(measure: Callable[[Ranks], float], ranks: Iterable[Ranks]) -> float:
-    """Mean of a measure over the queries that have a relevant image, in percent."""
-    return 100 * float(np.mean([measure(one) for one in ranks if len(one)]))
+def percents(
+    measure: Callable[[Ranks], float], ranks: Iterable[Ranks]
+) -> Float64[np.ndarray, " queries"]:
+    """A measure of each query that has a relevant image, in percent."""
+    return np.array([100 * float(measure(one)) for one in ranks if len(one)])
 
 
 def chance_average_precision(relevant: int, references: int) -> float:

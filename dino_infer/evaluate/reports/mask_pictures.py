@@ -12,6 +12,7 @@ from dino_infer.drawing.sheets import panel_row
 
 DPI = 120
 TINTED = 0.55  # share of a class's colour in a pixel
+SHEET_ROWS = 4  # of the best images, and as many of the worst
 TITLE_LENGTH = 36  # characters that fit above a panel
 
 
@@ -45,6 +46,13 @@ def mask_sheet(rows: Iterable[Panels], *, titles: Sequence[str]) -> Image.Image:
     """
     drawn = [panel_row(row.pictures, titles=[row.title[-TITLE_LENGTH:], *titles]) for row in rows]
     return Image.fromarray(np.concatenate(drawn))
+
+
+def best_and_worst(scores: Float64[np.ndarray, " images"]) -> list[int]:
+    """Places of the images for a sheet, from the best on."""
+    order: list[int] = np.argsort(-scores, kind="stable").tolist()
+    few = len(order) <= 2 * SHEET_ROWS
+    return order if few else [*order[:SHEET_ROWS], *order[-SHEET_ROWS:]]
 
 
 def label_overlay(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float64
 from PIL import Image
 
 LOWER_IS_BETTER = frozenset({"j_decay_percent", "f_decay_percent"})
@@ -78,6 +80,24 @@ class Result:
             "failed": self.failed,
             "excluded": list(self.excluded),
         }
+
+
+def mean_figures(of: str, columns: Mapping[str, Float64[np.ndarray, " measured"]]) -> Figures:
+    """Means over images or queries, each with its standard error.
+
+    Args:
+        of: Name of the contestant.
+        columns: Figures of every image or query, by name.
+    """
+    return Figures(
+        of=of,
+        values={name: float(column.mean()) for name, column in columns.items()},
+        spreads={
+            name: float(column.std(ddof=1)) / len(column) ** 0.5
+            for name, column in columns.items()
+            if len(column) > 1
+        },
+    )
 
 
 def standard_errors(percent: Mapping[str, float], images: int) -> dict[str, float]:

@@ -3,11 +3,12 @@
 ``revisited`` beside it has the protocol of the revisited Oxford and Paris photos.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float64, Shaped
 from PIL import Image
 
 from dino_infer.choices import Crop
@@ -24,11 +25,11 @@ from dino_infer.evaluate.measures.ranking import (
     chance_average_precision,
     chance_found,
     is_found,
-    mean_percent,
+    percents,
     relevant_ranks,
 )
 from dino_infer.evaluate.reports.matches import RIGHT, WRONG, Panel, matches_sheet, picture_of
-from dino_infer.evaluate.reports.result import Figures, Result, Table
+from dino_infer.evaluate.reports.result import Figures, Result, Table, mean_figures
 from dino_infer.progress import Progress
 from dino_infer.sources.image_list import ImageList
 
@@ -69,18 +70,15 @@ def class_ranks(
     return ranks
 
 
-def class_values(ranks: Sequence[Ranks]) -> dict[str, float]:
-    """Mean average precision and R@1, R@5 and R@10, in percent, over queries with relevant images.
+def class_columns(ranks: Sequence[Ranks]) -> dict[str, Float64[np.ndarray, " queries"]]:
+    """Average precision and R@1, R@5 and R@10, in percent, of queries with relevant images.
 
-    R@k is the share of queries with an image of their class among the first k.
+    R@k of a query is 100 where an image of its class is among the first k.
     """
-    values = {"map_percent": mean_percent(average_precision, ranks)}
+    columns = {"map_percent": percents(average_precision, ranks)}
     for k in DEPTHS:
-        values[f"recall_at_{k}_percent"] = mean_percent(
-            lambda one, k=k: is_found(one, k),  # type: ignore[misc]
-            ranks,
-        )
-    return values
+        columns[f"recall_at_{k}_percent"] = percents(functools.partial(is_found, k=k), ranks)
+    return columns
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def measure_retrieval(
             labels=sets.labels,
             same=sets.same,
         )
-        figures.append(Figures(of=one.name, values=class_values(ranks)))
+        figures.append(mean_figures(one.name, class_columns(ranks)))
         if not place:
             tables["classes"] = _classes_table(ranks, sets.query_labels)
             pictures["nearest"] = _sheet(features[-1], features[0], sets, asked)
@@ -221,7 +219,8 @@ def _classes_table(ranks: Sequence[Ranks], labels: Shaped[np.ndarray, " queries"
     for label in np.unique(labels):
         own = [ranks[i] for i in np.flatnonzero(labels == label).tolist() if len(ranks[i])]
         if own:
-            rows.append([str(label), len(own), *class_values(own).values()])
+            means = mean_figures("", class_columns(own)).values
+            rows.append([str(label), len(own), *means.values()])
     return Table(
         ["class", "queries", "map_percent", *(f"recall_at_{k}_percent" for k in DEPTHS)], rows
     )

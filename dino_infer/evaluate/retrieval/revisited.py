@@ -6,11 +6,12 @@ Source: https://arxiv.org/abs/1803.11285 for the protocol; https://arxiv.org/abs
 4.2.1, for the features.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 
 from dino_infer.embedding.embedder import Embedder
@@ -23,7 +24,7 @@ from dino_infer.evaluate.data.revisited import Box, QueryTruth, Revisited
 from dino_infer.evaluate.measures.descriptors import unit_rows
 from dino_infer.evaluate.measures.ranking import (
     Ranks,
-    mean_percent,
+    percents,
     precision_at,
     relevant_ranks,
     trapezoid_average_precision,
@@ -36,7 +37,7 @@ from dino_infer.evaluate.reports.matches import (
     matches_sheet,
     picture_of,
 )
-from dino_infer.evaluate.reports.result import Figures, Result
+from dino_infer.evaluate.reports.result import Figures, Result, mean_figures
 from dino_infer.images.read import read_image
 
 SIZE = 224
@@ -55,8 +56,10 @@ Scores = Float[np.ndarray, "queries images"]
 Picture = UInt8[np.ndarray, "_height _width 3"]
 
 
-def revisited_values(scores: Scores, truth: Sequence[QueryTruth]) -> dict[str, float]:
-    """Mean average precision and mean precision at 1, 5 and 10 of the three setups, in percent.
+def revisited_columns(
+    scores: Scores, truth: Sequence[QueryTruth]
+) -> dict[str, Float64[np.ndarray, " _queries"]]:
+    """Average precision and precision at 1, 5 and 10 of queries in the three setups, in percent.
 
     Queries without a relevant image in a setup do not count in it; a setup without any is left out.
 
@@ -64,7 +67,7 @@ def revisited_values(scores: Scores, truth: Sequence[QueryTruth]) -> dict[str, f
         scores: Similarity of each query to each image of the database.
         truth: Of each query.
     """
-    values = {}
+    columns = {}
     for setup, (relevant, junk) in SETUPS.items():
         ranks: list[Ranks] = []
         for one, known in zip(scores, truth, strict=True):
@@ -75,13 +78,11 @@ def revisited_values(scores: Scores, truth: Sequence[QueryTruth]) -> dict[str, f
             ranks.append(relevant_ranks(one, found, junk=ignored))
         if not any(map(len, ranks)):
             continue
-        values[f"map_{setup}_percent"] = mean_percent(trapezoid_average_precision, ranks)
+        columns[f"map_{setup}_percent"] = percents(trapezoid_average_precision, ranks)
         for k in DEPTHS:
-            values[f"mp_at_{k}_{setup}_percent"] = mean_percent(
-                lambda one, k=k: precision_at(one, k),  # type: ignore[misc]
-                ranks,
-            )
-    return values
+            measure = functools.partial(precision_at, k=k)
+            columns[f"mp_at_{k}_{setup}_percent"] = percents(measure, ranks)
+    return columns
 
 
 def measure_revisited(
@@ -115,7 +116,7 @@ def measure_revisited(
     figures, shown = [], None
     for embedder, one, features in zip(embedders, contestants, rows.features, strict=True):
         scores = unit_rows(embedder(pictures)) @ unit_rows(features).T
-        figures.append(Figures(of=one.name, values=revisited_values(scores, truth)))
+        figures.append(mean_figures(one.name, revisited_columns(scores, truth)))
         shown = scores if shown is None else shown
     if not figures[0].values:
         raise DataError(f"{data.source!r}: no query has an image to find that can be read")

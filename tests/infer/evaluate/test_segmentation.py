@@ -97,7 +97,7 @@ def test_images_that_cannot_be_decoded_are_counted_and_do_not_end_the_run(square
 
 def test_a_mass_and_size_out_of_range_and_a_convnet_are_refused(squares):
     data = masked_images(squares)
-    with pytest.raises(ValueError, match="size must be at least one patch of 8 px, got 7"):
+    with pytest.raises(ValueError, match="`size` must be at least one patch of 8 px, got 7"):
         measure_segmentation(networks(), data, size=7)
     with pytest.raises(ValueError, match=r"mass must lie in \(0, 1\], got 0"):
         measure_segmentation(networks(), data, mass=0)

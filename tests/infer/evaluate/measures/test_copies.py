@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dino_infer.evaluate.measures.copies import copy_ranks, copy_values
+from dino_infer.evaluate.measures.copies import copy_columns, copy_ranks, pair_values
 
 DIM = 6
 
@@ -37,9 +37,10 @@ def test_every_measure_is_its_definition(features):
             places = sorted(order.index(place) + 1 for place in own)
             precisions.append(np.mean([(i + 1) / place for i, place in enumerate(places)]))
             firsts.append(order[0] in own)
-    values = copy_values(copy_ranks(queries, references, originals))
-    assert values["map_percent"] == pytest.approx(100 * np.mean(precisions))
-    assert values["accuracy_at_1_percent"] == pytest.approx(100 * np.mean(firsts))
+    ranks = copy_ranks(queries, references, originals)
+    columns, values = copy_columns(ranks), pair_values(ranks)
+    assert columns["map_percent"] == pytest.approx(100 * np.array(precisions))
+    assert columns["accuracy_at_1_percent"] == pytest.approx(100 * np.array(firsts))
     hits, micro, best = 0, 0.0, 0.0
     for place, (_, is_true) in enumerate(sorted(pairs, reverse=True), start=1):
         hits += is_true

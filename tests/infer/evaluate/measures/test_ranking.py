@@ -10,8 +10,8 @@ from dino_infer.evaluate.measures.ranking import (
     chance_average_precision,
     chance_found,
     is_found,
-    mean_percent,
     pair_ranks,
+    percents,
     precision_at,
     recall_at_precision,
     relevant_ranks,
@@ -56,7 +56,7 @@ def test_mean_average_precision_is_that_of_trec_eval(queries):
         truth[str(number)] = {name: kind for name, (_, kind) in zip(names, kept, strict=True)}
         run[str(number)] = {name: float(s) for name, (s, _) in zip(names, kept, strict=True)}
     theirs = pytrec_eval.RelevanceEvaluator(truth, {"map"}).evaluate(run)
-    ours = mean_percent(average_precision, [ranks_of(items) for items in queries])
+    ours = percents(average_precision, [ranks_of(items) for items in queries]).mean()
     assert ours == pytest.approx(100 * np.mean([one["map"] for one in theirs.values()]))
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dino_infer.cli import eval as evaluation
 from dino_infer.evaluate.data.revisited import QueryTruth
-from dino_infer.evaluate.retrieval.revisited import cut_out, revisited_values
+from dino_infer.evaluate.retrieval.revisited import cut_out, revisited_columns
 from tests.infer.evaluate.tables import figures
 
 
@@ -94,12 +94,12 @@ def test_setups_differ_in_what_is_relevant_and_what_is_junk(queries):
         ):
             if relevant:
                 expected[setup].append(by_loops(order, relevant, junk))
-    values = revisited_values(scores, truth)
+    values = revisited_columns(scores, truth)
     assert len(values) == 4 * sum(map(bool, expected.values()))
     for setup, rows in expected.items():
         if rows:
             names = [f"map_{setup}_percent", *(f"mp_at_{k}_{setup}_percent" for k in (1, 5, 10))]
-            found = [values[name] for name in names]
+            found = [values[name].mean() for name in names]
             np.testing.assert_allclose(found, 100 * np.mean(rows, axis=0))
 
 

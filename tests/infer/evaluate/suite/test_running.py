@@ -139,5 +139,5 @@ def test_a_protocol_whose_data_cannot_be_used_does_not_stop_the_others(
     )
     assert evaluation.main(args) == 3
     captured = capsys.readouterr()
-    assert "segmentation: failed: size must be at least one patch of 8 px" in captured.out
+    assert "segmentation: failed: `size` must be at least one patch of 8 px" in captured.out
     assert "dense-knn: failed: `size` must be above 0" in captured.out
