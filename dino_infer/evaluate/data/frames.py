@@ -175,7 +175,7 @@ def _video(name: str, paths: list[Path], masks: Path) -> tuple[Video, list[str]]
     if frames[0].stem not in known:
         raise DataError(
             f"the first frame {frames[0].name!r} has no mask; put it at "
-            f"{str(masks / frames[0].stem)!r}.png"
+            f"{str(masks / frames[0].stem) + '.png'!r}"
         )
     strangers = sorted(known.keys() - {path.stem for path in frames})
     lines = [f"video {name!r}: mask {known[stem].name!r} has no frame" for stem in strangers]

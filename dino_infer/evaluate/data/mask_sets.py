@@ -100,7 +100,7 @@ def _in_sets(memory: MaskedImages, queries: MaskedImages) -> MaskSets:
         queries: Images to segment.
 
     Raises:
-        DataError: The sets differ in the meaning of their levels or share no class.
+        DataError: The sets differ in the meaning of their levels, share no class, or hold one alone.
     """
     if memory.levels != queries.levels:
         raise DataError(
@@ -122,6 +122,11 @@ def _in_sets(memory: MaskedImages, queries: MaskedImages) -> MaskSets:
             first_names([str(label) for label in unknown]),
         )
     classes = sorted(known.keys() | wanted.keys())
+    if len(classes) == 1:
+        raise DataError(
+            f"all masks of {memory.source!r} hold the label {classes[0]} alone, which every answer "
+            "gets right; mark objects by other labels"
+        )
     return MaskSets(
         memory=memory,
         queries=queries,

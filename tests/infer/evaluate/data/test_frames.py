@@ -88,6 +88,7 @@ def test_the_first_frame_must_have_a_mask(tmp_path):
     root = plain(tmp_path)
     (root / "masks" / "00000.png").unlink()
     assert "'00000.jpg' has no mask; put it at" in refusal(root)
+    assert f"{str(root / 'masks' / '00000.png')!r}" in refusal(root)
 
 
 def test_an_empty_first_mask_is_refused(tmp_path):

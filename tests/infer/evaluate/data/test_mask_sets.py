@@ -83,6 +83,11 @@ def test_sets_of_different_meaning_or_without_a_common_class_are_refused(tmp_pat
         mask_sets(labels, val=other)
 
 
+def test_masks_of_background_alone_are_refused(tmp_path):
+    with pytest.raises(DataError, match="hold the label 0 alone, which every answer gets right"):
+        mask_sets(fill(tmp_path, [mask(0, 0)] * 4))
+
+
 def test_one_image_cannot_be_parted(tmp_path):
     with pytest.raises(DataError, match="has one image, expected at least 2"):
         mask_sets(fill(tmp_path, [mask(0, 255)]))
