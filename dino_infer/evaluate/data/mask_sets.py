@@ -100,7 +100,7 @@ def _in_sets(memory: MaskedImages, queries: MaskedImages) -> MaskSets:
         queries: Images to segment.
 
     Raises:
-        DataError: The sets differ in the meaning of their levels, share no class, or hold one alone.
+        DataError: The sets differ in the meaning of their levels, share no class, or hold only one.
     """
     if memory.levels != queries.levels:
         raise DataError(
