@@ -19,7 +19,7 @@ from PIL import Image
 
 START = "import sys; from dino_app.cli.demo import main; sys.exit(main())"
 DESKTOP, PHONE = {"width": 1120, "height": 760}, {"width": 390, "height": 760}
-WAIT_MS = 60_000
+WAIT_MS = 180_000
 QUALITY, MAX_BYTES = 72, 300_000  # of all pictures together
 SETTLE_MS = 1500  # animations of the page
 STROKE, STROKES = 40, (-30, -5, 20, 45)  # pixels on the page, from the middle of the flower
