@@ -1,4 +1,4 @@
-# make demo | test | browser | check | slow: each installs what it needs into .venv first.
+# make demo | test | browser | check | slow | gpu: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # Processes that run tests side by side; the tests of a file stay in one of them, and the files
@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --
 # Tests start Python some hundred times: without bytecode each start compiles torch anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test browser check slow install clean
+.PHONY: demo test browser check slow gpu install clean
 
 install: .venv/.installed
 
@@ -30,6 +30,9 @@ browser: install
 
 slow: install
 	$(BIN)/python -m pytest -m "slow"
+
+gpu: install
+	$(BIN)/python -m pytest -m "gpu"
 
 check: install
 	$(BIN)/ruff format --check .

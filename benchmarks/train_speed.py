@@ -189,11 +189,11 @@ def stages(ours: Learner, crops: list[Tensor], precision: str, rounds: int) -> d
     def run_teacher() -> None:
         ours.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad(), autocast():
-            kept["teacher"] = ours.teacher(crops[0])[0]
+            kept["teacher"] = ours._run_teacher(crops[0])[0]  # compiled where steps are
 
     def run_student() -> None:
         with autocast():
-            kept["student"] = ours.student(*crops)[0]
+            kept["student"] = ours._run_student(*crops)[0]
 
     def compute_loss() -> None:
         loss = DINOLoss(ours.student.head.last_layer, ours.teacher.head.last_layer, dtype=dtype)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -66,3 +68,62 @@ def test_lars_takes_the_papers_step():
     assert bias.item() == pytest.approx(0.0)  # plain momentum, no decay, no trust ratio
     optimizer.step()
     assert bias.item() == pytest.approx(-2.0 * (0.9 * 0.5 + 0.5))
+
+
+class WrongAdamW(torch.optim.AdamW):
+    """Its fused steps are too long by a tenth of a percent."""
+
+    def step(self, closure: Any = None) -> None:
+        group = self.param_groups[0]
+        group["lr"] *= 1.001 if group["fused"] else 1.0
+        super().step(closure)
+
+
+class HastySGD(torch.optim.SGD):
+    """Its fused steps cannot be called off."""
+
+    def step(self, closure: Any = None) -> None:
+        self.found_inf = None
+        super().step(closure)
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Check fused steps on the CPU as on a GPU, anew."""
+    monkeypatch.setattr(optim, "_CHECKED_ON", ("cpu",))
+    optim._fused_works.cache_clear()
+    yield
+    optim._fused_works.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_right_fused_steps_stay_on(checked, name, caplog):
+    optimizer = optim.build_optimizer(name, optim.parameter_groups(nn.Linear(2, 2)))
+    assert all(group["fused"] for group in optimizer.param_groups) and not caplog.messages
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("adamw", WrongAdamW), ("sgd", HastySGD)])
+def test_wrong_fused_steps_are_switched_off_with_a_line(checked, monkeypatch, caplog, name, wrong):
+    monkeypatch.setattr(torch.optim, wrong.__base__.__name__, wrong)
+    optimizer = optim.build_optimizer(name, optim.parameter_groups(nn.Linear(2, 2)))
+    assert not any(group["fused"] for group in optimizer.param_groups)
+    (said,) = caplog.messages
+    assert f"steps of {name} are taken without its fused kernel" in said
+
+
+def test_resuming_keeps_steps_as_this_device_computes_them():
+    nets = [nn.Linear(3, 2) for _ in range(2)]
+    updates = [
+        optim.GuardedUpdate(
+            optim._build("adamw", optim.parameter_groups(net), fused=fused), net,
+            buffers=[], scaled=False, clip_grad=0, device=torch.device("cpu"),
+        )
+        for net, fused in zip(nets, (True, False), strict=True)
+    ]  # fmt: skip
+    nets[0](torch.ones(1, 3)).sum().backward()
+    applied, _ = updates[0].apply(lr=1, weight_decay=0, frozen=[], numbers=torch.ones(1))
+    assert applied
+    updates[1].load_state(updates[0].state())
+    kept = updates[1].state()["optimizer"]
+    assert [group["fused"] for group in kept["param_groups"]] == [False, False]
+    assert kept["state"][0]["step"] == 1 and kept["state"][0]["exp_avg"].any()

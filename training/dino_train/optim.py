@@ -1,6 +1,8 @@
 """Optimizer mechanics: parameter groups, clipping, frozen parts, guarded updates, LARS."""
 
 import contextlib
+import functools
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dino_train.health import SkippedSteps
+
+_CHECKED_ON = ("cuda",)  # devices whose fused kernels are compared before they are used
+_CHECK_ERROR = 1e-5  # of weights near 1 after steps of 0.1: rounding leaves 1e-6
+
+logger = logging.getLogger(__name__)
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -28,36 +35,102 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 def build_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """An optimizer for ``step_if``, whose rates are set before each step.
 
+    On a GPU the fused kernel is first compared with plain steps on the CPU, and left where it
+    differs, with a line that says so.
+
     Raises:
         ValueError: Unknown name.
     """
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, fused=True)
-    if name == "sgd":
-        return _sgd(groups)
     if name == "lars":
         return LARS(groups, momentum=0.9)
-    raise ValueError(f"no optimizer named {name!r}; choose one of adamw, sgd, lars")
+    if name not in ("adamw", "sgd"):
+        raise ValueError(f"no optimizer named {name!r}; choose one of adamw, sgd, lars")
+    device = groups[0]["params"][0].device
+    return _build(name, groups, fused=device.type not in _CHECKED_ON or _fused_works(name, device))
 
 
-def _sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
-    for group in groups:
-        for parameter in group["params"]:
+def _build(name: str, groups: list[dict[str, Any]], *, fused: bool) -> torch.optim.Optimizer:
+    """AdamW or SGD, its first moments in place, so that the first step can be called off."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    on_cpu = parameters[0].device.type == "cpu"
+    if name == "sgd":
+        sgd = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=fused)
+        for parameter in parameters:
             # The fused kernel leaves new buffers undefined when its first step is skipped.
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
+    if fused:
+        return torch.optim.AdamW(groups, lr=0.0, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=0.0, fused=False, capturable=not on_cpu)
+    for parameter in parameters:
+        adamw.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return adamw
+
+
+@functools.cache
+def _fused_works(name: str, device: torch.device) -> bool:
+    """Compare fused steps on a device, one of them called off, with plain ones on the CPU."""
+    try:
+        weights = [
+            _three_steps(name, torch.device("cpu"), fused=False),
+            _three_steps(name, device, fused=True).cpu(),
+        ]
+        error = float((weights[0] - weights[1]).abs().max())
+        complaint = "" if error <= _CHECK_ERROR else f"weights differ by {error:.1g} after 3 steps"
+    except RuntimeError as raised:
+        complaint = str(raised).partition("\n")[0]
+    if complaint:
+        logger.warning(
+            "steps of %s are taken without its fused kernel, which does not work on %s: %s",
+            name,
+            device,
+            complaint,
+        )
+    return not complaint
+
+
+def _three_steps(name: str, device: torch.device, *, fused: bool) -> Float[Tensor, " weights"]:
+    """Weights after three steps from the same start, the second of which is called off."""
+    numbers = torch.linspace(-1, 1, 70)  # no random number is drawn
+    parameters = [
+        nn.Parameter(part.clone().to(device)) for part in (numbers.view(10, 7), numbers[:9])
+    ]
+    groups = [{"params": parameters[:1]}, {"params": parameters[1:], "weight_decay": 0.0}]
+    optimizer = _build(name, groups, fused=fused)
+    for number, applies in enumerate((True, False, True)):
+        for parameter in parameters:
+            parameter.grad = (3 * parameter.detach() + number).sin()
+        set_rates(optimizer, lr=0.1, weight_decay=0.1)
+        step_if(optimizer, torch.tensor(applies, device=device))
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
 
 
 def step_if(optimizer: torch.optim.Optimizer, applies: Bool[Tensor, ""]) -> None:
     """Take the step where the flag, which stays on the device, is true.
 
     Where it is false, parameters, moments and step counts stay what they were, bit for bit: fused
-    optimizers and ``LARS`` look at ``found_inf`` as they do for a loss scaler.
+    optimizers and ``LARS`` look at ``found_inf`` as they do for a loss scaler; others are put back.
     """
+    if optimizer.param_groups[0].get("fused") is False:
+        _step_or_go_back(optimizer, applies)
+        return
     optimizer.grad_scale, optimizer.found_inf = None, (~applies).float()  # type: ignore[attr-defined]
     optimizer.step()
     del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def _step_or_go_back(optimizer: torch.optim.Optimizer, applies: Bool[Tensor, ""]) -> None:
+    changing = [p for group in optimizer.param_groups for p in group["params"]]
+    changing += [value for p in list(changing) for value in optimizer.state[p].values()]
+    before = [tensor.clone() for tensor in changing]
+    optimizer.step()
+    for tensor, old in zip(changing, before, strict=True):
+        tensor.copy_(torch.where(applies, tensor, old))
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, weight_decay: float) -> None:
@@ -177,7 +250,14 @@ class GuardedUpdate:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` returned."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        # How steps are computed is this device's matter, not that of the one that saved.
+        own = [
+            {name: group[name] for name in ("fused", "capturable") if name in group}
+            for group in self._optimizer.param_groups
+        ]
+        saved = state["optimizer"]["param_groups"]
+        groups = [{**group, **ours} for group, ours in zip(saved, own, strict=True)]
+        self._optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         self._scaler.load_state_dict(state["scaler"])
 
 

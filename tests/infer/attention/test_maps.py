@@ -184,7 +184,6 @@ def test_both_ways_that_the_benchmark_measures_agree():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_the_same_maps(backbone, photo, look):
     on_cpu = attention_maps(photo, **look)
     on_gpu = attention_maps(photo, **(look | {"backbone": copy.deepcopy(backbone).cuda()}))

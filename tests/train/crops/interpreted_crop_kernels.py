@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import triton.language as tl
 
 from dino_train.crops import on_device, triton_kernels
 from dino_train.crops.memory import pack_images
@@ -87,7 +88,7 @@ def test_colours_of_equal_levels_are_equal(dropped):
     assert torch.equal(made.float(), levels)
 
 
-def test_every_kernel_is_tried_out(monkeypatch):
+def test_right_kernels_stay_on_after_each_was_checked(monkeypatch):
     begun = []
     for name in ("_resample", "_colour", "_blur"):
         kernel = getattr(triton_kernels, name)
@@ -95,5 +96,21 @@ def test_every_kernel_is_tried_out(monkeypatch):
             "Counted", (), {"__getitem__": lambda _, grid, k=kernel: begun.append(k) or k[grid]}
         )
         monkeypatch.setattr(triton_kernels, name, counted())
-    triton_kernels.try_out(torch.device("cpu"), size=4)
+    assert on_device._kernels.__wrapped__(torch.device("cpu"), 12) is triton_kernels
     assert {kernel.fn.__name__ for kernel in begun} == {"_resample", "_colour", "_blur"}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("_LUMA_RED", tl.constexpr(0.6)),
+        ("_PER_DEPTH", tl.constexpr(0.8 / 255**2)),
+        ("_HUE", tl.constexpr(-1)),
+        ("_blur_some", lambda made, params: None),
+    ],
+)
+def test_wrong_kernels_are_switched_off_with_a_line(monkeypatch, caplog, name, wrong):
+    monkeypatch.setattr(triton_kernels, name, wrong)
+    assert on_device._kernels.__wrapped__(torch.device("cpu"), 12) is None
+    (said,) = caplog.messages
+    assert "made by plain PyTorch" in said and "its crops of 12 px differ" in said

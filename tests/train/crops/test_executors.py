@@ -242,7 +242,6 @@ def test_less_memory_changes_nothing_but_the_number_of_products():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_makes_the_crops_of_the_cpu():
     spec = CropSpec(solarize_probability=0.5)
     batch = device_batch([pixels(name) for name in PHOTOS], [drawn(spec, name) for name in PHOTOS])
@@ -250,3 +249,38 @@ def test_a_gpu_makes_the_crops_of_the_cpu():
     by_gpu = make_device_crops(batch.pin_memory().to(torch.device("cuda")), spec)
     for one, other in zip(by_cpu, by_gpu, strict=True):
         assert (one - other.cpu()).abs().mean() <= EXECUTORS_MEAN
+
+
+def right(images, params: CropParams, *, size: int, solarize_threshold: int) -> Tensor:
+    plain = on_device._plain_crops(
+        images.padded(), params, size=size, solarize_threshold=solarize_threshold
+    )
+    return plain.to(torch.uint8)
+
+
+@pytest.mark.parametrize("size", [12, 48])
+def test_crops_of_a_device_are_checked_against_the_cpu(size):
+    on_device._check(right, torch.device("cpu"), size=size)
+    mistakes = {
+        "shifted": lambda crops: crops.roll(1, -1),
+        "channels": lambda crops: crops.flip(2),
+        "order": lambda crops: crops.roll(1, 1),
+        "one image": lambda crops: torch.cat([crops[:, :1] * 0, crops[:, 1:]], dim=1),
+        "nothing": lambda crops: crops.float() * torch.nan,
+    }
+    for name, mistake in mistakes.items():
+        with pytest.raises(on_device._WrongCropsError, match=f"crops of {size} px differ"):
+            on_device._check(
+                lambda *args, m=mistake, **options: m(right(*args, **options)),
+                torch.device("cpu"),
+                size=size,
+            )
+            pytest.fail(name)
+
+
+def test_the_check_of_crops_applies_every_operation():
+    keys, sizes = [(0, row) for row in range(3)], np.full((3, 2), 30)
+    params = on_device.draw_batch(on_device._EVERYTHING, seed=0, keys=keys, sizes=sizes)
+    for name in ("flip", "grayscale", "solarize"):
+        assert 0 < getattr(params, name).mean() < 1, name
+    assert params.jitter.all() and (params.blur_sigma > 0).any()

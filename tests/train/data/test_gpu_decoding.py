@@ -1,6 +1,8 @@
 """Files that travel to the device undecoded; torchvision decodes them on a CPU in these tests."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 from dino_infer.errors import TrainingError
 from dino_infer.sources.image_list import ImageList, list_images
 from dino_train.crops.spec import CropSpec
+from dino_train.data import gpu_decoding
 from dino_train.data.gpu_decoding import EncodedBatch, is_for_gpu
 from dino_train.data.loader import Batch, CropDataset, make_crops
 from tests.train.photos import PHOTOS, photo
@@ -16,6 +19,7 @@ from tests.train.photos import PHOTOS, photo
 CPU = torch.device("cpu")
 # Crops so large that the workers too decode every pixel.
 SPEC = CropSpec(global_crops_size=48, local_crops_size=32, local_crops_number=2)
+TORCHVISION = gpu_decoding._by_torchvision
 KEYS = [(0, index) for index in range(6)]
 
 
@@ -89,3 +93,48 @@ def test_a_batch_of_damaged_files_stops_the_run(images):
 def test_decoding_on_the_gpu_needs_the_crops_there_too(images):
     with pytest.raises(ValueError, match="needs the executor 'device'"):
         CropDataset(images, SPEC, executor="worker", seed=0, decoder="gpu")
+
+
+@pytest.fixture
+def checked():
+    """The choice of a decoder on the CPU, made anew and forgotten again."""
+    gpu_decoding._decoder.cache_clear()
+    yield lambda: gpu_decoding._decoder(CPU)
+    gpu_decoding._decoder.cache_clear()
+
+
+def torchcodec(monkeypatch, decode) -> None:
+    """Install a package of this name that decodes by the function."""
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(decode_jpeg=decode))
+
+
+def right(files, mode, device):
+    assert mode == "RGB"
+    return TORCHVISION(files, device)
+
+
+def swapped(files, mode, device):
+    return [one.flip(0) for one in right(files, mode, device)]
+
+
+def test_jpegs_are_left_to_torchcodec_where_it_decodes_rightly(monkeypatch, checked):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    assert checked() is gpu_decoding._by_torchvision
+    gpu_decoding._decoder.cache_clear()
+    torchcodec(monkeypatch, right)
+    assert checked() is gpu_decoding._by_torchcodec
+    gpu_decoding._decoder.cache_clear()
+    torchcodec(monkeypatch, swapped)
+    assert checked() is gpu_decoding._by_torchvision
+
+
+def test_wrong_decoders_are_switched_off_with_a_line(monkeypatch, checked, images, caplog):
+    torchcodec(monkeypatch, swapped)
+    monkeypatch.setattr(
+        gpu_decoding, "_by_torchvision", lambda files, device: swapped(files, "RGB", device)
+    )
+    assert checked() is None
+    (said,) = caplog.messages
+    assert said.startswith("JPEGs are decoded by one core") and said.count("differs") == 2
+    assert_same_crops(batch_of(images, "cpu"), batch_of(images, "gpu"))

@@ -18,11 +18,17 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, Int64, Real, UInt8
 from torch import Tensor
 
 from dino_train.crops.colour import augment_colours
-from dino_train.crops.memory import PackedImages
-from dino_train.crops.parameters import CropParams
+from dino_train.crops.memory import PackedImages, pack_images
+from dino_train.crops.parameters import CropParams, draw_batch
 from dino_train.crops.spec import CropSpec
 
 _CPU_MEMORY_MIB, _GPU_MEMORY_MIB = 256, 1024
+_EVERYTHING = CropSpec(
+    local_crops_number=0, jitter_probability=1, grayscale_probability=0.4, solarize_probability=0.5
+)
+_CHECK_LEVELS = 0.5
+"""Mean difference of the kernels from plain maths that is still rounding: a level off before hue or
+solarisation becomes many after it, in a few pixels. Any mistake gives several levels."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +104,12 @@ def _plain_crops(
 
 @functools.cache
 def _kernels(device: torch.device, *sizes: int) -> ModuleType | None:
-    """The Triton kernels, compiled for crops of these sizes; None where they cannot run."""
+    """The Triton kernels, checked for crops of these sizes; None where they do not work."""
     try:
         from dino_train.crops import triton_kernels
 
         for size in sizes:
-            triton_kernels.try_out(device, size=size)
+            _check(triton_kernels.made_crops, device, size=size)
     except Exception as error:
         logger.warning(
             "crops are made by plain PyTorch, many times slower than by Triton, which does not "
@@ -112,6 +118,35 @@ def _kernels(device: torch.device, *sizes: int) -> ModuleType | None:
         )
         return None
     return triton_kernels
+
+
+class _WrongCropsError(Exception):
+    """Kernels that make other crops than plain maths; the message says how far off."""
+
+
+def _check(made_crops: Callable[..., Tensor], device: torch.device, *, size: int) -> None:
+    """Compare crops that a device makes of made-up images with those that the CPU computes.
+
+    Raises:
+        _WrongCropsError: They differ by more than rounding.
+    """
+    rng = np.random.default_rng(0)
+    pictures = [
+        rng.integers(0, 256, (7, 5, 3), dtype=np.uint8).repeat(tall, axis=0).repeat(wide, axis=1)
+        for tall, wide in ((size // 3 + 1, size // 4 + 1), (1, size // 2 + 1), (size // 5 + 1, 1))
+    ]
+    images = pack_images(pictures)
+    keys = [(0, row) for row in range(len(pictures))]
+    params = draw_batch(_EVERYTHING, seed=0, keys=keys, sizes=images.sizes)
+    plain = _plain_crops(images.padded(), params, size=size, solarize_threshold=128)
+    there = replace(images, pixels=images.pixels.to(device))
+    made = made_crops(there, params, size=size, solarize_threshold=128).cpu().float()
+    off = float((made - plain).abs().mean())
+    if not off <= _CHECK_LEVELS:  # nor NaN
+        raise _WrongCropsError(
+            f"its crops of {size} px differ from the CPU's by {off:.1f} levels on average, where "
+            f"rounding gives at most {_CHECK_LEVELS:g}"
+        )
 
 
 def resized_crops(

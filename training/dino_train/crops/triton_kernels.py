@@ -22,8 +22,7 @@ from torch import Tensor
 
 from dino_train.crops.colour import LUMA, blur_matrix, blur_reach
 from dino_train.crops.memory import PackedImages
-from dino_train.crops.parameters import CropParams, draw_batch
-from dino_train.crops.spec import CropSpec
+from dino_train.crops.parameters import CropParams
 
 _LUMA_RED, _LUMA_GREEN, _LUMA_BLUE = (tl.constexpr(share) for share in LUMA)
 _PER_DEPTH = tl.constexpr(1 / 255**2)
@@ -31,10 +30,6 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = (tl.constexpr(kind) for kind in rang
 _NO_OPERATION = -1
 _FIELDS = tl.constexpr(8)
 _ROUNDER = tl.constexpr(1.5 * 2**23)  # adding it leaves no room for what is below one
-
-_EVERYTHING = CropSpec(
-    local_crops_number=0, jitter_probability=1, grayscale_probability=1, solarize_probability=1
-)
 
 _LINES, _OUTPUTS = 8, 32  # of one program of _resample
 _PIXELS = 1024  # that one program of the others works on at once
@@ -63,17 +58,6 @@ def made_crops(
         part = levels.index_select(0, index)
         levels.index_copy_(0, index, torch.where(part >= solarize_threshold, 255 - part, part))
     return made
-
-
-def try_out(device: torch.device, *, size: int) -> None:
-    """Compile and start every kernel for crops of a size; whatever hinders that is raised."""
-    params = draw_batch(_EVERYTHING, seed=0, keys=[(0, 0)], sizes=np.array([[2, 2]]))
-    images = PackedImages(
-        pixels=torch.zeros(12, dtype=torch.uint8, device=device),
-        starts=np.zeros(1, np.int64),
-        sizes=np.full((1, 2), 2, np.int32),
-    )
-    made_crops(images, params, size=size, solarize_threshold=128)
 
 
 def _resize(

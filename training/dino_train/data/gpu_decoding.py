@@ -1,20 +1,32 @@
 """JPEGs decoded on the GPU: workers only read them; whatever is no plain JPEG they decode."""
 
+import functools
+import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Int32, UInt8
+from PIL import Image
 from torch import Tensor
 
-from dino_infer.errors import ImageError
+from dino_infer.errors import ImageError, first_line
 from dino_infer.images import jpegs, turbo
 from dino_infer.images.read import ImageFailure, read_image
 from dino_train.crops.memory import PackedImages, pack_images, room_for
 from dino_train.crops.on_device import DeviceBatch
 from dino_train.crops.parameters import CropParams
+
+_CHECK_LEVELS = 3.0
+"""Mean difference from the CPU's decoding that is still rounding and another way to enlarge chroma;
+swapped or lost channels give tens of levels."""
+
+logger = logging.getLogger(__name__)
+
+_Decoder = Callable[[list[Tensor], torch.device], list[Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +114,66 @@ def is_for_gpu(data: bytes) -> bool:
 def _decoded(
     files: Sequence[UInt8[Tensor, " _bytes"]], device: torch.device
 ) -> list[UInt8[Tensor, "_height _width 3"] | ImageError]:
+    decode = _decoder(device) if files else None
+    if decode is not None:
+        try:
+            return [one.permute(1, 2, 0) for one in decode(list(files), device)]
+        except RuntimeError:  # one damaged file fails them all
+            pass
+    return [_read(one) for one in files]
+
+
+@functools.cache
+def _decoder(device: torch.device) -> _Decoder | None:
+    """The first decoder that gives what the CPU reads; None, with a line that says so, if none."""
+    complaints = []
+    for name, decode in (("TorchCodec", _by_torchcodec), ("torchvision", _by_torchvision)):
+        try:
+            off = _difference(decode, device)
+        except Exception as error:  # not installed, too old, built without CUDA ...
+            complaints.append(f"{name}: {first_line(error)}")
+            continue
+        if off <= _CHECK_LEVELS:
+            return decode
+        complaints.append(f"{name} differs from the CPU by {off:.1f} levels on average")
+    logger.warning(
+        "JPEGs are decoded by one core of the CPU, slower than by workers (`decode='cpu'`), since "
+        "no decoder works on %s: %s",
+        device,
+        "; ".join(complaints),
+    )
+    return None
+
+
+def _by_torchcodec(files: list[Tensor], device: torch.device) -> list[Tensor]:
+    from torchcodec.decoders import decode_jpeg  # from 0.16 on
+
+    return decode_jpeg(files, mode="RGB", device=device)  # type: ignore[no-any-return]
+
+
+def _by_torchvision(files: list[Tensor], device: torch.device) -> list[Tensor]:
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    if not files:
-        return []
-    try:
-        with warnings.catch_warnings():
-            # From 0.29 on it says that TorchCodec will take its place.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            made = decode_jpeg(list(files), mode=ImageReadMode.RGB, device=device)
-        return [one.permute(1, 2, 0) for one in made]
-    except RuntimeError:  # one damaged file fails them all
-        return [_read(one) for one in files]
+    with warnings.catch_warnings():
+        # From 0.29 on it says that TorchCodec will take its place.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return decode_jpeg(files, mode=ImageReadMode.RGB, device=device)  # type: ignore[no-any-return]
+
+
+def _difference(decode: _Decoder, device: torch.device) -> float:
+    """Mean difference in levels from what the CPU reads, of JPEGs with all and with half chroma."""
+    down, across = np.mgrid[0:48, 0:64].astype(np.float32)
+    picture = np.stack([4 * across, 5 * down, 255 - 2 * across - 2 * down], axis=2)
+    files = []
+    for subsampling in ("4:4:4", "4:2:0"):
+        file = io.BytesIO()
+        image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+        image.save(file, "JPEG", quality=95, subsampling=subsampling)
+        files.append(file.getvalue())
+    made = decode([torch.frombuffer(bytearray(f), dtype=torch.uint8) for f in files], device)
+    read = [torch.from_numpy(read_image(file, path="").copy()) for file in files]
+    pairs = zip(made, read, strict=True)
+    return max(float((m.permute(1, 2, 0).cpu().float() - r).abs().mean()) for m, r in pairs)
 
 
 def _read(file: UInt8[Tensor, " bytes"]) -> UInt8[Tensor, "height width 3"] | ImageError:

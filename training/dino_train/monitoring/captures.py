@@ -124,9 +124,9 @@ def replay(run: Path) -> Replay:
         raise RunError(f"{str(path)!r} cannot be read ({first_line(error)})") from error
     if kept["world_size"] > 1:
         raise RunError(
-            f"step {kept['step']} was taken by {kept['world_size']} processes together, and one "
-            "alone has other gradients; the crops and the state are in the folder "
-            f"{str(path.parent)!r}"
+            f"step {kept['step']} was taken by {kept['world_size']} processes together, whose sums "
+            "one alone cannot take in the same order, so its bits would differ; the crops and the "
+            f"state of each are in {str(path.parent)!r}"
         )
     device = resolved_device(kept["device"])
     torch.set_num_threads(kept["threads"])  # the order of sums depends on them
