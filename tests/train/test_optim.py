@@ -127,3 +127,13 @@ def test_resuming_keeps_steps_as_this_device_computes_them():
     kept = updates[1].state()["optimizer"]
     assert [group["fused"] for group in kept["param_groups"]] == [False, False]
     assert kept["state"][0]["step"] == 1 and kept["state"][0]["exp_avg"].any()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_fused_and_plain_steps_on_a_gpu_are_those_of_the_cpu(name):
+    cuda = torch.device("cuda")
+    expected = optim._three_steps(name, torch.device("cpu"), fused=False)
+    for fused in (True, False):
+        made = optim._three_steps(name, cuda, fused=fused).cpu()
+        torch.testing.assert_close(made, expected, rtol=0, atol=optim._CHECK_ERROR)

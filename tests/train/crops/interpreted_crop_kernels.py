@@ -105,7 +105,6 @@ def test_right_kernels_stay_on_after_each_was_checked(monkeypatch):
     [
         ("_LUMA_RED", tl.constexpr(0.6)),
         ("_PER_DEPTH", tl.constexpr(0.8 / 255**2)),
-        ("_HUE", tl.constexpr(-1)),
         ("_blur_some", lambda made, params: None),
     ],
 )

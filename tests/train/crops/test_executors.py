@@ -251,6 +251,11 @@ def test_a_gpu_makes_the_crops_of_the_cpu():
         assert (one - other.cpu()).abs().mean() <= EXECUTORS_MEAN
 
 
+@pytest.mark.gpu
+def test_kernels_pass_their_check_on_a_gpu():
+    assert on_device._kernels(torch.device("cuda"), 224, 96) is not None
+
+
 def right(images, params: CropParams, *, size: int, solarize_threshold: int) -> Tensor:
     plain = on_device._plain_crops(
         images.padded(), params, size=size, solarize_threshold=solarize_threshold

@@ -138,3 +138,8 @@ def test_wrong_decoders_are_switched_off_with_a_line(monkeypatch, checked, image
     (said,) = caplog.messages
     assert said.startswith("JPEGs are decoded by one core") and said.count("differs") == 2
     assert_same_crops(batch_of(images, "cpu"), batch_of(images, "gpu"))
+
+
+@pytest.mark.gpu
+def test_a_decoder_passes_its_check_on_a_gpu():
+    assert gpu_decoding._decoder(torch.device("cuda")) is not None
