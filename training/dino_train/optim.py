@@ -99,7 +99,10 @@ def _three_steps(name: str, device: torch.device, *, fused: bool) -> Float[Tenso
     parameters = [
         nn.Parameter(part.clone().to(device)) for part in (numbers.view(10, 7), numbers[:9])
     ]
-    groups = [{"params": parameters[:1]}, {"params": parameters[1:], "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": parameters[:1]},
+        {"params": parameters[1:], "weight_decay": 0.0},
+    ]
     optimizer = _build(name, groups, fused=fused)
     for number, applies in enumerate((True, False, True)):
         for parameter in parameters:
