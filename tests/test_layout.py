@@ -46,6 +46,7 @@ TESTED_IN = {
     "dino_train.data.gpu_cache": "train/data/test_ram_cache.py",
     "dino_train.monitoring.evaluation": "train/test_pretraining.py",
     "dino_train.head": "train/test_initialisation.py",
+    "dino_train.monitoring.occasions": "train/test_pretraining.py",
     "dino_train.recipes.explained": "train/recipes/test_derived.py",
     "dino_train.recipes.published": "train/test_config.py",
     "dino_train.records.progress": "train/test_pretraining.py",
