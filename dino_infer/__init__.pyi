@@ -19,7 +19,11 @@ from .drawing import (
     pca_colors as pca_colors,
     similarity_overlay as similarity_overlay,
 )
-from .embedding import Embedder as Embedder, Embedding as Embedding
+from .embedding import (
+    Attention as Attention,
+    Embedder as Embedder,
+    Embedding as Embedding,
+)
 from .errors import (
     CheckpointError as CheckpointError,
     DataError as DataError,

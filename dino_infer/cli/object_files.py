@@ -86,10 +86,7 @@ def _overlay(found: ObjectMasks, drawing: Drawing) -> UInt8[np.ndarray, "height 
 
 
 def _mask(found: ObjectMasks, _: Drawing) -> UInt8[np.ndarray, "height width 3"]:
-    """Each object in the image, side by side."""
-    none = np.zeros((1, *found.grid), dtype=np.bool_)
-    masks = found.masks if found.objects else none
-    return mosaic([mask_overlay(found.picture, mask) for mask in masks])
+    return np.asarray(found.overlay())
 
 
 PICTURES: dict[str, Callable[[ObjectMasks, Drawing], UInt8[np.ndarray, "_height _width 3"]]] = {

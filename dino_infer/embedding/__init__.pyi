@@ -1,3 +1,4 @@
+from .attention import Attention as Attention
 from .decoding import ImageFile as ImageFile
 from .embedder import (
     EmbeddedBatch as EmbeddedBatch,

@@ -7,15 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from dino_infer.attention.maps import (
+    MASS,
+    attention_maps,
+    check_has_attention,
+    rollout_maps,
+    whole_image,
+)
 from dino_infer.choices import Crop, EngineName, Precision
 from dino_infer.devices import LateNumbers, cpu_threads, one_thread_each, resolved_device
+from dino_infer.embedding.attention import Attention
 from dino_infer.embedding.decoding import (
     DecodedBatch,
     Decoding,
@@ -35,6 +43,7 @@ from dino_infer.sources.image_list import ImageList
 from dino_infer.weights.checkpoints import load_backbone
 
 CPU_BATCH, GPU_BATCH = 16, 256
+ATTENTION_SIZE = 480  # shorter side in pixels; more shows finer detail
 _WHY_NOT_FINITE = "the weights are damaged, or the precision is too low: pass `precision='fp32'`"
 
 
@@ -77,6 +86,7 @@ class Embedder:
         vector = embedder("a.jpg")                                     # one picture
         vectors = embedder(["a.jpg", Image.open("b.png"), array])      # in memory
         embedding = embedder.embed(list_images(["photos/"]))           # many files
+        embedder.attention("a.jpg").overlay().save("attention.png")
 
     Rows do not depend on the batch size, on the images beside them, on their order or on the
     number of workers, but for float rounding.
@@ -269,6 +279,82 @@ class Embedder:
         features = np.concatenate(rows)
         return features[0] if one else features
 
+    @overload
+    def attention(
+        self,
+        pictures: Picture,
+        *,
+        size: int = ...,
+        layer: int = ...,
+        query: tuple[float, float] | None = ...,
+        rollout: bool = ...,
+        mass: float = ...,
+    ) -> Attention: ...
+    @overload
+    def attention(
+        self,
+        pictures: list[Picture] | tuple[Picture, ...],
+        *,
+        size: int = ...,
+        layer: int = ...,
+        query: tuple[float, float] | None = ...,
+        rollout: bool = ...,
+        mass: float = ...,
+    ) -> list[Attention]: ...
+    def attention(
+        self,
+        pictures: Any,
+        *,
+        size: int = ATTENTION_SIZE,
+        layer: int = -1,
+        query: tuple[float, float] | None = None,
+        rollout: bool = False,
+        mass: float = MASS,
+    ) -> Attention | list[Attention]:
+        """Attention of the network in one picture, or in each of many.
+
+        The whole picture is seen, whatever the embedder crops.
+
+        Args:
+            pictures: One picture as in a call of the embedder, or a list.
+            size: Shorter side in pixels at which the network sees a picture.
+            layer: Block to look at; negative counts from the last.
+            query: x and y of a pixel; the patch that shows it asks instead of [CLS].
+            rollout: Follow the attention through all blocks, see ``rollout_maps``.
+            mass: Share of the attention that the masks keep, in (0, 1].
+
+        Raises:
+            CheckpointError: The network has no [CLS] attention, or is an exported file.
+            ImageError: A file, bytes or a Pillow image cannot be read.
+            TypeError: Something is no picture.
+            ValueError: A number is out of range, or ``rollout`` is to have a layer or a query.
+        """
+        if rollout and (layer != -1 or query is not None):
+            raise ValueError("a rollout goes through all blocks to [CLS]: no `layer` or `query`")
+        if not isinstance(self.engine, TorchEngine):
+            raise CheckpointError(
+                f"attention needs weights in PyTorch, got {self.engine!r}; load what it was "
+                "exported from"
+            )
+        backbone = self.engine.backbone
+        check_has_attention(backbone)
+        network: dict[str, Any] = {
+            "backbone": backbone,
+            "preprocess": whole_image(self.preprocess, size=size, patch_size=backbone.patch_size),
+        }
+        listed, one = picture_list(pictures)
+        found = []
+        for place, picture in enumerate(listed):
+            image, path = self._rgb(picture, "picture" if one else f"picture {place}")
+            if rollout:
+                look = rollout_maps(image, **network, mass=mass, path=path)
+            else:
+                look = attention_maps(
+                    image, **network, layer=layer, query=query, mass=mass, path=path
+                )
+            found.append(Attention(look=look, image=image, **network, mass=mass, path=path))
+        return found[0] if one else found
+
     def decoded(self, data: bytes, *, name: str = "image") -> UInt8[Tensor, "3 height width"]:
         """Pixels of one encoded image, as ``features`` takes them; safe to call in many threads.
 
@@ -405,6 +491,11 @@ class Embedder:
         return features[0] if images.ndim == 3 else features
 
     def _pixels(self, picture: Picture, name: str) -> Tensor:
+        image, path = self._rgb(picture, name)
+        return self.preprocess.pixels(image, path=path)
+
+    def _rgb(self, picture: Picture, name: str) -> tuple[UInt8[np.ndarray, "_ _ 3"], str]:
+        """The picture as an array, and its name in errors: a path names itself."""
         limits = self._decoding
         image = rgb_picture(
             picture,
@@ -412,8 +503,7 @@ class Embedder:
             max_pixels=limits.max_pixels,
             max_file_bytes=limits.max_file_bytes,
         )
-        path = os.fspath(picture) if isinstance(picture, str | os.PathLike) else name
-        return self.preprocess.pixels(image, path=path)
+        return image, os.fspath(picture) if isinstance(picture, str | os.PathLike) else name
 
     def _started(self, pixels: Tensor) -> LateNumbers:
         pixels = pixels.to(self.device, non_blocking=True)

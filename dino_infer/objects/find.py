@@ -1,13 +1,16 @@
 """Objects in one image, by the keys of a network's last block."""
 
+import io
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
+from PIL import Image
 
 from dino_infer.attention.maps import network_input, seen
 from dino_infer.choices import OBJECT_METHODS, ObjectMethod
+from dino_infer.drawing.overlays import mask_overlay, mosaic
 from dino_infer.errors import CheckpointError
 from dino_infer.images.pictures import one_or_many
 from dino_infer.images.preprocess import Preprocess
@@ -40,6 +43,22 @@ class ObjectMasks(NamedTuple):
         """The patches of each object."""
         masks: np.ndarray = np.array([one.mask for one in self.objects], dtype=np.bool_)
         return masks.reshape(-1, *self.grid)
+
+    def __repr__(self) -> str:
+        """The numbers of objects and patches."""
+        rows, columns = self.grid
+        return f"ObjectMasks({len(self.objects)} objects in {rows} x {columns} patches)"
+
+    def overlay(self) -> Image.Image:
+        """Each object in the picture, side by side; where there is none, an empty mask."""
+        masks = self.masks if self.objects else np.zeros((1, *self.grid), dtype=np.bool_)
+        return Image.fromarray(mosaic([mask_overlay(self.picture, mask) for mask in masks]))
+
+    def _repr_png_(self) -> bytes:
+        """The overlay as a notebook shows it."""
+        file = io.BytesIO()
+        self.overlay().save(file, "PNG")
+        return file.getvalue()
 
 
 @one_or_many
