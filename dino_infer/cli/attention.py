@@ -21,6 +21,7 @@ from dino_infer.cli.options import (
     TableOptions,
     WeightOptions,
     check_images,
+    check_out,
 )
 from dino_infer.cli.parsing import parsed
 
@@ -78,6 +79,7 @@ def attention(
 
     if out.exists() and not out.is_dir():
         raise DataError(f"maps go to a folder, but {printable(out)!r} is a file; pass another -o")
+    check_out(out)
     videos, others = split_videos(images)
     listed = list_images(others, image_column=tables.image_column) if others else None
     if frames != VideoOptions() and not videos:
@@ -190,7 +192,7 @@ def _draw_images(
                 failures.append(ImageFailure.of(error))
                 logger.warning("left out %s", error)
             else:
-                for path in written[:1]:
+                for path in written:
                     tqdm.write(printable(path))
             progress.advance(1)
     return failures

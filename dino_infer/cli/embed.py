@@ -16,6 +16,7 @@ from dino_infer.cli.options import (
     ViewOptions,
     WeightOptions,
     check_images,
+    check_out,
     check_positive,
     load_embedder,
 )
@@ -129,6 +130,7 @@ def embed(
         raise UsageError("--partition-size is for folders; pass -o FOLDER/")
     if to_folder and job.update:
         raise UsageError("--update is for a single file; partitions cannot be updated")
+    check_out(out)
     listed = list_images(images, image_column=tables.image_column)
     embedder = load_embedder(
         weights, compute, view, feature=features.feature, normalize=features.normalize

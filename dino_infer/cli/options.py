@@ -1,12 +1,15 @@
 """Flags that mean the same in every command, and the embedder they ask for."""
 
+import tempfile
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from dino_infer.choices import Crop, EngineName, Precision
-from dino_infer.cli.exit_codes import UsageError
+from dino_infer.cli.exit_codes import UsageError, printable
+from dino_infer.errors import DataError
 
 DEFAULT_WEIGHTS = "timm:vit_small_patch16_224.dino"
 
@@ -199,6 +202,26 @@ def check_images(images: tuple[str, ...]) -> None:
     """
     if not images:
         raise UsageError("no images given; pass at least one folder, image, list or tar")
+
+
+def check_out(out: str | Path) -> None:
+    """Refuse, before anything is loaded, a place that cannot be written to.
+
+    Raises:
+        DataError: A folder above it is a file, or takes no new files.
+    """
+    folder = Path(out).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    shown = printable(folder)
+    if not folder.is_dir():
+        raise DataError(f"cannot write {printable(out)!r}: {shown!r} is a file; pass another -o")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # permissions alone tell root nothing
+    except OSError as error:
+        raise DataError(
+            f"cannot write {printable(out)!r} ({error.strerror} in {shown!r}); pass another -o"
+        ) from error
 
 
 def check_positive(flag: str, value: float | None) -> None:

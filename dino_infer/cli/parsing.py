@@ -23,6 +23,31 @@ CONFIG = (tyro.conf.DisallowNone,)
 EDGES = len("│ ") + len(" │")
 NOT_GIVEN = re.compile(r"\s*\(default:\s+(None|False|)\)$")  # a flag that does nothing unless given
 
+# Names that other projects' commands have for our flags.
+ELSEWHERE = {
+    "--model": ("--weights", "--model.arch"),
+    "--model-name": ("--weights", "--model.arch"),
+    "--model-path": ("--weights",),
+    "--pretrained-weights": ("--weights", "--init-from"),
+    "--checkpoint": ("--weights", "--init-from"),
+    "--ckpt": ("--weights", "--init-from"),
+    "--resume-from": ("--init-from",),
+    "--arch": ("--model.arch",),
+    "--epochs": ("--optim.epochs",),
+    "--lr": ("--optim.lr",),
+    "--batch-size": ("--optim.batch-size",),
+    "--batch-size-per-gpu": ("--batch-size", "--optim.batch-size"),
+    "--data-path": ("--data", "--images"),
+    "--data-dir": ("--data", "--images"),
+    "--output": ("--out",),
+    "--output-dir": ("--out",),
+    "--num-workers": ("--workers",),
+    "--image-size": ("--size",),
+    "--img-size": ("--size",),
+    "--threshold": ("--mass",),
+    "--gpu": ("--device",),
+}
+
 NO_NUMBER = re.compile(r"(?:invalid literal|could not convert).*: ('.*')")  # Python's own words
 
 
@@ -52,8 +77,11 @@ def _answer(
     parse: Callable[[Sequence[str]], Any], args: Sequence[str], verbs: Iterable[str] = ()
 ) -> Any:
     def nearest(token: str) -> list[str]:
-        known = [*verbs, *sorted(flags_of(parse, args))]
-        return difflib.get_close_matches(token.partition("=")[0], known, cutoff=0.75)
+        flags = flags_of(parse, args)
+        name = token.partition("=")[0].replace("_", "-")
+        if foreign := [flag for flag in ELSEWHERE.get(name, ()) if flag in flags]:
+            return foreign
+        return difflib.get_close_matches(name, [*verbs, *sorted(flags)], cutoff=0.75)
 
     def refuse(event: refused.ParseErrorEvent) -> None:
         if message := _message(event, nearest):

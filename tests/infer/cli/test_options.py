@@ -1,5 +1,7 @@
 """Flags that all commands share, and what they say to the library."""
 
+import importlib
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,3 +83,15 @@ def test_every_command_reads_the_column_of_a_table_that_it_is_told(
     command = [*before, "t.parquet", *after, "--weights", weights]
     assert main(command) == 1
     assert main([*command, "--image-column", "photo"]) == 0
+
+
+@pytest.mark.parametrize("command", ["attention", "embed"])
+def test_a_place_that_cannot_be_written_is_refused_before_weights_are_loaded(
+    command, photos, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("mine")
+    main = importlib.import_module(f"dino_infer.cli.{command}").main
+    out = tmp_path / "file" / "under" / "out.npy"
+    assert main([str(photos), "-o", str(out), "--weights", "no/such/weights"]) == 1
+    assert "is a file; pass another -o" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"

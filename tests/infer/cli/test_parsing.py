@@ -25,6 +25,15 @@ REFUSED = [
     ("dino_infer.cli.embed", "x", "missing -o STR, --out STR; see dino-embed --help"),
     ("dino_infer.cli.embed", "x --mask", "no argument '--mask'; see dino-embed --help"),
     ("dino_infer.cli.embed", "x --featur=cls", "(did you mean --feature?)"),
+    # Names that other projects have for a flag.
+    (
+        "dino_infer.cli.embed",
+        "x -o y --model=w",
+        "no argument '--model=w' (did you mean --weights?)",
+    ),
+    ("dino_infer.cli.attention", "x -o y --threshold 0.6", "(did you mean --mass?)"),
+    ("dino_train.cli", "--data x --out y --epochs 3", "(did you mean --optim.epochs?)"),
+    ("dino_app.cli.serve", "--num_workers 3", "no argument '--num_workers'"),
     ("dino_infer.cli.eval", "knn", "missing --train STR; see dino-eval knn --help"),
     ("dino_app.cli.serve", "a b", "no argument 'b'; see dino-serve --help"),
     # A verb that is missing or misspelt.
