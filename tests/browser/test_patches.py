@@ -69,7 +69,10 @@ def save(kind, folder):
 
 def open_tab(page):
     choose_tab(page, "Click a patch")
-    page.locator("#patches-photo").wait_for()
+    shown(page, FIRST)  # the example that the page opens with
+    photo = page.locator("#patches-photo")
+    photo.get_by_label("Clear").or_(photo.get_by_label("Remove Image")).first.click()
+    page.locator(f"#{FIRST} img").wait_for(state="detached")
 
 
 def only_heat(page):
