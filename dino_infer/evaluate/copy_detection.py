@@ -22,13 +22,17 @@ from dino_infer.evaluate.data.copies import Copies
 from dino_infer.evaluate.data.label_files import first_names
 from dino_infer.evaluate.data.readable import common_rows
 from dino_infer.evaluate.data.repeats import repeats
-from dino_infer.evaluate.measures.copies import CopyRanks, copy_columns, copy_ranks, pair_values
+from dino_infer.evaluate.measures.copies import (
+    CopyRanks,
+    chance_values,
+    copy_columns,
+    copy_ranks,
+    pair_values,
+)
 from dino_infer.evaluate.measures.descriptors import fitted_whitening
 from dino_infer.evaluate.measures.ranking import (
     Ranks,
     average_precision,
-    chance_average_precision,
-    chance_found,
     is_found,
     percents,
     trapezoid_average_precision,
@@ -70,8 +74,7 @@ class _Found:
 
     ranks: Mapping[str, CopyRanks]
     """Of the features as they are, and whitened."""
-    values: Mapping[str, float]
-    spreads: Mapping[str, float]
+    figures: Figures
     components: int | None
     """Directions that the whitening kept; None where it could not be fitted."""
 
@@ -118,17 +121,17 @@ def measure_copy_detection(
     found = {}
     for place, one in enumerate(contestants):
         features = {name: part.features[place] for name, part in rows.items()}
-        found[one.name] = _found(features, task, fitted_on=fitted_on, components=components)
+        found[one.name] = _found(
+            one.name, features, task, fitted_on=fitted_on, components=components
+        )
         if found[one.name].components is None:
             excluded.append(
                 f"whitened figures of {one.name}: its features of {fitted_on} are equal"
             )
     database = sum(len(rows[n].features[0]) for n in ("references", "distractors") if n in rows)
-    figures = [
-        Figures(of=name, values=one.values, spreads=one.spreads) for name, one in found.items()
-    ]
+    figures = [one.figures for one in found.values()]
     if len(contestants) > 1:
-        figures.append(_chance(task, database))
+        figures.append(Figures(of="chance", values=chance_values(task.originals, database)))
     hardest = _hardest_sheet(
         next(iter(found.values())).ranks[PLAIN],
         task,
@@ -212,7 +215,9 @@ def _task(
     return _Task(np.array(queries, np.int64), names, originals, transforms)
 
 
-def _found(features: Features, task: _Task, *, fitted_on: str, components: int | None) -> _Found:
+def _found(
+    name: str, features: Features, task: _Task, *, fitted_on: str, components: int | None
+) -> _Found:
     distractors = [features["distractors"]] if "distractors" in features else []
     used = {
         "queries": features["queries"][task.queries],
@@ -238,27 +243,11 @@ def _found(features: Features, task: _Task, *, fitted_on: str, components: int |
         if "background" in rows:
             measured = pair_values(copy_ranks(*pair, background=rows["background"]))
             values |= _named(f"{way}normalised_", measured)
-    return _Found(ranks, values, spreads, kept)
+    return _Found(ranks, Figures(of=name, values=values, spreads=spreads), kept)
 
 
 def _named(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}{name}": value for name, value in values.items()}
-
-
-def _chance(task: _Task, references: int) -> Figures:
-    """Expected figures of a random order."""
-    counts = [len(own) for own in task.originals if own]
-    precision = [chance_average_precision(count, references) for count in counts]
-    first = [chance_found(count, references, 1) for count in counts]
-    pairs = chance_average_precision(sum(counts), references * len(task.originals))
-    return Figures(
-        of="chance",
-        values={
-            "map_percent": 100 * float(np.mean(precision)),
-            "uap_percent": 100 * pairs,
-            "accuracy_at_1_percent": 100 * float(np.mean(first)),
-        },
-    )
 
 
 def _transforms_table(found: Mapping[str, _Found], task: _Task) -> Table:
@@ -297,9 +286,7 @@ def _hardest_sheet(
             [
                 Panel(picture_of(queries, task.names[at]), task.transforms[at] or "query"),
                 Panel(
-                    picture_of(*database[nearest]),
-                    "nearest",
-                    RIGHT if nearest in own else WRONG,
+                    picture_of(*database[nearest]), "nearest", RIGHT if nearest in own else WRONG
                 ),
                 Panel(picture_of(*database[own[0]]), f"original, at place {rank}"),
             ]

@@ -15,6 +15,8 @@ from dino_infer.evaluate.measures.ranking import (
     Block,
     Ranks,
     average_precision,
+    chance_average_precision,
+    chance_found,
     is_found,
     pair_ranks,
     percents,
@@ -99,4 +101,22 @@ def pair_values(ranks: CopyRanks) -> dict[str, float]:
     return {
         "uap_percent": 100 * average_precision(ranks.pairs),
         "recall_at_p90_percent": 100 * recall_at_precision(ranks.pairs),
+    }
+
+
+def chance_values(originals: Originals, references: int) -> dict[str, float]:
+    """Expected measures in percent of a random order.
+
+    Args:
+        originals: Positions of each query's originals; none for a distractor.
+        references: Images of the database.
+    """
+    counts = [len(own) for own in originals if own]
+    precision = [chance_average_precision(count, references) for count in counts]
+    first = [chance_found(count, references, 1) for count in counts]
+    pairs = chance_average_precision(sum(counts), references * len(originals))
+    return {
+        "map_percent": 100 * float(np.mean(precision)),
+        "uap_percent": 100 * pairs,
+        "accuracy_at_1_percent": 100 * float(np.mean(first)),
     }
