@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from dino_infer import Preprocess, list_images
+from dino_infer.sources.image_list import ImageList
 from dino_train import distributed, recipes
 from dino_train.config import LossConfig, TrainConfig, as_dict, from_dict
 from dino_train.data.batches import batches_on_device
 from dino_train.data.loader import StepSampler, make_crops
-from dino_train.learner import Rates
+from dino_train.learner import Learner, Rates
 from dino_train.monitoring.evaluation import Evaluation
 from dino_train.run import build_learner
 
@@ -76,44 +77,50 @@ def settings(arm: str, seed: int, options: argparse.Namespace) -> TrainConfig:
 
 def _trained(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     config = settings(arm, seed, options)
-    process = distributed.start("cpu")
     everything = list_images([options.data])
     chosen = np.random.default_rng(seed).permutation(len(everything))[: options.images]
     images = everything.select(np.sort(chosen))
-    learner = build_learner(config, process)
+    learner = build_learner(config, distributed.start("cpu"))
     evaluation = Evaluation(
         images,
         eval_data=options.data,
         preprocess=Preprocess(size=options.size),
         batch_size=128,
         workers=0,
-        device=process.device,
+        device=torch.device("cpu"),
     )
     numbers = {f"untrained_{k}": v for k, v in evaluation.measure(learner.teacher.backbone).items()}
-    steps_per_epoch = len(images) // config.optim.batch_size
+    spent = train_for(options.seconds, learner, images, config)
+    return {**spent, **numbers, **evaluation.measure(learner.teacher.backbone)}
+
+
+def train_for(
+    seconds: float, learner: Learner, images: ImageList, config: TrainConfig
+) -> dict[str, float]:
+    """Train for so much CPU time of this process; return steps, images and time."""
+    device = torch.device("cpu")
     sampler = StepSampler(
         len(images),
         batch_size_per_process=config.optim.batch_size,
-        seed=seed,
-        steps_per_epoch=steps_per_epoch,
+        seed=config.seed,
+        steps_per_epoch=len(images) // config.optim.batch_size,
         start_step=0,
         total_steps=10**6,
     )
     batches = batches_on_device(
-        images, config.crops, sampler=sampler, device=process.device, executor="device",
+        images, config.crops, sampler=sampler, device=device, executor="device",
         workers=0, cache="ram",
     )  # fmt: skip
     used_s, steps, start_s = 0.0, 0, time.perf_counter()
-    while used_s < options.seconds:
+    while used_s < seconds:
         began_s = time.process_time()
-        crops = make_crops(next(batches), process.device).groups()
-        learner.step([crops], rates=_rates(config, used_s / options.seconds))
+        crops = make_crops(next(batches), device).groups()
+        learner.step([crops], rates=_rates(config, used_s / seconds))
         used_s += time.process_time() - began_s
         steps += 1
     wall_s = time.perf_counter() - start_s
-    numbers |= evaluation.measure(learner.teacher.backbone)
     seen = steps * config.optim.batch_size
-    return {"steps": steps, "images": seen, "cpu_s": used_s, "wall_s": wall_s, **numbers}
+    return {"steps": steps, "images": seen, "cpu_s": used_s, "wall_s": wall_s}
 
 
 def _rates(config: TrainConfig, share: float) -> Rates:
