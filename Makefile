@@ -1,4 +1,4 @@
-# make demo | test | browser | check | slow | gpu: each installs what it needs into .venv first.
+# make demo | test | browser | check | docs | slow | gpu: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 # Processes that run tests side by side; the tests of a file stay in one of them, and the files
@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --
 # Tests start Python some hundred times: without bytecode each start compiles torch anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test browser check slow gpu install clean
+.PHONY: demo test browser check docs slow gpu install clean
 
 install: .venv/.installed
 
@@ -40,5 +40,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/site
+	@echo "the site: build/site/index.html"
+
 clean:
-	rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf demo build dist docs/api .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,5 +1,7 @@
 """Look at images with DINO backbones: features, k-NN, [CLS] attention.
 
+::
+
     from dino_infer import Embedder, list_images
 
     features = Embedder.load("runs/photos").embed(list_images(["photos/"])).features

@@ -29,6 +29,8 @@ _SHOWN = 200  # letters of a reason that comes out of a file
 class LinearHead:
     """A linear classifier on features.
 
+    ::
+
         head = LinearHead.load("head.safetensors")
         labels = head.predict(embedder(["a.jpg", "b.jpg"]))
 

@@ -1,6 +1,8 @@
-"""README and docs as printed: every Python block runs, and so does every command that can here."""
+"""README, docs and docstrings as printed: Python blocks run, and so does every command that can."""
 
+import ast
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -12,18 +14,25 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from dino_infer import Embedder, LinearHead, list_images
 from dino_infer.networks.build import build_backbone
 from dino_infer.weights.checkpoints import save_checkpoint
 from dino_infer.weights.info import CheckpointInfo
 from tests.infer.evaluate.clips import plain
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
+]
+SOURCES = ("dino_infer", "training/dino_train", "export/dino_export", "app/dino_app")
 COMMANDS = {
     point.name: point for point in entry_points(group="console_scripts")
     if point.name.startswith("dino-")
@@ -39,8 +48,11 @@ NOT_RUN = {
     r"dino-index copy .* milvus:https": "needs a Milvus server; tests/app/cli copies to a file",
     r"dino-index build photos/ -o photos\.index$": "downloads the default weights",
     r"pip |\.venv/bin/pip |python3 -m venv": "changes the installation",
+    r"python -m dino_infer\.samples": "tests/infer/test_samples.py does",
+    r"python -c": "needs a GPU",
     r"python examples/": "tests/export/test_onnx.py runs it",
     r"make |docker ": "tests/test_demo.py, tests/app/server/test_container.py and CI do",
+    r"python benchmarks/first": "installs all; tests/test_first_ten_minutes.py has its parts",
 }
 """Commands that are only compared with the help of their programs, and why."""
 LINES = re.compile(r"(dino-|torchrun|python|pip|docker|make|\.venv|curl)\S*\s")
@@ -72,6 +84,21 @@ def _blocks() -> list[Block]:
     return found
 
 
+def _docstring_blocks() -> list[Block]:
+    """Literal blocks of Python in docstrings: they begin with an import or load something."""
+    found = []
+    for path in sorted(path for source in SOURCES for path in (ROOT / source).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                continue
+            text = ast.get_docstring(node) or ""
+            for match in re.finditer(r"::\n\n((?: {4}.*\n?|\n)+)", text):
+                code = inspect.cleandoc(match[1]) + "\n"
+                if re.match(r"(from|import) |.*\.load\(", code):
+                    found.append(Block(path, node.body[0].lineno, "python", code))
+    return found
+
+
 def _line(text: str, place: int) -> int:
     return text.count("\n", 0, place) + 1
 
@@ -91,6 +118,7 @@ def _without_comment(line: str) -> str:
 
 BLOCKS = _blocks()
 PYTHON = [block for block in BLOCKS if block.kind == "python"]
+DOCSTRINGS = _docstring_blocks()
 SHELL = [(block, line) for block in BLOCKS if block.kind == "sh" for line in _commands(block)]
 
 
@@ -167,9 +195,30 @@ def workplace(prepared, tmp_path, monkeypatch):
     return Path.cwd()
 
 
+def _save_heads() -> None:
+    """Heads as dino-eval linear saves them, where the blocks look for them."""
+    for path, feature in {
+        "head.safetensors": "cls",
+        "report/linear/head.safetensors": "last4",
+    }.items():
+        embedder = Embedder.load("runs/photos", device="cpu", feature=feature)
+        dim = embedder("a.jpg").size
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        LinearHead(
+            weight=np.eye(2, dim, dtype=np.float32), bias=np.zeros(2, np.float32),
+            classes=("cats", "dogs"), made_by=embedder.description(),
+        ).save(path)  # fmt: skip
+
+
 def _names() -> dict[str, object]:
     """What the text around the blocks has made before."""
+    embedder = Embedder.load("runs/photos", device="cpu")
     return {
+        "Embedder": Embedder,
+        "Image": Image,
+        "LinearHead": LinearHead,
+        "embedder": embedder,
+        "list_images": list_images,
         "array": np.zeros((40, 48, 3), dtype=np.uint8),
         "tensor": torch.zeros(2, 3, 32, 32),
         "vectors": np.eye(6, dtype=np.float32),
@@ -210,19 +259,28 @@ def server(prepared, tmp_path_factory):
 
 
 def test_the_documents_hold_blocks_and_the_table_holds_nothing_that_is_gone():
-    assert len(PYTHON) >= 4 and len(SHELL) >= 40
+    assert len(PYTHON) >= 4 and len(SHELL) >= 40 and len(DOCSTRINGS) >= 6
     for pattern in NOT_RUN:
         for one in pattern.split("|") if "(" not in pattern else [pattern]:
             assert any(re.match(one, command) for _, command in SHELL), one
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=str)
+@pytest.mark.parametrize("block", {b.text: b for b in [*PYTHON, *DOCSTRINGS]}.values(), ids=str)
 def test_a_python_block_runs_as_printed(block, workplace, server):
     names = _names()
     if "head.safetensors" in block.text:
-        [command] = [command for _, command in SHELL if command.startswith("dino-eval linear")]
-        _run(command)
-    exec(compile(block.text, str(block.document), "exec"), names)
+        _save_heads()
+    if "train(" in block.text:
+        shutil.rmtree("runs/photos")  # the run that is begun
+        for seed in range(56):
+            _save_picture(Path("photos") / f"{seed}.jpg", seed)
+    if "photos.index" in block.text:
+        _run("dino-index build photos/ -o photos.index --weights runs/photos")
+    jaxtyping.config.update("jaxtyping_disable", "export(" in block.text)  # it traces symbols
+    try:
+        exec(compile(block.text, str(block.document), "exec"), names)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
     if "Dino" in names:
         client = names["Dino"](str(server.base_url))
         with contextlib.closing(client.http):

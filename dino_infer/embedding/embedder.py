@@ -82,6 +82,8 @@ class EmbeddedBatch(NamedTuple):
 class Embedder:
     """Turns images into feature vectors.
 
+    ::
+
         embedder = Embedder.load("runs/photos")
         vector = embedder("a.jpg")                                     # one picture
         vectors = embedder(["a.jpg", Image.open("b.png"), array])      # in memory

@@ -1,5 +1,7 @@
 """Backbones as ONNX and other exported files, and as weights of other projects.
 
+::
+
     from dino_export import ExportSettings, export
     from dino_infer import load_backbone
 

@@ -1,5 +1,7 @@
 """Pretraining: self-distillation with no labels.
 
+::
+
     from dino_train import recipes, train
 
     train(recipes.tiny_cpu(), data=["photos/"], out="runs/photos")

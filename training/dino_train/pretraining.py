@@ -1,5 +1,7 @@
 """The run, top to bottom: images in, a trained teacher out.
 
+::
+
     from dino_train import recipes, train
 
     train(recipes.tiny_cpu(), data=["photos/"], out="runs/photos")
