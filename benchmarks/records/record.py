@@ -79,7 +79,7 @@ def run_seeds(options: argparse.Namespace) -> int:
     late = 0
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as temporary:
-            run = (options.keep or Path(temporary)) / f"{folder.name}_{seed}"
+            run = (options.keep or Path(temporary)) / f"{folder.parent.name}_{folder.name}_{seed}"
             times = trained(flags, options.data / "train", run, seed=seed, threads=track.threads)
             line = {
                 "seed": seed,

@@ -27,6 +27,7 @@ from dino_infer.cli.parsing import parsed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from fastapi.responses import RedirectResponse
 
     from dino_app.server.auth import Keys
     from dino_app.store.interface import Store
@@ -97,7 +98,15 @@ def _app(flags: Serve, keys: "Keys", store: "Store | None") -> "FastAPI":
     )
     if flags.demo:
         _mount_demo(app, flags, embedder, store, made_by, head)
+    else:
+        app.add_api_route("/", _to_docs, include_in_schema=False)
     return app
+
+
+def _to_docs() -> "RedirectResponse":
+    from fastapi.responses import RedirectResponse
+
+    return RedirectResponse("/docs")
 
 
 def _embedder(flags: Serve, made_by: Mapping[str, Any]) -> "Embedder":

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
 from dino_app.server.auth import Door, Keys, RateLimit
@@ -62,9 +63,9 @@ def create_app(
         yield
         await service.stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="dino-serve", description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False,
-        redoc_url=None,
+        redoc_url=None, static_url="/docs/files",
     )  # fmt: skip
     app.state.service = service
     endpoints = list(app.routes)  # of the documentation

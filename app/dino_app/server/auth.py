@@ -111,7 +111,7 @@ class Door:
 
     Args:
         keys: Keys of clients; without any, everyone may come in.
-        open_paths: Prefixes of paths that need no key.
+        open_paths: Paths that need no key, nor what is below them.
         hosts: Names by which the server may be called; None for any. It keeps out web pages whose
             name was made to point here.
         rate: Limit of the requests of each client.
@@ -132,7 +132,7 @@ class Door:
         headers, path = Headers(scope=scope), scope["path"]
         self._check_site(headers)
         client = (scope.get("client") or ("unknown", 0))[0]
-        if not self._keys or path in self._open:
+        if not self._keys or any(path == p or path.startswith(f"{p}/") for p in self._open):
             self._rate.count(client)
             return str(client)
         owner = self._keys.owner(headers.get("authorization"), login=not is_api(path))

@@ -34,8 +34,8 @@ class Strict(BaseModel):
 class EmbeddingsRequest(Strict):
     """Images to vectors, as clients of OpenAI's API ask."""
 
-    model: Annotated[str, Field(min_length=1, max_length=256)]
-    """The name that /v1/info gives."""
+    model: Annotated[str, Field(max_length=256)] = ""
+    """Any name: the server has one model, which /v1/models names."""
     input: Base64 | Annotated[list[Base64], Field(min_length=1, max_length=10_000)]
     """Images as data URIs or base64; addresses where the server allows them."""
     modality: Literal["image"] = "image"

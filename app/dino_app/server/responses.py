@@ -38,7 +38,7 @@ class Info(BaseModel):
 
     version: str
     model: str
-    """The name that embedding requests give."""
+    """Its architecture, the name that /v1/models gives."""
     dim: int
     description: dict[str, Any]
     """Settings that determine how vectors are made."""
@@ -48,6 +48,23 @@ class Info(BaseModel):
     """Facts about the index; None where no index is served."""
     head: dict[str, Any] | None
     """Facts about the head; None where there is none."""
+
+
+class Model(BaseModel):
+    """A model, as OpenAI's API describes it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """Seconds since 1970 when the server started."""
+    owned_by: str = "dino-toolkit"
+
+
+class Models(BaseModel):
+    """The models of the server, of which there is one."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
 
 
 class EmbeddingRow(BaseModel):

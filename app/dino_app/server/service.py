@@ -84,7 +84,7 @@ class Service:
         self.settings, self.read_only = settings, read_only
         self.head: LinearHead | None = None
         self.metrics, self.load, self.idempotency = Metrics(), Load(), Idempotency()
-        self.model = embedder.description()
+        self.model, self.started = embedder.description(), int(time.time())
         self.max_image_bytes = int(1e6 * settings.max_image_mb)
         self.max_pixels = int(1e6 * settings.max_megapixels)
         self.dim = store.info().dim if store is not None else 0

@@ -19,6 +19,7 @@ async def embeddings(serving: Serving, asked: EmbeddingsRequest) -> Embeddings:
     """Vectors of images.
 
     Inputs are data URIs (`data:image/jpeg;base64,...`) or plain base64. `usage` counts images.
+    The server has one model, whatever `model` says; the answer names it.
     """
     images = [asked.input] if isinstance(asked.input, str) else asked.input
     _check(serving, asked, len(images))
@@ -39,9 +40,6 @@ async def _row(serving: Service, image: str, param: str) -> Row:
 
 
 def _check(serving: Service, asked: EmbeddingsRequest, images: int) -> None:
-    if asked.model != serving.model["arch"]:
-        message = f"no model {asked.model!r}; this server has {serving.model['arch']!r}"
-        raise ApiError(404, "model_not_found", message, param="model")
     if asked.dimensions not in (None, serving.dim):
         message = f"the vectors have {serving.dim} dimensions, which cannot be changed"
         raise ApiError(400, "invalid_dimensions", message, param="dimensions")

@@ -5,7 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from dino_app.errors import StoreError
-from dino_app.server.responses import Info, Status
+from dino_app.server.errors import ApiError
+from dino_app.server.openapi import ERRORS
+from dino_app.server.responses import Info, Model, Models, Status
 from dino_app.server.service import Service, Serving
 from dino_infer import __version__
 
@@ -60,6 +62,26 @@ async def info(serving: Serving) -> Info:
         index=await _index(serving) if serving.has_index else None,
         head=None if serving.head is None else {"classes": len(serving.head.classes)},
     )
+
+
+@router.get("/v1/models")
+async def models(serving: Serving) -> Models:
+    """The one model of the server."""
+    return Models(data=[_model(serving)])
+
+
+@router.get("/v1/models/{name}", responses={404: ERRORS[404]})
+async def model(serving: Serving, name: str) -> Model:
+    """The model of that name."""
+    found = _model(serving)
+    if name != found.id:
+        message = f"no model {name[:100]!r}; this server has {found.id!r}"
+        raise ApiError(404, "model_not_found", message, param="model")
+    return found
+
+
+def _model(serving: Service) -> Model:
+    return Model(id=serving.model["arch"], created=serving.started)
 
 
 async def _index(serving: Service) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def test_embeddings_come_as_base64_of_float32(steady, embedder):
 @pytest.mark.parametrize(
     ("change", "status", "code"),
     [
-        ({"model": "other"}, 404, "model_not_found"),
+        ({"model": 3}, 422, "invalid_value"),
         ({"dimensions": 3}, 400, "invalid_dimensions"),
         ({"input": []}, 422, "invalid_value"),
         ({"more": 1}, 422, "invalid_value"),
