@@ -63,7 +63,7 @@ def test_schemathesis_finds_nothing(fuzzed, mode):
         f"{base}/openapi.json", config=SchemathesisConfig.from_dict(CONFIG)
     )
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 19
+    assert len(operations) == 21
     assert sum(_fuzz(operation, mode) > 0 for operation in operations) >= WITH_PARAMETERS
     ready = fuzzed.get("/readyz")
     assert ready.status_code == 200, ready.text
