@@ -52,7 +52,7 @@ NOT_RUN = {
     r"python -c": "needs a GPU",
     r"python examples/": "tests/export/test_onnx.py runs it",
     r"make |docker ": "tests/test_demo.py, tests/app/server/test_container.py and CI do",
-    r"python benchmarks/first": "installs all; tests/test_first_ten_minutes.py has its parts",
+    r"python benchmarks/": "measures for minutes to hours",
 }
 """Commands that are only compared with the help of their programs, and why."""
 LINES = re.compile(r"(dino-|torchrun|python|pip|docker|make|\.venv|curl)\S*\s")
