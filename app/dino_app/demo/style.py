@@ -35,6 +35,9 @@ const mend = () => {
     const siblings = [...button.parentElement.children];
     button.setAttribute("aria-label", `Example ${siblings.indexOf(button) + 1}`);
   });
+  document.querySelectorAll("button:has(img):not([aria-label])").forEach((button) => {
+    if (!button.innerText.trim()) button.setAttribute("aria-label", "Picture");
+  });
   document.querySelectorAll("div.empty[aria-label]:not([role])").forEach((empty) =>
     empty.setAttribute("role", "img"));
   document.querySelectorAll("button input[type=file]:not([tabindex='-1'])").forEach((input) =>
