@@ -22,7 +22,7 @@ author = "its contributors"
 version = release = importlib.import_module("dino_infer").__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 root_doc = "README"
-include_patterns = ["*.md", "docs/**", "benchmarks/README.md", "benchmarks/reports/*.md"]
+include_patterns = ["*.md", "docs/**", "benchmarks/*.md", "benchmarks/**/*.md"]
 exclude_patterns = [".*", "**/.*", "build", "demo", "runs"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # a page may begin with a picture
