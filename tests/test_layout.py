@@ -35,7 +35,9 @@ TESTED_IN = {
     "dino_infer.evaluate.reports.result": "infer/evaluate/test_knn.py",
     "dino_infer.features.unfinished": "infer/features/test_writer.py",
     #
+    "dino_app.client.messages": "app/client/test_clients.py",
     "dino_train.cli": "train/test_pretraining.py",
+    "dino_train.given": "train/recipes/test_derived.py",
     "dino_train.crops.boxes": "train/crops/test_parameters.py",
     "dino_train.crops.numba_kernel": "train/crops/test_in_workers.py",
     "dino_train.crops.on_device": "train/crops/test_executors.py",

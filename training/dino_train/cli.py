@@ -20,15 +20,8 @@ import tyro
 from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code
 from dino_infer.cli.parsing import parsed
 from dino_train import recipes
-from dino_train.config import (
-    DINO_SETTINGS,
-    LossConfig,
-    LossKind,
-    Machine,
-    SettingsError,
-    TrainConfig,
-    from_dict,
-)
+from dino_train.config import LossConfig, Machine, SettingsError, TrainConfig, from_dict
+from dino_train.given import GivenSettings, read_given, settings_of_dino
 
 if TYPE_CHECKING:
     from dino_infer.sources.image_list import ImageList
@@ -76,40 +69,6 @@ class RunOptions:
     """Write RUN/tensorboard."""
     wandb: str | None = None
     """Weights & Biases project to log to as well; by default none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GivenOptim:
-    """Length and batch, where they are given."""
-
-    batch_size: int | None = None
-    epochs: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GivenModel:
-    """The backbone, where it is given."""
-
-    arch: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GivenLoss:
-    """The loss, where it is given."""
-
-    kind: LossKind | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GivenSettings:
-    """The flags that auto derives others from; None is a flag that was not given.
-
-    No default that ``--help`` shows could say that: users may type it.
-    """
-
-    optim: GivenOptim = GivenOptim()
-    model: GivenModel = GivenModel()
-    loss: GivenLoss = GivenLoss()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,21 +159,11 @@ def _check_loss(arguments: list[str], config: TrainConfig) -> None:
     """Refuse flags that were given and that the chosen loss has no use for."""
     if config.loss.kind == "dino":  # whose config refuses those of others itself
         return
-    for setting in _settings_of_dino(arguments):
+    for setting in settings_of_dino(arguments):
         raise UsageError(
             f"--{setting.replace('_', '-')} belongs to --loss.kind dino and does nothing with "
             f"{config.loss.kind}; leave it out, or choose that kind"
         )
-
-
-def _settings_of_dino(arguments: list[str]) -> list[str]:
-    """Names of the settings on the command line that only DINO's loss has a use for."""
-    given = {argument.partition("=")[0].replace("-", "_") for argument in arguments}
-    return [
-        f"{group}.{name}"
-        for group, _, name in (setting.partition(".") for setting in DINO_SETTINGS)
-        if not given.isdisjoint((f"__{group}.{name}", f"__{group}.no_{name}"))
-    ]
 
 
 def _auto(
@@ -245,17 +194,6 @@ def _auto(
         for line in recipes.explain_auto(config, num_images=num_images):
             print(f"  {line}", file=sys.stderr)
     return options, config, images
-
-
-def read_given(arguments: list[str]) -> GivenSettings:
-    """Read from the command line the settings that others are derived from.
-
-    Settings that only DINO's loss has a use for choose it.
-    """
-    given = tyro.cli(GivenSettings, args=arguments, return_unknown_args=True)[0]
-    if given.loss.kind is None and _settings_of_dino(arguments):
-        return replace(given, loss=GivenLoss(kind="dino"))
-    return given
 
 
 def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> TrainConfig:

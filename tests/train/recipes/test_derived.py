@@ -11,8 +11,9 @@ from dino_infer.networks.build import build_backbone
 from dino_infer.weights.checkpoints import save_checkpoint
 from dino_infer.weights.info import CheckpointInfo
 from dino_train import recipes
-from dino_train.cli import SHOWN_BY_HELP, main, read_given
+from dino_train.cli import SHOWN_BY_HELP, main
 from dino_train.config import LossConfig
+from dino_train.given import read_given
 from dino_train.recipes import what_outlasts
 
 

@@ -1,0 +1,146 @@
+"""What clients send and what they make of answers."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+from pydantic import TypeAdapter
+
+from dino_infer.errors import DinoError
+
+Picture = str | Path | bytes | Image.Image
+"""An image: the path of a file, the bytes of one, or a picture of Pillow (sent as PNG)."""
+Vector = Float[np.ndarray, " dim"]
+
+
+class ServerError(DinoError):
+    """The server refused a request, or cannot be reached."""
+
+    def __init__(self, message: str, *, status: int | None = None, code: str = "unreachable"):
+        super().__init__(message)
+        self.status = status
+        """HTTP status; None where no answer came."""
+        self.code = code
+        """The error in one word, see docs/serving.md."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewItem:
+    """An item to add or to replace: exactly one of an image and a vector."""
+
+    id: str
+    image: Picture | None = None
+    vector: Vector | None = None
+    metadata: Mapping[str, str | bool | int | float] | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request: a GET without a body, a POST with one."""
+
+    path: str
+    body: dict[str, Any] | None = None
+
+
+def embed_ask(images: Picture | Sequence[Picture]) -> Ask:
+    """Ask for vectors, as base64."""
+    several = [images] if isinstance(images, Picture) else images
+    body = {"input": [_encoded(image) for image in several], "encoding_format": "base64"}
+    return Ask("/v1/embeddings", body)
+
+
+def look_ask(verb: str, subject: Any, id: str | None, more: dict[str, Any]) -> Ask:
+    """Ask about exactly one of a subject and an item."""
+    if (subject is None) == (id is None):
+        raise TypeError(f"{verb} takes exactly one of a subject (image or vector) and an id")
+    return Ask(f"/v1/{verb}", {"id": id} | more if id is not None else _subject(subject) | more)
+
+
+def upsert_ask(items: Sequence[NewItem]) -> Ask:
+    """Ask to add or replace items."""
+    rows = []
+    for item in items:
+        given = [one for one in (item.image, item.vector) if one is not None]
+        if len(given) != 1:
+            raise TypeError(f"item {item.id!r} needs exactly one of an image and a vector")
+        metadata = dict(item.metadata or {})
+        rows.append({"id": item.id, "metadata": metadata} | _subject(given[0]))
+    return Ask("/v1/items", {"items": rows})
+
+
+def delete_ask(ids: Sequence[str]) -> Ask:
+    """Ask to delete items."""
+    return Ask("/v1/items:delete", {"ids": list(ids)})
+
+
+def attention_ask(image: Picture, heads: str | int) -> Ask:
+    """Ask for a picture of attention."""
+    return Ask("/v1/attention", {"image": _encoded(image), "heads": heads})
+
+
+def _subject(subject: Picture | Vector) -> dict[str, str]:
+    if isinstance(subject, np.ndarray):
+        if subject.ndim != 1:
+            raise TypeError(f"a vector has one axis, got an array of shape {subject.shape}")
+        return {"vector": base64.b64encode(subject.astype("<f4").tobytes()).decode()}
+    return {"image": _encoded(subject)}
+
+
+def _encoded(image: Picture) -> str:
+    if isinstance(image, Image.Image):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        image = file.getvalue()
+    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    return base64.b64encode(content).decode()
+
+
+def vectors_of(answer: bytes) -> Float[np.ndarray, "images dim"]:
+    """Vectors in an answer, in the order of the images."""
+    rows = json.loads(answer)["data"]
+    read = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in rows]
+    return np.stack(read).astype(np.float32, copy=False)
+
+
+def picture_of(answer: bytes) -> Image.Image:
+    """The picture that an answer is."""
+    picture = Image.open(io.BytesIO(answer))
+    picture.load()
+    return picture
+
+
+def pause_s(answer: httpx.Response, at_least_s: float) -> float:
+    """Seconds that a busy server asks for, or where it names none ``at_least_s``."""
+    told = answer.headers.get("retry-after", "")
+    return max(float(told), at_least_s) if told.isdigit() else at_least_s
+
+
+def content_of(answer: httpx.Response) -> bytes:
+    """The body of an answer.
+
+    Raises:
+        ServerError: It is no success.
+    """
+    if answer.is_success:
+        return answer.content
+    try:
+        error = TypeAdapter(dict[str, dict[str, Any]]).validate_json(answer.content)["error"]
+        message, code = str(error["message"]), str(error["code"])
+    except (ValueError, KeyError):  # a proxy's answer, or another server's
+        message, code = answer.text[:200] or answer.reason_phrase, "unknown"
+    raise ServerError(f"{answer.status_code}: {message}", status=answer.status_code, code=code)
+
+
+def unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServerError:
+    """The error of a request that got no answer."""
+    if isinstance(error, httpx.TimeoutException):
+        return ServerError(f"no answer from {url} in time; raise `timeout_s`", code="timeout")
+    return ServerError(f"cannot reach {url} ({error}); is dino-serve running there?")
