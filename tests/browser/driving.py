@@ -1,14 +1,20 @@
 """What a person does and sees on a page of the demo."""
 
+import base64
 import io
 
 import numpy as np
 from PIL import Image
 
-_NEW_PICTURE = """([where, number, before]) => {
+# A picture's pixels as the page has them: Gradio may write a file of the same content once more, so
+# that who asks for it then gets a part.
+_PIXELS = """([where, number, before]) => {
   const picture = document.querySelectorAll(`${where} img`)[number];
-  const there = picture && picture.src !== before && picture.complete && picture.naturalWidth > 0;
-  return there && picture.src;
+  if (!picture || picture.src === before || !picture.complete || !picture.naturalWidth) return null;
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
+  canvas.getContext("2d").drawImage(picture, 0, 0);
+  return canvas.toDataURL();
 }"""
 
 
@@ -25,10 +31,9 @@ def source(page, where, number=0):
 
 def shown(page, where, number=0, *, after=None):
     """A picture as an array, once it is another one than that of the address ``after``."""
-    address = page.wait_for_function(_NEW_PICTURE, arg=[f"#{where}", number, after]).json_value()
-    answer = page.request.get(address)
-    assert answer.ok
-    return np.asarray(Image.open(io.BytesIO(answer.body())).convert("RGB")).astype(np.int16)
+    found = page.wait_for_function(_PIXELS, arg=[f"#{where}", number, after]).json_value()
+    content = base64.b64decode(found.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(np.int16)
 
 
 def shown_when(page, where, holds, number=0):
@@ -38,7 +43,7 @@ def shown_when(page, where, holds, number=0):
         picture = shown(page, where, number)
         if holds(picture):
             return picture
-        page.wait_for_function(_NEW_PICTURE, arg=[f"#{where}", number, address])
+        page.wait_for_function(_PIXELS, arg=[f"#{where}", number, address])
 
 
 def move(page, slider, value):
