@@ -28,6 +28,7 @@ import torch
 from scipy.stats import ttest_ind
 
 from dino_infer.devices import resolved_precision
+from dino_infer.weights.checkpoints import load_backbone
 
 HERE = Path(__file__).parent
 P_VALUE = 0.01
@@ -125,9 +126,8 @@ def measured(run: Path, data: Path, *, figure: str) -> float:
 
 def images_seen(run: Path) -> int:
     """Images that were trained on."""
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     batch: int = json.loads((run / "config.json").read_text())["config"]["optim"]["batch_size"]
-    return batch * max(steps)
+    return batch * (load_backbone(run)[1].step or 0)
 
 
 def processor() -> str:

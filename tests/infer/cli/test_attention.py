@@ -204,7 +204,7 @@ def test_of_a_damaged_video_nothing_stays(capsys, tmp_path, photos, clip, weight
     clip.write_bytes(data[: len(data) // 2])
     out = tmp_path / "maps"
     code, lines, stderr = run(capsys, weights, clip, photos / "cat.png", "-o", out)
-    assert code == 3 and len(lines) == 1 and "left out 'walk.mp4': " in stderr
+    assert code == 3 and len(lines) == 2 and "left out 'walk.mp4': " in stderr
     assert names_in(out) == ["cat.png.attention.npz", "cat.png.attention.png", "failed.jsonl"]
     failure = json.loads((out / "failed.jsonl").read_text())
     assert (failure["path"], failure["kind"]) == ("walk.mp4", "corrupt")

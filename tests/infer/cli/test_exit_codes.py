@@ -50,7 +50,7 @@ def test_dino_attention_draws_every_image(capsys, tmp_path, photos, weights):
     )
     assert (code, stderr) == (0, "")
     assert stdout.splitlines()[0] == str(out / "cat" / "0.png.attention.png")
-    assert len(stdout.splitlines()) == 16
+    assert len(stdout.splitlines()) == 2 * 16
     with np.load(out / "coffee" / "7.png.attention.npz") as arrays:
         assert arrays["attention"].shape == arrays["masks"].shape == (4, 8, 11)
     assert (out / "failed.jsonl").read_bytes() == b""
@@ -61,7 +61,7 @@ def test_dino_attention_goes_on_after_a_bad_image(capsys, tmp_path, photos, weig
         path.write_bytes(b"nonsense")
     args = ("-o", tmp_path / "maps", "--weights", weights, "--size", 64)
     code, stdout, stderr = outcome(capsys, attention.main, photos, *args)
-    assert code == 3 and len(stdout.splitlines()) == 8
+    assert code == 3 and len(stdout.splitlines()) == 2 * 8
     assert stderr.count("warning: left out 'cat/") == 8
     assert outcome(capsys, attention.main, photos / "cat", *args)[0] == 4
 
@@ -72,7 +72,8 @@ def test_dino_attention_of_one_image_and_of_equal_names(capsys, tmp_path, photos
     code, stdout, _ = outcome(capsys, attention.main, *sources, *args)
     assert code == 0
     names = [Path(line).name for line in stdout.splitlines()]
-    assert names == ["0.png.attention.png", "0.png.2.attention.png"]
+    stems = ("0.png.attention", "0.png.2.attention")
+    assert names == [f"{stem}.{kind}" for stem in stems for kind in ("png", "npz")]
 
 
 @pytest.mark.parametrize(

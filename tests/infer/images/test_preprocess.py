@@ -67,7 +67,7 @@ def test_any_size_equals_torchvision(height, width, size, ratio):
     off = (got - torchvision_of(image, resize=round(size * ratio), crop=size)).abs()
     # Each axis is rounded on its own: at some sizes a few pixels are off by one level in both.
     assert off.max() <= 2 * ONE_LEVEL
-    assert (off > ONE_LEVEL).float().mean() < 1e-3
+    assert (off > ONE_LEVEL).sum() <= max(3, 1e-3 * off.numel())  # a pixel, where there are few
 
 
 @pytest.mark.parametrize("size", [(40, 3000), (3000, 40), (1, 300), (7, 700)])
