@@ -52,6 +52,7 @@ PACKAGES = {
 
 def write_api_pages(_app: object = None) -> None:
     """Write api/PACKAGE.rst, with the public names of each room under its first line."""
+    (DOCS / "api").mkdir(exist_ok=True)
     for package, folder in PACKAGES.items():
         page = [_heading(package, "="), importlib.import_module(package).__doc__ or ""]
         for room, names in _public_names(package, folder).items():
