@@ -23,6 +23,7 @@ PLACE = """element => {
   const {left, top, width, height} = element.getBoundingClientRect();
   return {left, top, width, height, columns: element.naturalWidth, rows: element.naturalHeight};
 }"""
+LOADED = "picture => picture.complete && picture.naturalWidth > 0"
 SCROLLED = """y => {
   const before = scrollY;
   scrollBy({top: y - innerHeight / 2, behavior: "instant"});
@@ -86,6 +87,7 @@ def only_heat(page):
 def in_frame(page, where, row, column):
     """Where on the page the middle of a patch is: pictures are centred and never enlarged."""
     picture = page.locator(f"#{where} img")
+    page.wait_for_function(LOADED, arg=picture.element_handle())
     place = picture.evaluate(PLACE)
     scale = min(place["width"] / place["columns"], place["height"] / place["rows"], 1)
     patch = PATCH * (min(place["rows"], place["columns"]) // SIZE)

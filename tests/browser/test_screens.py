@@ -55,7 +55,7 @@ def test_every_tab_fits_can_be_read_and_shows_its_result(opened, indexed_url, co
         for one in found["violations"]:
             if one["impact"] in SERIOUS:
                 violations[name, one["id"]] = [node["html"][:200] for node in one["nodes"]]
-    assert violations == {}
+    assert violations == {}, "\n".join(map(str, violations.items()))
 
 
 def test_the_page_opens_with_a_computed_example(browser, demo_url):

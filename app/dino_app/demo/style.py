@@ -42,6 +42,11 @@ const mend = () => {
     empty.setAttribute("role", "img"));
   document.querySelectorAll("button input[type=file]:not([tabindex='-1'])").forEach((input) =>
     input.setAttribute("tabindex", "-1"));
+  document.querySelectorAll("button.icon-button:has(button, input):not([role])").forEach((outer) => {
+    outer.setAttribute("role", "group");
+    outer.setAttribute("aria-label", "Add photos");
+    outer.setAttribute("title", "Add photos");
+  });
 };
 new MutationObserver(mend).observe(document, {childList: true, subtree: true});
 </script>
