@@ -42,10 +42,10 @@ const mend = () => {
     empty.setAttribute("role", "img"));
   document.querySelectorAll("button input[type=file]:not([tabindex='-1'])").forEach((input) =>
     input.setAttribute("tabindex", "-1"));
-  document.querySelectorAll("button.icon-button:has(button, input):not([role])").forEach((outer) => {
-    outer.setAttribute("role", "group");
-    outer.setAttribute("aria-label", "Add photos");
-    outer.setAttribute("title", "Add photos");
+  document.querySelectorAll("button.icon-button:has(button, input):not([role])").forEach((one) => {
+    one.setAttribute("role", "group");
+    one.setAttribute("aria-label", "Add photos");
+    one.setAttribute("title", "Add photos");
   });
 };
 new MutationObserver(mend).observe(document, {childList: true, subtree: true});
