@@ -24,6 +24,12 @@ PLACE = """element => {
   return {left, top, width, height, columns: element.naturalWidth, rows: element.naturalHeight};
 }"""
 LOADED = "picture => picture.complete && picture.naturalWidth > 0"
+STILL = """async () => {
+  for (let before = null; before !== scrollY; ) {
+    before = scrollY;
+    await new Promise((done) => setTimeout(done, 150));
+  }
+}"""
 SCROLLED = """y => {
   const before = scrollY;
   scrollBy({top: y - innerHeight / 2, behavior: "instant"});
@@ -88,6 +94,7 @@ def in_frame(page, where, row, column):
     """Where on the page the middle of a patch is: pictures are centred and never enlarged."""
     picture = page.locator(f"#{where} img")
     page.wait_for_function(LOADED, arg=picture.element_handle())
+    page.evaluate(STILL)  # after an upload a phone goes to the result
     place = picture.evaluate(PLACE)
     scale = min(place["width"] / place["columns"], place["height"] / place["rows"], 1)
     patch = PATCH * (min(place["rows"], place["columns"]) // SIZE)
