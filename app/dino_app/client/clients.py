@@ -10,8 +10,9 @@ raises ``ServerError``. Answers are the server's own schemas (``dino_app.server.
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import Any, ClassVar, Literal, TypeVar
 
 import httpx
 import numpy as np
@@ -19,45 +20,55 @@ from jaxtyping import Float
 from PIL import Image
 
 from dino_app.client.messages import (
+    INFO,
     Ask,
     NewItem,
     Picture,
     Vector,
     attention_ask,
+    classify_ask,
     content_of,
     delete_ask,
     embed_ask,
-    look_ask,
     pause_s,
-    picture_of,
+    search_ask,
     unreachable,
     upsert_ask,
-    vectors_of,
 )
 from dino_app.server.responses import Classes, DeleteAnswer, Info, SearchAnswer, UpsertAnswer
 
 BUSY = (429, 503)
 
+T = TypeVar("T")
+
 
 class _Asking:
-    """Requests and their retries, which both clients share."""
+    """Where both clients ask, and when they ask again; the arguments are those of ``Client``."""
 
-    def __init__(self, retries: int) -> None:
+    _connected: ClassVar[Callable[..., Any]]
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        key: str = "",
+        timeout_s: float = 60.0,
+        retries: int = 4,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = self._connected(base_url=url, headers=headers, timeout=timeout_s)
         self._retries = retries
 
-    def _waits(self) -> Iterator[float]:
-        """Seconds to wait at most before each further try."""
-        yield from (0.5 * 2**attempt for attempt in range(self._retries))
-
-    @staticmethod
-    def _options(url: str, key: str, timeout_s: float) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return {"base_url": url, "headers": headers, "timeout": timeout_s}
-
-    @staticmethod
-    def _sent(ask: Ask) -> dict[str, Any]:
+    def _request(self, ask: Ask[Any]) -> httpx.Request:
         method = "GET" if ask.body is None else "POST"
-        return {"method": method, "url": ask.path, "json": ask.body}
+        request: httpx.Request = self._http.build_request(method, ask.path, json=ask.body)
+        return request
+
+    def _wait_s(self, answer: httpx.Response, tries: int) -> float | None:
+        """Seconds until a busy server is asked again; None where its answer stands."""
+        if answer.status_code not in BUSY or tries == self._retries:
+            return None
+        return pause_s(answer, 0.5 * 2**tries)
 
 
 class Client(_Asking):
@@ -70,16 +81,7 @@ class Client(_Asking):
         retries: How often a busy server is asked again; it is waited for as long as it says.
     """
 
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8000",
-        *,
-        key: str = "",
-        timeout_s: float = 60.0,
-        retries: int = 4,
-    ) -> None:
-        super().__init__(retries)
-        self._http = httpx.Client(**self._options(url, key, timeout_s))
+    _connected = httpx.Client
 
     def __enter__(self) -> "Client":
         return self
@@ -93,12 +95,11 @@ class Client(_Asking):
 
     def info(self) -> Info:
         """Model, limits and index of the server."""
-        return Info.model_validate_json(self._answer(Ask("/v1/info")))
+        return self._answer(INFO)
 
     def embed(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "*images dim"]:
         """The vector of an image, or a row for each of several, float32."""
-        rows = vectors_of(self._answer(embed_ask(images)))
-        return rows[0] if isinstance(images, Picture) else rows
+        return self._answer(embed_ask(images))
 
     def search(
         self,
@@ -118,8 +119,8 @@ class Client(_Asking):
             filter: Conditions on metadata, such as ``{"label": "cat", "year": {"$gte": 2020}}``.
             include: What results carry beside id and score.
         """
-        more = {"k": k, "filter": filter, "include": list(include)}
-        return SearchAnswer.model_validate_json(self._answer(look_ask("search", subject, id, more)))
+        ask = search_ask(subject, id, k=k, filter=filter, include=list(include))
+        return self._answer(ask)
 
     def classify(
         self,
@@ -130,46 +131,38 @@ class Client(_Asking):
         label: str = "label",
     ) -> Classes:
         """Classes by the vote of the ``k`` nearest items, or by the server's head."""
-        more = {"k": k, "label": label}
-        return Classes.model_validate_json(self._answer(look_ask("classify", subject, id, more)))
+        return self._answer(classify_ask(subject, id, k=k, label=label))
 
     def upsert(self, items: Sequence[NewItem]) -> UpsertAnswer:
         """Add items or replace them; each has a status of its own."""
-        return UpsertAnswer.model_validate_json(self._answer(upsert_ask(items)))
+        return self._answer(upsert_ask(items))
 
     def delete(self, ids: Sequence[str]) -> DeleteAnswer:
         """Delete items for good; the answer names those that were there."""
-        return DeleteAnswer.model_validate_json(self._answer(delete_ask(ids)))
+        return self._answer(delete_ask(ids))
 
     def attention(self, image: Picture, *, heads: str | int = "all") -> Image.Image:
         """[CLS] attention drawn: a sheet of all heads, or the overlay of ``mean`` or of one."""
-        return picture_of(self._answer(attention_ask(image, heads)))
+        return self._answer(attention_ask(image, heads))
 
-    def _answer(self, ask: Ask) -> bytes:
-        for wait_s in (*self._waits(), None):
+    def _answer(self, ask: Ask[T]) -> T:
+        request = self._request(ask)
+        for tries in count():
             try:
-                answer = self._http.request(**self._sent(ask))
+                answer = self._http.send(request)
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
-            if answer.is_success or wait_s is None or answer.status_code not in BUSY:
+            wait_s = self._wait_s(answer, tries)
+            if wait_s is None:
                 break
-            time.sleep(pause_s(answer, wait_s))
-        return content_of(answer)
+            time.sleep(wait_s)
+        return ask.read(content_of(answer))
 
 
 class AsyncClient(_Asking):
-    """``Client`` for asyncio: the same methods, to be awaited."""
+    """``Client`` for asyncio: the same arguments and methods, to be awaited."""
 
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8000",
-        *,
-        key: str = "",
-        timeout_s: float = 60.0,
-        retries: int = 4,
-    ) -> None:
-        super().__init__(retries)
-        self._http = httpx.AsyncClient(**self._options(url, key, timeout_s))
+    _connected = httpx.AsyncClient
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -183,12 +176,11 @@ class AsyncClient(_Asking):
 
     async def info(self) -> Info:
         """See ``Client.info``."""
-        return Info.model_validate_json(await self._answer(Ask("/v1/info")))
+        return await self._answer(INFO)
 
     async def embed(self, images: Picture | Sequence[Picture]) -> Float[np.ndarray, "*images dim"]:
         """See ``Client.embed``."""
-        rows = vectors_of(await self._answer(embed_ask(images)))
-        return rows[0] if isinstance(images, Picture) else rows
+        return await self._answer(embed_ask(images))
 
     async def search(
         self,
@@ -200,9 +192,8 @@ class AsyncClient(_Asking):
         include: Sequence[Literal["metadata", "vector"]] = ("metadata",),
     ) -> SearchAnswer:
         """See ``Client.search``."""
-        more = {"k": k, "filter": filter, "include": list(include)}
-        answer = await self._answer(look_ask("search", subject, id, more))
-        return SearchAnswer.model_validate_json(answer)
+        ask = search_ask(subject, id, k=k, filter=filter, include=list(include))
+        return await self._answer(ask)
 
     async def classify(
         self,
@@ -213,28 +204,29 @@ class AsyncClient(_Asking):
         label: str = "label",
     ) -> Classes:
         """See ``Client.classify``."""
-        answer = await self._answer(look_ask("classify", subject, id, {"k": k, "label": label}))
-        return Classes.model_validate_json(answer)
+        return await self._answer(classify_ask(subject, id, k=k, label=label))
 
     async def upsert(self, items: Sequence[NewItem]) -> UpsertAnswer:
         """See ``Client.upsert``."""
-        return UpsertAnswer.model_validate_json(await self._answer(upsert_ask(items)))
+        return await self._answer(upsert_ask(items))
 
     async def delete(self, ids: Sequence[str]) -> DeleteAnswer:
         """See ``Client.delete``."""
-        return DeleteAnswer.model_validate_json(await self._answer(delete_ask(ids)))
+        return await self._answer(delete_ask(ids))
 
     async def attention(self, image: Picture, *, heads: str | int = "all") -> Image.Image:
         """See ``Client.attention``."""
-        return picture_of(await self._answer(attention_ask(image, heads)))
+        return await self._answer(attention_ask(image, heads))
 
-    async def _answer(self, ask: Ask) -> bytes:
-        for wait_s in (*self._waits(), None):
+    async def _answer(self, ask: Ask[T]) -> T:
+        request = self._request(ask)
+        for tries in count():
             try:
-                answer = await self._http.request(**self._sent(ask))
+                answer = await self._http.send(request)
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
-            if answer.is_success or wait_s is None or answer.status_code not in BUSY:
+            wait_s = self._wait_s(answer, tries)
+            if wait_s is None:
                 break
-            await asyncio.sleep(pause_s(answer, wait_s))
-        return content_of(answer)
+            await asyncio.sleep(wait_s)
+        return ask.read(content_of(answer))

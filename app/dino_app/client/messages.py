@@ -3,10 +3,10 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import httpx
 import numpy as np
@@ -14,7 +14,9 @@ from jaxtyping import Float
 from PIL import Image
 from pydantic import TypeAdapter
 
+from dino_app.server.responses import Classes, DeleteAnswer, Info, SearchAnswer, UpsertAnswer
 from dino_infer.errors import DinoError
+from dino_infer.images.pictures import png_bytes
 
 Picture = str | Path | bytes | Image.Image
 """An image: the path of a file, the bytes of one, or a picture of Pillow (sent as PNG)."""
@@ -42,29 +44,49 @@ class NewItem:
     metadata: Mapping[str, str | bool | int | float] | None = None
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
-class Ask:
+class Ask(Generic[T]):
     """One request: a GET without a body, a POST with one."""
 
     path: str
+    read: Callable[[bytes], T]
+    """Makes of an answer's body what the caller gets."""
     body: dict[str, Any] | None = None
 
 
-def embed_ask(images: Picture | Sequence[Picture]) -> Ask:
+INFO = Ask("/v1/info", Info.model_validate_json)
+
+
+def embed_ask(
+    images: Picture | Sequence[Picture],
+) -> Ask[Float[np.ndarray, "*images dim"]]:
     """Ask for vectors, as base64."""
+    one = isinstance(images, Picture)
     several = [images] if isinstance(images, Picture) else images
     body = {"input": [_encoded(image) for image in several], "encoding_format": "base64"}
-    return Ask("/v1/embeddings", body)
+    return Ask("/v1/embeddings", lambda answer: _vectors(answer)[0 if one else slice(None)], body)
 
 
-def look_ask(verb: str, subject: Any, id: str | None, more: dict[str, Any]) -> Ask:
-    """Ask about exactly one of a subject and an item."""
-    if (subject is None) == (id is None):
-        raise TypeError(f"{verb} takes exactly one of a subject (image or vector) and an id")
-    return Ask(f"/v1/{verb}", {"id": id} | more if id is not None else _subject(subject) | more)
+def search_ask(
+    subject: Picture | Vector | None, id: str | None, **settings: Any
+) -> Ask[SearchAnswer]:
+    """Ask for the items nearest to exactly one of a subject and an item."""
+    return Ask(
+        "/v1/search", SearchAnswer.model_validate_json, _about("search", subject, id, settings)
+    )
 
 
-def upsert_ask(items: Sequence[NewItem]) -> Ask:
+def classify_ask(subject: Picture | Vector | None, id: str | None, **settings: Any) -> Ask[Classes]:
+    """Ask for the class of exactly one of a subject and an item."""
+    return Ask(
+        "/v1/classify", Classes.model_validate_json, _about("classify", subject, id, settings)
+    )
+
+
+def upsert_ask(items: Sequence[NewItem]) -> Ask[UpsertAnswer]:
     """Ask to add or replace items."""
     rows = []
     for item in items:
@@ -73,17 +95,25 @@ def upsert_ask(items: Sequence[NewItem]) -> Ask:
             raise TypeError(f"item {item.id!r} needs exactly one of an image and a vector")
         metadata = dict(item.metadata or {})
         rows.append({"id": item.id, "metadata": metadata} | _subject(given[0]))
-    return Ask("/v1/items", {"items": rows})
+    return Ask("/v1/items", UpsertAnswer.model_validate_json, {"items": rows})
 
 
-def delete_ask(ids: Sequence[str]) -> Ask:
+def delete_ask(ids: Sequence[str]) -> Ask[DeleteAnswer]:
     """Ask to delete items."""
-    return Ask("/v1/items:delete", {"ids": list(ids)})
+    return Ask("/v1/items:delete", DeleteAnswer.model_validate_json, {"ids": list(ids)})
 
 
-def attention_ask(image: Picture, heads: str | int) -> Ask:
+def attention_ask(image: Picture, heads: str | int) -> Ask[Image.Image]:
     """Ask for a picture of attention."""
-    return Ask("/v1/attention", {"image": _encoded(image), "heads": heads})
+    return Ask("/v1/attention", _picture, {"image": _encoded(image), "heads": heads})
+
+
+def _about(
+    verb: str, subject: Picture | Vector | None, id: str | None, settings: dict[str, Any]
+) -> dict[str, Any]:
+    if (subject is None) == (id is None):
+        raise TypeError(f"{verb} takes exactly one of a subject (image or vector) and an id")
+    return ({"id": id} if subject is None else _subject(subject)) | settings
 
 
 def _subject(subject: Picture | Vector) -> dict[str, str]:
@@ -96,21 +126,19 @@ def _subject(subject: Picture | Vector) -> dict[str, str]:
 
 def _encoded(image: Picture) -> str:
     if isinstance(image, Image.Image):
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        image = file.getvalue()
+        image = png_bytes(image)
     content = image if isinstance(image, bytes) else Path(image).read_bytes()
     return base64.b64encode(content).decode()
 
 
-def vectors_of(answer: bytes) -> Float[np.ndarray, "images dim"]:
+def _vectors(answer: bytes) -> Float[np.ndarray, "images dim"]:
     """Vectors in an answer, in the order of the images."""
     rows = json.loads(answer)["data"]
     read = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in rows]
     return np.stack(read).astype(np.float32, copy=False)
 
 
-def picture_of(answer: bytes) -> Image.Image:
+def _picture(answer: bytes) -> Image.Image:
     """The picture that an answer is."""
     picture = Image.open(io.BytesIO(answer))
     picture.load()
