@@ -91,18 +91,17 @@ def _main(arguments: list[str]) -> int:
     if name != "auto" and name not in recipes.RECIPES:
         raise UsageError(recipes.unknown_recipe(name))
     if name == "auto":
-        asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
-        options, _ = _parsed(
-            name, arguments, SHOWN_BY_HELP if asks_for_help else _before(arguments)
-        )
-        return _train(*_auto(arguments, options))
+        if not {"-h", "--help"}.isdisjoint(arguments):
+            _parsed(name, arguments, SHOWN_BY_HELP)  # prints it and exits
+        given = read_given(arguments)
+        options, _ = _parsed(name, arguments, _placeholder(given))
+        return _train(*_auto(arguments, given, options))
     return _train(*_parsed(name, arguments, recipes.RECIPES[name]()))
 
 
-def _before(arguments: list[str]) -> TrainConfig:
-    """Settings that let all flags pass which those to be derived may let pass."""
-    kind = read_given(arguments).loss.kind or "coding-rate"
-    return replace(PLACEHOLDER, loss=LossConfig(kind=kind))
+def _placeholder(given: GivenSettings) -> TrainConfig:
+    """``PLACEHOLDER`` with a loss that every flag fits, unless the loss is given."""
+    return replace(PLACEHOLDER, loss=LossConfig(kind=given.loss.kind or "coding-rate"))
 
 
 def _replay(run: tyro.conf.Positional[Path]) -> int:
@@ -167,7 +166,7 @@ def _check_loss(arguments: list[str], config: TrainConfig) -> None:
 
 
 def _auto(
-    arguments: list[str], options: RunOptions
+    arguments: list[str], given: GivenSettings, options: RunOptions
 ) -> tuple[RunOptions, TrainConfig, "ImageList | None"]:
     """Settings for this data, or of the run that is there; flags on the command line win.
 
@@ -187,7 +186,7 @@ def _auto(
         return *_parsed("auto", arguments, defaults), None
     images = list_images(options.data, image_column=options.image_column)
     num_images = len(images)
-    defaults = _derived(read_given(arguments), images, options)
+    defaults = _derived(given, images, options)
     options, config = _parsed("auto", arguments, defaults)
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"auto settings for {num_images:,} images:", file=sys.stderr)

@@ -8,22 +8,8 @@ def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:
     """Explain the choices of ``auto``, one line a setting."""
     c, t, o = config.crops, config.teacher, config.optim
     steps = num_images // o.batch_size * o.epochs
-    temperature = f"{t.teacher_temp}, from the start: a cool start learnt less"
-    if t.warmup_teacher_temp != t.teacher_temp and not t.warmup_teacher_temp_epochs:
-        temperature = f"{t.teacher_temp}, from the start: the run is too short for a cool one"
-    elif t.warmup_teacher_temp != t.teacher_temp:
-        temperature = (
-            f"{t.warmup_teacher_temp} -> {t.teacher_temp} over {t.warmup_teacher_temp_epochs} "
-            "epochs: a cool start keeps ViTs from the uniform collapse"
-        )
-    if config.loss.kind == "dino":
-        loss = [
-            f"out_dim {config.head.out_dim}: about one prototype for ten of {num_images:,} images; "
-            "many more stay unused on small data and the loss sticks at ln(out_dim)",
-            f"teacher temperature {temperature}",
-        ]
-    else:
-        loss = [_rate_in_words(config)]
+    by_dino = config.loss.kind == "dino"
+    loss = _dino_in_words(config, num_images) if by_dino else _rate_in_words(config)
     return [
         _network_in_words(config),
         f"crops 2 x {c.global_crops_size} px + {c.local_crops_number} local: from the usual size "
@@ -36,13 +22,30 @@ def explain_auto(config: TrainConfig, *, num_images: int) -> list[str]:
     ]
 
 
-def _rate_in_words(config: TrainConfig) -> str:
-    if config.loss.targets == "student":
-        return (
-            "loss coding-rate between the student's own crops: in minutes on a CPU it learns more "
-            "than DINO; it is no self-distillation, which --loss.kind dino is"
+def _dino_in_words(config: TrainConfig, num_images: int) -> list[str]:
+    t = config.teacher
+    temperature = f"{t.teacher_temp}, from the start: a cool start learnt less"
+    if t.warmup_teacher_temp != t.teacher_temp and not t.warmup_teacher_temp_epochs:
+        temperature = f"{t.teacher_temp}, from the start: the run is too short for a cool one"
+    elif t.warmup_teacher_temp != t.teacher_temp:
+        temperature = (
+            f"{t.warmup_teacher_temp} -> {t.teacher_temp} over {t.warmup_teacher_temp_epochs} "
+            "epochs: a cool start keeps ViTs from the uniform collapse"
         )
-    return "loss coding-rate: as given"
+    return [
+        f"out_dim {config.head.out_dim}: about one prototype for ten of {num_images:,} images; "
+        "many more stay unused on small data and the loss sticks at ln(out_dim)",
+        f"teacher temperature {temperature}",
+    ]
+
+
+def _rate_in_words(config: TrainConfig) -> list[str]:
+    if config.loss.targets != "student":
+        return ["loss coding-rate: as given"]
+    return [
+        "loss coding-rate between the student's own crops: in minutes on a CPU it learns more than "
+        "DINO; it is no self-distillation, which --loss.kind dino is"
+    ]
 
 
 def _network_in_words(config: TrainConfig) -> str:
