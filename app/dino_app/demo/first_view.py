@@ -21,7 +21,6 @@ SUBJECTS = {
 }
 """Left, top, right and bottom of what a photo shows, in shares of its sides; the cat fills its."""
 SMALL = 0.5  # of the size that suits the network: measuring must not delay the start
-ELLIPSE = 0.6  # of the sides, the answer of somebody who has not looked
 
 
 class FirstView(NamedTuple):
@@ -49,7 +48,7 @@ def first_view(model: Model) -> FirstView:
         look = model.look(checked_picture(path), size=size)
         grid = (look.view.rows, look.view.columns)
         subject = _box(SUBJECTS[name], grid)
-        guess = centred_ellipse(*grid, share=ELLIPSE)
+        guess = centred_ellipse(*grid)  # of somebody who has not looked
         masks = {"patches": guess, "objects": _object(look), "attention": _attended(look)}
         for tab, mask in masks.items():
             overlaps[tab].append(float((mask & subject).sum() / (mask | subject).sum()))

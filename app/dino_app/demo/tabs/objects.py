@@ -68,8 +68,8 @@ def objects_tab(models: Models, picker: gr.Dropdown) -> gr.Image:
         return seen, *_drawn(seen, method, most, opacity, boxes)
 
     drawn = [shown, told]
-    asked = gr.on(
-        [picture.change], objects, [picture, picker, detail, *controls], [look, *drawn],
+    asked = picture.change(
+        objects, [picture, picker, detail, *controls], [look, *drawn],
         api_name="objects", concurrency_id="look", show_progress_on=shown,
     )  # fmt: skip
     asked.success(None, js=to_result("objects-result"), **QUIET)

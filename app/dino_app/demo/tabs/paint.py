@@ -25,7 +25,7 @@ from dino_app.demo.tabs.mask_pictures import (
 from dino_app.demo.tabs.saving import connect_save, save_button
 from dino_app.demo.tiles import caption, photo_tile, tile_gallery
 from dino_app.demo.uploads import plain_errors, said
-from dino_infer.objects.painting import UNMARKED, fit_patch_model
+from dino_infer.objects.painting import BACKGROUND, OBJECT, UNMARKED, fit_patch_model
 
 MOST_PHOTOS, MOST_PAINTED = LOOKS, 9
 ABOUT = (
@@ -136,9 +136,7 @@ def painted_scores(painting: Painting) -> list[Float32[np.ndarray, "_rows _colum
         for look, layer in zip(looks, painting.strokes.values(), strict=True)
     ]
     used = [place for place, one in enumerate(marks) if (one != UNMARKED).any()]
-    if not any((marks[place] == 1).any() for place in used):
-        return []
-    if not any((marks[place] == 0).any() for place in used):
+    if not all(any((marks[i] == kind).any() for i in used) for kind in (OBJECT, BACKGROUND)):
         return []
     model = fit_patch_model([looks[i].tokens for i in used], [marks[i] for i in used])
     return [model.scores(look.tokens) for look in painting.looks]

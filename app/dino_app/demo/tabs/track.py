@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from dino_app.demo.availability import vit_only
-from dino_app.demo.clips import MAX_SECONDS, Frame, first_frame, tracked, write_clip
+from dino_app.demo.clips import MAX_SECONDS, Frame, first_frame, tracked
 from dino_app.demo.models import Models
 from dino_app.demo.style import to_result
 from dino_app.demo.tabs.brush import brush_field, marks_of, to_paint_on
 from dino_app.demo.tabs.mask_pictures import masked_picture, smooth_mask
 from dino_app.demo.tabs.saving import new_folder
-from dino_app.demo.tabs.video import FRAMES, SIZE, bounded_frames, clip_settings, clip_size
+from dino_app.demo.tabs.video import FRAMES, SIZE, clip_settings, drawn_clip
 from dino_app.demo.uploads import plain_errors, said
 from dino_infer.objects.painting import OBJECT, UNMARKED, fit_patch_model
 
@@ -28,7 +28,6 @@ the mask of the patches before it that are most like it.
 
 def track_tab(models: Models, picker: gr.Dropdown) -> None:
     """Build the tab inside the one that is open."""
-    first = models.model(models.names[0])
     with vit_only(models, picker, "patches to follow"):
         gr.Markdown(ABOUT, elem_classes="hint")
         with gr.Row(elem_classes="tab"):
@@ -48,7 +47,7 @@ def track_tab(models: Models, picker: gr.Dropdown) -> None:
                     "The result appears here.", elem_classes="hint", elem_id="track-text"
                 )
             with gr.Column(elem_classes="settings"):
-                frames, size = clip_settings(first, elem_id="track")
+                frames, size = clip_settings(models, picker, elem_id="track")
 
     @plain_errors()
     def opened(clip: str | None) -> Any:
@@ -60,18 +59,13 @@ def track_tab(models: Models, picker: gr.Dropdown) -> None:
         resolution: float = SIZE, progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, str]:  # fmt: skip
         """A clip with the thing that was painted on its first frame followed."""
-        if clip is None:
-            raise said("Choose a clip first.")
-        target = new_folder(result) / "dino-track.mp4"
         draw = partial(
             tracked, model=models.model(network), size=round(resolution),
             inside=partial(painted_inside, strokes=strokes), draw=_masked,
         )  # fmt: skip
-        written = write_clip(
-            Path(clip), target, draw, max_frames=bounded_frames(frames),
-            advance=lambda done, total: progress((done, total), unit="frames"),
-        )  # fmt: skip
-        return str(target), f"{written.frames} frames, {written.seconds:.1f} seconds."
+        return drawn_clip(
+            clip, new_folder(result) / "dino-track.mp4", draw, frames=frames, progress=progress
+        )
 
     private: dict[str, Any] = {"api_visibility": "private"}
     shown = clip.change(opened, clip, field, **private)
@@ -81,9 +75,6 @@ def track_tab(models: Models, picker: gr.Dropdown) -> None:
         **private,
     )  # fmt: skip
     asked.success(None, js=to_result("track-result"), **private)
-    picker.change(
-        lambda name: clip_size(models.model(name)), picker, size, show_progress="hidden", **private
-    )
 
 
 def painted_inside(

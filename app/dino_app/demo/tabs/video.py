@@ -6,8 +6,8 @@ from pathlib import Path
 import gradio as gr
 
 from dino_app.demo.availability import vit_only
-from dino_app.demo.clips import MAX_SECONDS, attention_of, write_clip
-from dino_app.demo.models import Model, Models
+from dino_app.demo.clips import MAX_SECONDS, Draw, attention_of, write_clip
+from dino_app.demo.models import Models
 from dino_app.demo.style import to_result
 from dino_app.demo.tabs.saving import new_folder
 from dino_app.demo.uploads import plain_errors, said
@@ -23,7 +23,6 @@ nothing about time.
 
 def video_tab(models: Models, picker: gr.Dropdown) -> None:
     """Build the tab: a clip on the left, its attention on the right."""
-    first = models.model(models.names[0])
     with vit_only(models, picker, "attention maps"), gr.Row(elem_classes="tab"):
         with gr.Column(elem_classes="ask"):
             gr.Markdown(ABOUT, elem_classes="hint")
@@ -40,7 +39,7 @@ def video_tab(models: Models, picker: gr.Dropdown) -> None:
                 "The result appears here.", elem_classes="hint", elem_id="video-text"
             )
         with gr.Column(elem_classes="settings"):
-            frames, size = clip_settings(first, elem_id="video")
+            frames, size = clip_settings(models, picker, elem_id="video")
 
     @plain_errors()
     def attention_clip(
@@ -48,31 +47,35 @@ def video_tab(models: Models, picker: gr.Dropdown) -> None:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, str]:  # fmt: skip
         """A clip with the mean attention of the heads laid over it."""
-        if clip is None:
-            raise said("Choose a clip first.")
-        target = new_folder(result) / "dino-attention.mp4"
-        written = write_clip(
-            Path(clip), target,
+        return drawn_clip(
+            clip, new_folder(result) / "dino-attention.mp4",
             partial(attention_of, model=models.model(network), size=round(resolution)),
-            max_frames=bounded_frames(frames),
-            advance=lambda done, total: progress((done, total), unit="frames"),
+            frames=frames, progress=progress,
         )  # fmt: skip
-        return str(target), f"{written.frames} frames, {written.seconds:.1f} seconds."
 
     asked = start.click(
         attention_clip, [clip, picker, frames, size], [result, text], api_name="attention_video",
         show_progress_on=result,
     )  # fmt: skip
     asked.success(None, js=to_result("video-result-part"), api_visibility="private")
-    picker.change(
-        lambda name: clip_size(models.model(name)), picker, size,
-        api_visibility="private", show_progress="hidden",
+
+
+def drawn_clip(
+    clip: str | None, target: Path, draw: Draw, *, frames: float, progress: gr.Progress
+) -> tuple[str, str]:
+    """Draw on a clip; the path of what was written, and a sentence about it.
+
+    Raises:
+        gr.Error: No clip is chosen.
+        ImageError: It is damaged, or beyond a limit.
+    """
+    if clip is None:
+        raise said("Choose a clip first.")
+    written = write_clip(
+        Path(clip), target, draw, max_frames=bounded_frames(frames),
+        advance=lambda done, total: progress((done, total), unit="frames"),
     )  # fmt: skip
-
-
-def clip_size(model: Model) -> int:
-    """Pixels of the shorter side of frames that suit a network."""
-    return min(SIZE, model.default_size)
+    return str(target), f"{written.frames} frames, {written.seconds:.1f} seconds."
 
 
 def bounded_frames(max_frames: float) -> int:
@@ -80,14 +83,21 @@ def bounded_frames(max_frames: float) -> int:
     return max(FRAMES[0], min(FRAMES[2], round(max_frames)))
 
 
-def clip_settings(model: Model, *, elem_id: str) -> tuple[gr.Slider, gr.Slider]:
-    """The number of frames to look at, and their resolution."""
+def clip_settings(
+    models: Models, picker: gr.Dropdown, *, elem_id: str
+) -> tuple[gr.Slider, gr.Slider]:
+    """The number of frames to look at, and their resolution, which suits the network picked."""
+
+    def suited(name: str) -> int:
+        return min(SIZE, models.model(name).default_size)
+
     frames = gr.Slider(
         FRAMES[0], FRAMES[2], value=FRAMES[1], step=8, label="Frames",
         info="Spread evenly over the clip.", elem_id=f"{elem_id}-frames",
     )  # fmt: skip
     size = gr.Slider(
-        *SIZES, value=clip_size(model), step=8, label="Resolution (pixels)",
+        *SIZES, value=suited(models.names[0]), step=8, label="Resolution (pixels)",
         info="More is finer and slower.", elem_id=f"{elem_id}-size",
     )  # fmt: skip
+    picker.change(suited, picker, size, api_visibility="private", show_progress="hidden")
     return frames, size
