@@ -102,11 +102,11 @@ def measure(backbone: Backbone, images: ImageList, preprocess: Preprocess) -> di
 
 
 def calibrate(backbone: Backbone, images: ImageList, preprocess: Preprocess) -> None:
-    """Let batch norms average the statistics of images, as ``untrained_knn.py`` does."""
+    """Let batch norms take the mean of all batches, where ``untrained_knn.py`` lets it move."""
     norms = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean of all batches
+        norm.momentum = None
     backbone.train()
     drawn = np.random.default_rng(0).integers(len(images), size=(CALIBRATION_BATCHES, 64))
     with torch.no_grad():

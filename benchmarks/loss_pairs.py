@@ -27,11 +27,12 @@ from dino_train.data.batches import batches_on_device
 from dino_train.data.loader import StepSampler, make_crops
 from dino_train.learner import Learner, Rates
 from dino_train.monitoring.evaluation import Evaluation
+from dino_train.recipes.derived import RATE_LOSS
 from dino_train.run import build_learner
 
 ARMS = {
     "dino": LossConfig(),
-    "rate": LossConfig(kind="coding-rate", targets="student", alignment_weight=3.0),
+    "rate": RATE_LOSS,
     "rate-teacher": LossConfig(kind="coding-rate", targets="teacher", alignment_weight=4.0),
 }
 WARMUP = 0.1  # share of the time

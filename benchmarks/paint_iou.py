@@ -27,7 +27,6 @@ from dino_infer.evaluate.measures.overlaps import centred_ellipse
 from dino_infer.objects.painting import RIDGE, fit_patch_model
 
 PAINTED, DRAWS, TESTED, CHOOSING = (1, 3, 9), 5, 100, 50
-ELLIPSE = 0.6  # of the sides
 RIDGES = (0.0001, 0.001, 0.01, 0.1, 1.0)
 
 
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.ridges:
         tested = rest[-CHOOSING:]
     truths = [truth(options.ecssd, name) for name in tested]
-    ellipses = [iou(centred_ellipse(*one.shape, share=ELLIPSE), one) for one in truths]
+    ellipses = [iou(centred_ellipse(*one.shape), one) for one in truths]
     print(f"{len(tested)} images, shorter side {options.size}; ellipse {mean(ellipses):.3f}")
     models = Models(options.runs, "cpu")
     for name in models.names_with_untrained:

@@ -1,6 +1,5 @@
 """Attention in one picture, and what can be drawn and found there: see ``Embedder.attention``."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from dino_infer.attention.views import View, view_of
 from dino_infer.choices import ObjectMethod
 from dino_infer.drawing.overlays import COLORMAP, OPACITY, heat_overlay, mosaic
 from dino_infer.drawing.sheets import attention_picture, marked_picture
+from dino_infer.images.pictures import png_bytes
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.backbone import Backbone
 from dino_infer.objects.find import ObjectMasks, find_objects
@@ -43,7 +43,7 @@ class Attention:
 
     def _repr_png_(self) -> bytes:
         """The overlay as a notebook shows it."""
-        return _png(self.overlay())
+        return png_bytes(self.overlay())
 
     @property
     def maps(self) -> Float32[np.ndarray, "heads rows columns"]:
@@ -121,9 +121,3 @@ class Attention:
             method=method,
             path=self.path,
         )
-
-
-def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()

@@ -1,6 +1,7 @@
 """One picture or many, in whatever form they come, as upright RGB by the rules for files."""
 
 import functools
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
@@ -45,6 +46,13 @@ def picture_list(pictures: object) -> tuple[list[Any], bool]:
     if isinstance(pictures, Iterable) and not isinstance(pictures, Mapping | Set):
         return list(pictures), False
     raise TypeError(f"expected {EXPECTED}, or a list of these, got {_kind(pictures)}")
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as the content of a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def rgb_picture(

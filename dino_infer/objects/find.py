@@ -1,6 +1,5 @@
 """Objects in one image, by the keys of a network's last block."""
 
-import io
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from dino_infer.attention.maps import network_input, seen
 from dino_infer.choices import OBJECT_METHODS, ObjectMethod
 from dino_infer.drawing.overlays import mask_overlay, mosaic
 from dino_infer.errors import CheckpointError
-from dino_infer.images.pictures import one_or_many
+from dino_infer.images.pictures import one_or_many, png_bytes
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.backbone import Backbone
 from dino_infer.objects.found import FoundObject
@@ -56,9 +55,7 @@ class ObjectMasks(NamedTuple):
 
     def _repr_png_(self) -> bytes:
         """The overlay as a notebook shows it."""
-        file = io.BytesIO()
-        self.overlay().save(file, "PNG")
-        return file.getvalue()
+        return png_bytes(self.overlay())
 
 
 @one_or_many

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dino_infer.evaluate.reports.page import STYLE as SCORECARD_STYLE
+from dino_infer.images.pictures import png_bytes
 from dino_train.health import SIGNS
 
 CURVES = {
@@ -157,6 +157,5 @@ def _rows(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _inline(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    content = png_bytes(Image.fromarray(picture))
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"

@@ -18,6 +18,7 @@ from dino_infer.drawing.overlays import heat_overlay, mosaic
 from dino_infer.drawing.sheets import attention_picture
 from dino_infer.embedding.engines import TorchEngine
 from dino_infer.errors import ImageError
+from dino_infer.images.pictures import png_bytes
 from dino_infer.images.read import read_image
 from dino_infer.networks.build import Backbone
 
@@ -79,9 +80,7 @@ def _png(maps: AttentionMaps, asked: AttentionRequest) -> bytes:
     else:
         chosen = chosen_maps(maps.heads, asked.heads).values()
         picture = Image.fromarray(mosaic([heat_overlay(maps.picture, one) for one in chosen]))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+    return png_bytes(picture)
 
 
 def _npz(maps: AttentionMaps) -> bytes:
