@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,15 @@ logger = logging.getLogger(__name__)
 
 _held: set[Path] = set()
 """Lock files that this process holds: the system lets a process lock a file again."""
+
+
+def why_not_writable(folder: Path) -> str:
+    """Why a folder takes no new file; empty if it does."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # permissions alone tell root nothing
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Flags that mean the same in every command, and the embedder they ask for."""
 
-import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ import tyro
 from dino_infer.choices import Crop, EngineName, Precision
 from dino_infer.cli.exit_codes import UsageError, printable
 from dino_infer.errors import DataError
+from dino_infer.files import why_not_writable
 
 DEFAULT_WEIGHTS = "timm:vit_small_patch16_224.dino"
 
@@ -216,12 +216,8 @@ def check_out(out: str | Path) -> None:
     shown = printable(folder)
     if not folder.is_dir():
         raise DataError(f"cannot write {printable(out)!r}: {shown!r} is a file; pass another -o")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()  # permissions alone tell root nothing
-    except OSError as error:
-        raise DataError(
-            f"cannot write {printable(out)!r} ({error.strerror} in {shown!r}); pass another -o"
-        ) from error
+    if reason := why_not_writable(folder):
+        raise DataError(f"cannot write {printable(out)!r} ({reason} in {shown!r}); pass another -o")
 
 
 def check_positive(flag: str, value: float | None) -> None:

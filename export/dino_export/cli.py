@@ -7,7 +7,6 @@ dino-export info model.onnx
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import tyro
 from dino_infer.cli.exit_codes import UsageError, exit_code, printable, usage_errors
 from dino_infer.cli.options import SourceOptions
 from dino_infer.cli.parsing import parsed
+from dino_infer.files import why_not_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,12 +195,8 @@ def _check_writable(out: Path) -> None:
     folder = out.absolute().parent
     if not folder.is_dir():
         raise ExportError(f"no folder {str(folder)!r} to write {out.name!r} to; create it first")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()  # permissions alone tell root nothing
-    except OSError as error:
-        raise ExportError(
-            f"cannot write to {str(folder)!r} ({error.strerror}); name another folder"
-        ) from error
+    if reason := why_not_writable(folder):
+        raise ExportError(f"cannot write to {str(folder)!r} ({reason}); name another folder")
 
 
 def _convert(weights: str, out: Path, to: "Target", source: SourceOptions) -> int:
