@@ -88,6 +88,7 @@ def only_heat(page):
     page.locator("#patches-opacity").wait_for()
     move(page, "patches-opacity", 1)
     move(page, "patches-matches", 0)
+    page.locator("#patches-step", has_text="No matches").wait_for()  # a shorter text: all moves up
 
 
 def in_frame(page, where, row, column):
@@ -122,6 +123,7 @@ def click_patch(page, row, column, *, where=FIRST, touch=False):
         page.touchscreen.tap(x, y)
     else:
         page.mouse.click(x, y)
+    page.get_by_text("Now click anything").wait_for(state="detached")
     return shown(page, where, after=before)
 
 
@@ -135,6 +137,17 @@ def test_the_heat_is_highest_where_the_click_was(page, tmp_path, kind):
     for row, column in MARKS:
         click_patch(page, row, column)
         shown_when(page, FIRST, lambda heat, at=(row, column): brightest(heat) == at)
+
+
+def test_of_two_clicks_in_haste_the_last_one_counts(page, tmp_path):
+    open_tab(page)
+    upload(page, "patches-photo", save("landscape", tmp_path))
+    shown(page, FIRST)
+    only_heat(page)
+    x, y = in_frame(page, FIRST, 20, 29)
+    page.mouse.click(x - 100, y)
+    page.mouse.click(x, y)
+    shown_when(page, FIRST, lambda heat: brightest(heat) == (20, 29))
 
 
 def test_beside_the_picture_a_click_means_nothing(page, tmp_path):

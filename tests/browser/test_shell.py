@@ -57,6 +57,18 @@ def test_eight_people_at_once_are_all_served_in_the_order_they_came(demo_url, co
     assert starts == sorted(starts)
 
 
+def test_no_click_is_dropped_or_taken_for_the_one_before(demo_url):
+    config = httpx.get(f"{demo_url}/config").json()
+    modes = [
+        event["trigger_mode"]
+        for event in config["dependencies"]
+        for _, trigger in event["targets"]
+        if trigger == "select"
+    ]
+    assert len(modes) > 3
+    assert set(modes) == {"multiple"}
+
+
 def attention_call(client, demo_url, photo):
     """What a page sends when somebody chooses a photo and leaves the settings as they are."""
     config = httpx.get(f"{demo_url}/config").json()

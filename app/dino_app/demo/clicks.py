@@ -1,9 +1,14 @@
 """Patch under a click on a shown picture, and the matches to mark."""
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+EVERY_CLICK: dict[str, Any] = {"trigger_mode": "multiple"}
+"""For events that carry the place of a click. While one is under way, Gradio drops the next
+("once"), or runs the first once more in its place ("always_last")."""
 
 
 def clicked_patch(

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dino_app.demo.availability import vit_only
+from dino_app.demo.clicks import EVERY_CLICK
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import SIZE, Look, Models
 from dino_app.demo.style import to_result
@@ -92,13 +93,14 @@ def _connect(models: Models, picker: gr.Dropdown, picture: gr.Image, view: Atten
         "outputs": [look, view.page, view.empty, *view.drawn],
         "concurrency_id": "look",
     }
-    redraw: dict[str, Any] = {"inputs": [look, *view.controls], "outputs": view.drawn, **QUIET}
+    redraw: dict[str, Any] = {
+        "inputs": [look, *view.controls], "outputs": view.drawn, "trigger_mode": "always_last",
+        **QUIET,
+    }  # fmt: skip
     fit = picker.change(answers.fitted, picker, [view.size, view.layer, view.head], **QUIET)
-    click = view.gallery.select(_clicked, view.style, [view.head, view.style], **QUIET)
-    gr.on(
-        [control.input for control in view.controls],
-        answers.redrawn, trigger_mode="always_last", **redraw,
-    )  # fmt: skip
+    changed = [view.head, view.style]
+    click = view.gallery.select(_clicked, view.style, changed, **QUIET, **EVERY_CLICK)
+    gr.on([control.input for control in view.controls], answers.redrawn, **redraw)
     asked = picture.change(answers.attention, **looked, api_name="attention")
     asked.success(None, js=to_result("attention-result"), **QUIET)
     view.size.release(answers.attention, **looked, api_visibility="private")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dino_app.demo.availability import vit_only
+from dino_app.demo.clicks import EVERY_CLICK
 from dino_app.demo.detail import detail_choice, detailed_look
 from dino_app.demo.examples import example_photos
 from dino_app.demo.models import LOOKS, Look, Models
@@ -109,7 +110,7 @@ def paint_tab(models: Models, picker: gr.Dropdown) -> None:
     field.input(
         painted, [field, painting], [painting, gallery, told], trigger_mode="always_last", **quiet
     )
-    gallery.select(chosen, [painting], [painting, field], **quiet)
+    gallery.select(chosen, [painting], [painting, field], **quiet, **EVERY_CLICK)
     samples.click(lambda: example_photos()[:MOST_PHOTOS], None, photos, api_visibility="private")
     connect_save(save, made, _masks_file, [painting])
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from dino_app.demo.availability import vit_only
-from dino_app.demo.clicks import clicked_patch, spread_matches
+from dino_app.demo.clicks import EVERY_CLICK, clicked_patch, spread_matches
 from dino_app.demo.detail import detail_choice, detailed_look
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Look, Models
@@ -96,18 +96,19 @@ def patches_tab(models: Models, picker: gr.Dropdown) -> gr.Image:
 
     # One after the other, so that no late answer shows what was before a click.
     private: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "patches"}
-    quiet = private | {"show_progress": "hidden", "trigger_mode": "always_last"}
+    quiet = private | {"show_progress": "hidden"}
     for source in (first, second, picker, detail):
         change = source.change(looked, inputs, shown, **private)
         if source in (first, second):
             change.success(None, js=to_result("patches-result"), **quiet)
     for which, picture in enumerate(pictures):
-        picture.select(clicked_in(which), [scene, *marks], shown, **quiet)
+        picture.select(clicked_in(which), [scene, *marks], shown, **quiet, **EVERY_CLICK)
     gr.on(
         [mark.input for mark in marks],
         redrawn,
         [scene, *marks],
         [*pictures, step],
+        trigger_mode="always_last",
         **quiet,
     )
     return first

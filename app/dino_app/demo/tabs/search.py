@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from dino_app.demo.albums import Album, IndexAlbum, UploadedAlbum, others
+from dino_app.demo.clicks import EVERY_CLICK
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Models
 from dino_app.demo.photo_sets import photos_input, readable_photos
@@ -143,7 +144,7 @@ def search_tab(
         )
         changed.success(search_photo, upload, shown, **busy)
     switch.click(lambda text: text.removeprefix(SWITCH), switch, picker, api_visibility="private")
-    gallery.select(search_again, settings, shown, **busy)
+    gallery.select(search_again, settings, shown, **busy, **EVERY_CLICK)
     gr.on(
         [k.release, wanted.input],
         refined,
