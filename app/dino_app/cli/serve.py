@@ -13,6 +13,7 @@ from dino_app.cli.serve_options import (
     Serve,
     check_installed,
     check_place,
+    check_site,
     temporary_uploads,
     with_environment,
 )
@@ -46,6 +47,7 @@ def serve(flags: Serve) -> int:
     with usage_errors():
         keys = read_keys(place.api_key_file, os.environ)
     check_place(place, has_keys=bool(keys))
+    check_site(flags.site, demo=flags.demo)
     uploads = temporary_uploads() if flags.demo else nullcontext()
     with listen(place.host, place.port) as listening, uploads:
         store = _store(flags)
@@ -98,6 +100,10 @@ def _app(flags: Serve, keys: "Keys", store: "Store | None") -> "FastAPI":
     )
     if flags.demo:
         _mount_demo(app, flags, embedder, store, made_by, head)
+    elif flags.site is not None:
+        from starlette.staticfiles import StaticFiles
+
+        app.mount("/", StaticFiles(directory=flags.site, html=True))
     else:
         app.add_api_route("/", _to_docs, include_in_schema=False)
     return app

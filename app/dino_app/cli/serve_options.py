@@ -92,6 +92,8 @@ class Serve:
     """Refuse changes of the index, so that another process may write to it."""
     demo: Flag = False
     """Show the demo at /."""
+    site: Path | None = None
+    """Folder with an index.html to show at /, for pages that ask this server."""
     place: tyro.conf.OmitArgPrefixes[Place] = field(default_factory=Place)
     """Address, and who may use it."""
     network: tyro.conf.OmitArgPrefixes[Network] = field(default_factory=Network)
@@ -108,7 +110,7 @@ def with_environment(args: Sequence[str], environment: Mapping[str, str]) -> lis
         UsageError: The variable of a flag without a value is neither true nor false.
     """
     more = []
-    for option in (*fields(Serve)[1:3], *fields(Place), *fields(Network), *fields(Settings)):
+    for option in (*fields(Serve)[1:4], *fields(Place), *fields(Network), *fields(Settings)):
         value = environment.get(f"DINO_{option.name.upper()}", "")
         flag = f"--{option.name.replace('_', '-')}"
         if value and not any(arg.partition("=")[0] in (flag, _no(flag)) for arg in args):
@@ -147,6 +149,20 @@ def temporary_uploads() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         yield Path(folder)
+
+
+def check_site(site: Path | None, *, demo: bool) -> None:
+    """Refuse a folder that has no page, or that has to share ``/`` with the demo.
+
+    Raises:
+        UsageError: It is such a folder.
+    """
+    if site is None:
+        return
+    if demo:
+        raise UsageError("--site and --demo are both shown at /; pass one of them")
+    if not (site / "index.html").is_file():
+        raise UsageError(f"--site needs a folder with an index.html, got {str(site)!r}")
 
 
 def check_place(place: Place, *, has_keys: bool) -> None:

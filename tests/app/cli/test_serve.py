@@ -102,6 +102,7 @@ def test_it_serves_an_index_survives_bombs_and_ends_well(index):
         with httpx.Client(base_url=child.url, headers=headers, timeout=30, trust_env=False) as user:
             assert httpx.get(f"{child.url}/v1/info", trust_env=False).status_code == 401
             assert user.get("/v1/info").json()["index"]["rows"] == 1
+            assert user.get("/").headers["location"] == "/docs"
             put = user.put("/v1/items/two", files={"file": picture_bytes()})
             assert put.status_code == 200, put.text
             _bombard(user, child.pid)
@@ -192,6 +193,12 @@ def test_it_says_in_one_line_why_it_does_not_start(index, weights, tmp_path, cap
     assert code == 1 and "none.pth" in said
     code, said = _fails("--port", "0", "--api-key-file", str(tmp_path / "keys"), capsys=capsys)
     assert code == 1 and "keys" in said
+    code, said = _fails("--port", "0", "--site", str(tmp_path), capsys=capsys)
+    assert (
+        code == 2 and "--site needs a folder with an index.html" in said and str(tmp_path) in said
+    )
+    code, said = _fails("--port", "0", "--site", str(tmp_path), "--demo", capsys=capsys)
+    assert code == 2 and "pass one of them" in said
     other = _saved(tmp_path / "other.safetensors", seed=1)
     code, said = _fails(index, "--port", "0", "--weights", other, capsys=capsys)
     assert code == 1 and "weights" in said
