@@ -4,8 +4,9 @@
         for result in dino.search("cat.jpg", k=5).results:
             print(result.id, result.score)
 
-A busy server (429, 503) is asked again after the seconds that it names; all else that is no success
-raises ``ServerError``. Answers are the server's own schemas (``dino_app.server.responses``).
+A busy server (429, 503) is asked again after the seconds that it names, a minute at most; all else
+that is no success raises ``ServerError``. Answers are the server's own schemas
+(``dino_app.server.responses``).
 """
 
 import asyncio
@@ -37,8 +38,6 @@ from dino_app.client.messages import (
 )
 from dino_app.server.responses import Classes, DeleteAnswer, Info, SearchAnswer, UpsertAnswer
 
-BUSY = (429, 503)
-
 T = TypeVar("T")
 
 
@@ -66,9 +65,7 @@ class _Asking:
 
     def _wait_s(self, answer: httpx.Response, tries: int) -> float | None:
         """Seconds until a busy server is asked again; None where its answer stands."""
-        if answer.status_code not in BUSY or tries == self._retries:
-            return None
-        return pause_s(answer, 0.5 * 2**tries)
+        return pause_s(answer, 0.5 * 2**tries) if tries < self._retries else None
 
 
 class Client(_Asking):
@@ -78,7 +75,8 @@ class Client(_Asking):
         url: Address of the server.
         key: API key, where the server has keys.
         timeout_s: Seconds to wait for an answer.
-        retries: How often a busy server is asked again; it is waited for as long as it says.
+        retries: How often a busy server is asked again after the seconds that it names; one that
+            names more than a minute is given up at once.
     """
 
     _connected = httpx.Client

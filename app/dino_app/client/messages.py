@@ -18,6 +18,9 @@ from dino_app.server.responses import Classes, DeleteAnswer, Info, SearchAnswer,
 from dino_infer.errors import DinoError
 from dino_infer.images.pictures import png_bytes
 
+BUSY = (429, 503)
+MAX_PAUSE_S = 60.0  # between two tries; dino-serve never asks for more
+
 Picture = str | Path | bytes | Image.Image
 """An image: the path of a file, the bytes of one, or a picture of Pillow (sent as PNG)."""
 Vector = Float[np.ndarray, " dim"]
@@ -66,6 +69,8 @@ def embed_ask(
     """Ask for vectors, as base64."""
     one = isinstance(images, Picture)
     several = [images] if isinstance(images, Picture) else images
+    if not len(several):
+        raise ValueError("embed takes an image or several, got none")
     body = {"input": [_encoded(image) for image in several], "encoding_format": "base64"}
     return Ask("/v1/embeddings", lambda answer: _vectors(answer)[0 if one else slice(None)], body)
 
@@ -127,6 +132,11 @@ def _subject(subject: Picture | Vector) -> dict[str, str]:
 def _encoded(image: Picture) -> str:
     if isinstance(image, Image.Image):
         image = png_bytes(image)
+    if not isinstance(image, Picture):
+        raise TypeError(
+            "expected an image (a path, bytes or a Pillow image) or, where one is taken, a vector "
+            f"(a NumPy array), got {type(image).__name__}"
+        )
     content = image if isinstance(image, bytes) else Path(image).read_bytes()
     return base64.b64encode(content).decode()
 
@@ -145,10 +155,18 @@ def _picture(answer: bytes) -> Image.Image:
     return picture
 
 
-def pause_s(answer: httpx.Response, at_least_s: float) -> float:
-    """Seconds that a busy server asks for, or where it names none ``at_least_s``."""
+def pause_s(answer: httpx.Response, at_least_s: float) -> float | None:
+    """Seconds to wait before the next try, as a busy server asks; None where its answer stands.
+
+    Args:
+        answer: The answer to the last try.
+        at_least_s: Seconds to wait where it names fewer.
+    """
+    if answer.status_code not in BUSY:
+        return None
     told = answer.headers.get("retry-after", "")
-    return max(float(told), at_least_s) if told.isdigit() else at_least_s
+    wait_s = max(float(told), at_least_s) if told.isdecimal() else at_least_s
+    return wait_s if wait_s <= MAX_PAUSE_S else None
 
 
 def content_of(answer: httpx.Response) -> bytes:
@@ -164,6 +182,8 @@ def content_of(answer: httpx.Response) -> bytes:
         message, code = str(error["message"]), str(error["code"])
     except (ValueError, KeyError):  # a proxy's answer, or another server's
         message, code = answer.text[:200] or answer.reason_phrase, "unknown"
+    if answer.status_code in BUSY and (told := answer.headers.get("retry-after")):
+        message += f"; try again after {told} s"
     raise ServerError(f"{answer.status_code}: {message}", status=answer.status_code, code=code)
 
 
@@ -171,4 +191,6 @@ def unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServerError:
     """The error of a request that got no answer."""
     if isinstance(error, httpx.TimeoutException):
         return ServerError(f"no answer from {url} in time; raise `timeout_s`", code="timeout")
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return ServerError(f"expected an address like http://127.0.0.1:8000, got {str(url)!r}")
     return ServerError(f"cannot reach {url} ({error}); is dino-serve running there?")

@@ -27,6 +27,17 @@ def numbers(given: list[float] | str, param: str) -> Float[np.ndarray, " dim"]:
     return vector
 
 
+def check_width(vector: Float[np.ndarray, " width"], dim: int, param: str) -> None:
+    """Refuse a vector of another width than the server's.
+
+    Raises:
+        ApiError: It has one.
+    """
+    if len(vector) != dim:
+        message = f"a vector has {dim} values here, as /v1/info says; got {len(vector)}"
+        raise ApiError(400, "invalid_vector", message, param=param)
+
+
 def encoded(vector: Float[np.ndarray, " dim"]) -> str:
     """A vector as base64 of float32, little-endian."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -17,7 +17,7 @@ from dino_app.server.errors import ApiError
 from dino_app.server.fetching import fetch
 from dino_app.server.metrics import Metrics
 from dino_app.server.request_images import base64_bytes, check_bytes
-from dino_app.server.request_vectors import Row, numbers
+from dino_app.server.request_vectors import Row, check_width, numbers
 from dino_app.server.routes.idempotency import Idempotency
 from dino_app.server.settings import Settings
 from dino_app.store.filters import Filter, parsed_filter
@@ -201,6 +201,7 @@ class Service:
         """
         is_quick = len(given) <= QUICK_VECTOR
         vector = await aside(functools.partial(numbers, given, param), is_quick=is_quick)
+        check_width(vector, self.dim, param)
         try:
             checked: Row = checked_queries(vector[None], dim=self.dim, k=1)[0]
             return checked

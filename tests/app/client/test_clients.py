@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,6 +102,19 @@ def test_refusals_say_why(dino):
     with pytest.raises(ServerError, match="415: .*") as caught:
         dino.embed([b"no picture"])
     assert (caught.value.status, caught.value.code) == (415, "image_unsupported")
+    with pytest.raises(ServerError, match="400: a vector has .* values here, .*; got 2"):
+        dino.search(np.ones(2, np.float32))
+    with pytest.raises(ValueError, match="an image or several, got none"):
+        dino.embed([])
+
+
+def test_what_is_neither_image_nor_vector_is_named(dino):
+    jaxtyping.config.update("jaxtyping_disable", True)  # as it is for those who install this
+    try:
+        with pytest.raises(TypeError, match="expected an image .*a NumPy array.*, got list"):
+            dino.search([1.0, 2.0])
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_keys_open_the_server(embedder, store):
@@ -168,10 +182,21 @@ def test_a_server_that_stays_busy_is_given_up(kind):
 
 
 @pytest.mark.parametrize("kind", [0, 1])
+def test_a_server_that_is_busy_for_long_is_not_waited_for(kind):
+    answers = [(503, {"Retry-After": "3600"}, BUSY), (200, {}, GOOD)]
+    with answering(answers) as (url, asked), both(url) as clients:
+        with pytest.raises(ServerError, match="503: 64 images wait; try again after 3600 s"):
+            clients[kind].info()
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("kind", [0, 1])
 def test_silence_and_absence_are_named(kind):
     with answering([(200, {}, GOOD)], delay_s=0.5) as (url, _), both(url, timeout_s=0.1) as clients:
         with pytest.raises(ServerError, match="in time") as caught:
             clients[kind].info()
         assert caught.value.code == "timeout"
     with both(url) as clients, pytest.raises(ServerError, match="is dino-serve running there"):
+        clients[kind].info()
+    with both("localhost:1") as clients, pytest.raises(ServerError, match="an address like http"):
         clients[kind].info()

@@ -81,7 +81,7 @@ async def thumbnail(
     """The small picture of an item, by its id."""
     if not request.scope["raw_path"].endswith(b"/thumbnail"):  # the end of an id, %2Fthumbnail
         item = await get_item(serving, f"{id}/thumbnail")
-        return JSONResponse(item.model_dump())
+        return JSONResponse(item.model_dump(exclude_none=True))
     picture = await serving.read(lambda: serving.store.thumbnail(id)) if is_id(id) else None
     if picture is None:
         raise ApiError(404, "no_thumbnail", f"no thumbnail of {id[:100]!r}", param="id")
@@ -106,7 +106,7 @@ async def put_item(serving: Serving, request: Request, id: str, write: Write) ->
     return answer
 
 
-@router.get("/v1/items/{id:path}")
+@router.get("/v1/items/{id:path}", response_model_exclude_none=True)
 async def get_item(
     serving: Serving, id: str, include: Annotated[Literal["vector"] | None, Query()] = None
 ) -> ItemAnswer:
@@ -148,7 +148,7 @@ def _page(store: Store, after: str | None, limit: int, condition: Filter | None)
         found = store.page(after=after, limit=at_once, filter=condition)
         more = len(found) == at_once
         for item in found:
-            items.append(_answer(item).model_dump_json().encode())
+            items.append(_answer(item).model_dump_json(exclude_none=True).encode())
             size, after = size + len(items[-1]), item.id
     following = _cursor(after) if more and after is not None else None
     return json_with_list("items", items, ItemPage(items=[], next_cursor=following))

@@ -181,7 +181,7 @@ def _results(hits: list[Hit]) -> list[bytes]:
             metadata=None if hit.metadata is None else dict(hit.metadata),
             vector=None if hit.vector is None else hit.vector.tolist(),
         )
-        written.append(result.model_dump_json().encode())
+        written.append(result.model_dump_json(exclude_none=True).encode())
         size += len(written[-1])
         if size > MAX_ANSWER_BYTES:
             raise _too_large()

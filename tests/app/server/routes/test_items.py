@@ -54,6 +54,7 @@ def test_an_item_is_put_got_listed_and_deleted(client, dim):
     got = client.get("/v1/items/new", params={"include": "vector"}).json()
     assert got["metadata"] == {"n": 1}
     np.testing.assert_allclose(np.linalg.norm(got["vector"]), 1, atol=SAME)
+    assert "vector" not in client.get("/v1/items/new").json()
     assert client.delete("/v1/items/new").json() == {"deleted": ["new"]}
     assert client.get("/v1/items/new").status_code == 404
     assert client.delete("/v1/items/new").status_code == 404
