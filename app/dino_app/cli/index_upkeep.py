@@ -65,16 +65,19 @@ def copy(
 ) -> int:
     """Copy an index into another kind of store, or to another place.
 
+    The copy appears when it is complete. Run it again to go on after a stop.
+
     Args:
         source: Folder, or milvus:FILE.db/COLLECTION.
         target: Folder, or milvus:FILE.db/COLLECTION, where there is no index yet.
         index: Kind of search in the copy, as for dino-index build.
     """
-    from dino_app.indexing.indexes import copy_index
+    from dino_app.indexing.copying import copy_index
 
     with open_index(source) as store:
-        count = copy_index(store, target, index=index)
-    print(f"{printable(target)}: {count} items copied")
+        copied = copy_index(store, target, index=index)
+    earlier = f", {copied.before} of them by an earlier run" if copied.before else ""
+    print(f"{printable(target)}: {copied.items} items copied{earlier}")
     return 0
 
 

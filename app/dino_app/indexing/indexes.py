@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from dino_app.indexing.building import prune
 from dino_app.store.filters import Filter
 from dino_app.store.interface import MAX_K, Found, Included, SearchParams, Store
 from dino_app.store.opening import MILVUS, create_store, kind_at, open_store
-from dino_infer.files import hold_output, remove_leftovers, whole_folder
+from dino_infer.files import hold_output, remove_leftovers
 from dino_infer.images.read import ImageFailure, write_failures
 
 AT_ONCE = 1000
@@ -33,7 +33,7 @@ class IndexTarget:
         self._index = index or "auto"
         with ExitStack() as undo:
             if not exists(location):
-                undo.enter_context(_hold_place(location))
+                undo.enter_context(hold_place(location))
             self.known = open_store(location, writable=True) if exists(location) else None
             """The store as it is; None while there is none."""
             self.model: Mapping[str, Any] | None = None
@@ -88,7 +88,7 @@ def new_index(location: str, *, dim: int, model: Mapping[str, Any], index: str =
     Raises:
         StoreError: There is no such kind of index, something is there, or nothing can be written.
     """
-    with _told_kind(index):
+    with told_kind(index):
         return create_store(location, dim=dim, model=model, index=index)
 
 
@@ -149,36 +149,6 @@ def restore_index(location: str, name: str) -> Store:
     return store
 
 
-def copy_index(source: Store, target: str, *, index: str = "auto") -> int:
-    """Make another index of all items of a store; returns how many.
-
-    It appears when it is complete; what a stop leaves behind is replaced by the next try.
-
-    Raises:
-        StoreError: Something is there already, or it cannot be written.
-        OutputInUseError: Another process makes an index there.
-    """
-    found = source.info()
-    with _hold_place(target):
-        if exists(target):
-            raise StoreError(f"{target!r} is there already; delete it or choose another place")
-        with _whole_index(target, dim=found.dim, model=found.model, index=index) as made:
-            return copy_items(source, made)
-
-
-def copy_items(source: Store, target: Store) -> int:
-    """Put all items of a store, with thumbnails, into another; returns how many."""
-    from dino_infer.progress import Progress
-
-    copied = 0
-    with Progress("copy", total=source.info().rows) as progress:
-        for part in source.items(batch=AT_ONCE):
-            target.upsert(part)
-            copied += len(part)
-            progress.advance(len(part))
-    return copied
-
-
 def failed_path(location: str) -> Path:
     """Path of the list of images that could not be read: beside the index."""
     if location.startswith(MILVUS):
@@ -199,27 +169,7 @@ def write_failed(location: str, failures: Iterable[ImageFailure]) -> None:
 
 
 @contextmanager
-def _whole_index(target: str, *, dim: int, model: Mapping[str, Any], index: str) -> Iterator[Store]:
-    """A new index that appears in its place when the block has filled it."""
-    if not target.startswith(MILVUS):
-        with (
-            whole_folder(target) as folder,
-            closing(new_index(str(folder), dim=dim, model=model, index=index)) as made,
-        ):
-            yield made
-        return
-    from dino_app.store.milvus_store.store import MilvusStore
-
-    place = target.removeprefix(MILVUS)
-    with _told_kind(index):
-        store = MilvusStore.create(place, dim=dim, model=model, index=index, published=False)
-    with closing(store):
-        yield store
-        store.publish()
-
-
-@contextmanager
-def _told_kind(index: str) -> Iterator[None]:
+def told_kind(index: str) -> Iterator[None]:
     """Say which kind of index is none."""
     try:
         yield
@@ -228,7 +178,7 @@ def _told_kind(index: str) -> Iterator[None]:
 
 
 @contextmanager
-def _hold_place(location: str) -> Iterator[None]:
+def hold_place(location: str) -> Iterator[None]:
     """Be the only process that makes an index there, where no lock of an index can say so yet."""
     if location.startswith(MILVUS):
         yield

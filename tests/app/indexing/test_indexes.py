@@ -1,44 +1,12 @@
-"""Whole indexes: made at a place, refused there, and copied."""
+"""Whole indexes: made at a place, and refused there."""
 
 from contextlib import closing
 
 import pytest
 
 from dino_app.errors import StoreError
-from dino_app.indexing.indexes import IndexTarget, copy_index, exists
-from dino_app.store.faiss_store import FaissStore
-from dino_app.store.opening import create_store, open_store
-from tests.app.cli.indexed_items import assert_same_items, items_of
-
-
-class Broken(FaissStore):
-    """Gives one part and ends."""
-
-    def items(self, *, batch=1000):
-        yield next(super().items(batch=2))
-        raise RuntimeError
-
-
-def test_a_copy_is_there_when_it_is_complete(dino_index, tmp_path, built):
-    (tmp_path / ".copy.index.7.dino-tmp-folder").mkdir()  # left by a killed process
-
-    with closing(Broken.open(built.index)) as store, pytest.raises(RuntimeError):
-        copy_index(store, str(tmp_path / "copy.index"))
-    assert not list(tmp_path.iterdir())
-    assert dino_index("copy", built.index, tmp_path / "copy.index").code == 0
-    assert_same_items(items_of(tmp_path / "copy.index"), items_of(built.index))
-
-
-def test_a_copy_into_milvus_is_there_when_it_is_complete(tmp_path, built):
-    place = f"milvus:{tmp_path}/x.db/photos"
-    with closing(Broken.open(built.index)) as store, pytest.raises(RuntimeError):
-        copy_index(store, place)
-    assert not exists(place)
-    with pytest.raises(StoreError, match="no index at"):
-        open_store(place)
-    with closing(FaissStore.open(built.index)) as store:
-        assert copy_index(store, place) == 16
-    assert_same_items(items_of(place), items_of(built.index))
+from dino_app.indexing.indexes import IndexTarget
+from dino_app.store.opening import create_store
 
 
 @pytest.mark.parametrize("place", ["{}/folder", "milvus:{}/x.db/photos"])

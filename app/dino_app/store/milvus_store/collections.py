@@ -59,14 +59,18 @@ class Collections:
         """Tell if something has the name of the store."""
         return bool(self._connection.call("has_collection", self.rows))
 
-    def create(self, *, dim: int, model: Mapping[str, Any], index: str) -> None:
-        """Make an empty store, which has no name before ``publish``."""
+    def create(self, *, dim: int, model: Mapping[str, Any], index: str, empty: bool) -> None:
+        """Make a store, which has no name before ``publish``.
+
+        Unless ``empty``, a like one that a stop left without a name is taken as it is.
+        """
         properties = {MODEL: json.dumps(dict(model)), DIM: str(dim), INDEX: index}
         if self._call("has_collection", self.pictures):  # a stop left it behind
             self._call("drop_alias", self.pictures)
         self.rows = self._numbered(1)
         self.pictures = self.rows + PICTURES
-        self._make(self.rows, properties)
+        if empty or not self._is_made(self.rows, properties):
+            self._make(self.rows, properties)
 
     def publish(self) -> None:
         """Give a new store its name, which appears last."""
@@ -187,6 +191,14 @@ class Collections:
             self._call("release_collection", source + suffix)
         for number in before:
             self._drop(self._numbered(number))
+
+    def _is_made(self, name: str, properties: Mapping[str, str]) -> bool:
+        """Tell if all of ``_make`` was done, for the same properties."""
+        if not all(self._call("has_collection", name + suffix) for suffix in (PICTURES, "")):
+            return False
+        found: dict[str, str] = self._call("describe_collection", name)["properties"]
+        alike = properties.items() <= found.items()
+        return alike and bool(self._call("list_indexes", name))  # made last
 
     def _make(self, name: str, properties: Mapping[str, str]) -> None:
         """Empty collections for rows and thumbnails, instead of any that a stop left behind."""

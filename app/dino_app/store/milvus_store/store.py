@@ -64,7 +64,7 @@ class MilvusStore:
 
         The index "flat" compares with every vector, "hnsw" searches a graph, "auto" is "flat" in
         Milvus Lite and what a server chooses otherwise. Unless ``published``, the store gets its
-        name by ``publish``.
+        name by ``publish``, and goes on from a like one that a stop left without a name.
 
         Raises:
             ValueError: No such index, or no such width.
@@ -118,7 +118,7 @@ class MilvusStore:
             if new is not None:
                 if is_there:
                     raise StoreError(f"{str(place)!r} is there already")
-                collections.create(**new)
+                collections.create(**new, empty=published)
                 if published:
                     collections.publish()
             return cls(connection, collections)
