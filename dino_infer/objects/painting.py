@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int8
 
 OBJECT, BACKGROUND, UNMARKED = 1, 0, -1
-RIDGE = 0.01  # of the mean variance of the features
+RIDGE = 0.1  # of the mean variance of the features
 
 
 class PatchModel(NamedTuple):
