@@ -1,7 +1,9 @@
 """Attention as maps over the image, and the patches that hold most of its mass."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from dino_infer.images.preprocess import Preprocess, denormalized
 from dino_infer.networks.backbone import Backbone
 
 MASS = 0.6  # the share of the attention that the paper's masks keep
+CPU_PATCHES, GPU_PATCHES = 1 << 11, 1 << 15  # of a forward pass; on a CPU more would be no faster
 
 Head = int | Literal["mean", "max", "all"]
 """One head by number, the mean or the largest value over the heads, or every head by itself."""
@@ -68,19 +71,8 @@ def attention_maps(
         CheckpointError: The backbone has no [CLS] attention.
         ValueError: ``mass``, ``layer`` or ``query`` is out of range.
     """
-    pixels = network_input(image, backbone=backbone, preprocess=preprocess, path=path)
-    if query is None:
-        heads = backbone.cls_attention(pixels, layer=layer)[0]
-        return _maps(heads, pixels, backbone, preprocess, mass)
-    height, width = image.shape[:2]
-    view = view_of(height, width, preprocess=preprocess, patch_size=backbone.patch_size)
-    try:
-        row, column = view.patch_at(*query)
-    except ValueError as error:
-        raise ValueError(f"{path!r}: {error}") from error
-    patch = row * view.columns + column
-    heads = backbone.patch_attention(pixels, [patch], layer=layer)[0, :, 0]
-    return _maps(heads, pixels, backbone, preprocess, mass)._replace(query=(row, column))
+    network: dict[str, Any] = {"backbone": backbone, "preprocess": preprocess, "mass": mass}
+    return maps_of_many([image], paths=[path], **network, layer=layer, query=query)[0]
 
 
 @one_or_many
@@ -96,7 +88,7 @@ def attention_by_layer(
     """``attention_maps`` of the [CLS] token in every block, from one forward pass."""
     pixels = network_input(image, backbone=backbone, preprocess=preprocess, path=path)
     layers = backbone.cls_attention_by_layer(pixels)[0]
-    return [_maps(heads, pixels, backbone, preprocess, mass) for heads in layers]
+    return _maps(layers, pixels.expand(len(layers), -1, -1, -1), backbone, preprocess, mass)
 
 
 @one_or_many
@@ -118,8 +110,66 @@ def rollout_maps(
 
     Source: Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928, section 3.
     """
-    pixels = network_input(image, backbone=backbone, preprocess=preprocess, path=path)
-    return _maps(backbone.attention_rollout(pixels), pixels, backbone, preprocess, mass)
+    network: dict[str, Any] = {"backbone": backbone, "preprocess": preprocess, "mass": mass}
+    return maps_of_many([image], paths=[path], **network, rollout=True)[0]
+
+
+@torch.inference_mode()
+def maps_of_many(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    *,
+    paths: Sequence[str],
+    backbone: Backbone,
+    preprocess: Preprocess,
+    mass: float = MASS,
+    layer: int = -1,
+    query: tuple[float, float] | None = None,
+    rollout: bool = False,
+) -> list[AttentionMaps]:
+    """``attention_maps`` or ``rollout_maps`` of many pictures at once, equal but for rounding.
+
+    Pictures that the network sees in equal size, asked by the same patch, share forward passes.
+
+    Args:
+        images: Upright pictures; all are held in memory as the network sees them.
+        paths: Name of each picture in errors.
+        backbone: A Vision Transformer in evaluation mode, on any device.
+        preprocess: Decides the size.
+        mass: Share of the attention that the masks keep, in (0, 1].
+        layer: Block to look at; negative counts from the last.
+        query: x and y of a pixel of each picture; None asks by [CLS].
+        rollout: Follow the attention of [CLS] through all blocks; without ``layer`` or ``query``.
+
+    Raises:
+        As ``attention_maps``.
+    """
+    inputs: list[Tensor] = []
+    alike: dict[tuple[torch.Size, tuple[int, int] | None], list[int]] = defaultdict(list)
+    for image, path in zip(images, paths, strict=True):
+        pixels = network_input(image, backbone=backbone, preprocess=preprocess, path=path)
+        patch = None
+        if query is not None:
+            patch = _patch_at(query, image, backbone=backbone, preprocess=preprocess, path=path)
+        alike[pixels.shape, patch].append(len(inputs))
+        inputs.append(pixels)
+    found: dict[int, AttentionMaps] = {}
+    for (shape, patch), places in alike.items():
+        rows, columns = backbone.grid_of(*shape[-2:])
+        most = CPU_PATCHES if inputs[0].device.type == "cpu" else GPU_PATCHES
+        together = max(1, most // (rows * columns))
+        for start in range(0, len(places), together):
+            some = places[start : start + together]
+            pixels = torch.cat([inputs[place] for place in some])
+            if rollout:
+                heads = backbone.attention_rollout(pixels)[:, None]
+            elif patch is None:
+                heads = backbone.cls_attention(pixels, layer=layer)
+            else:
+                number = patch[0] * columns + patch[1]
+                heads = backbone.patch_attention(pixels, [number], layer=layer)[:, :, 0]
+            maps = _maps(heads, pixels, backbone, preprocess, mass, query=patch)
+            found |= zip(some, maps, strict=True)
+    return [found[place] for place in range(len(inputs))]
 
 
 def check_has_attention(backbone: Backbone) -> None:
@@ -253,13 +303,41 @@ def seen(
     return shown(pixels[0, :, :height, :width], preprocess)
 
 
+def on_grid(
+    values: Float[Tensor, "*leading patches"], grid: tuple[int, int]
+) -> Float32[np.ndarray, "*leading rows columns"]:
+    """Numbers of patches on their rows and columns."""
+    array: np.ndarray = values.float().cpu().reshape(*values.shape[:-1], *grid).numpy()
+    return array
+
+
+def _patch_at(
+    pixel: tuple[float, float],
+    image: UInt8[np.ndarray, "height width 3"],
+    *,
+    backbone: Backbone,
+    preprocess: Preprocess,
+    path: str,
+) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    view = view_of(height, width, preprocess=preprocess, patch_size=backbone.patch_size)
+    try:
+        return view.patch_at(*pixel)
+    except ValueError as error:
+        raise ValueError(f"{path!r}: {error}") from error
+
+
 def _maps(
-    heads: Float[Tensor, "heads patches"],
-    pixels: Float[Tensor, "1 3 height width"],
+    heads: Float[Tensor, "batch heads patches"],
+    pixels: Float[Tensor, "batch 3 height width"],
     backbone: Backbone,
     preprocess: Preprocess,
     mass: float,
-) -> AttentionMaps:
+    *,
+    query: tuple[int, int] | None = None,
+) -> list[AttentionMaps]:
     grid = backbone.grid_of(*pixels.shape[-2:])
-    maps: np.ndarray = heads.float().cpu().reshape(-1, *grid).numpy()
-    return AttentionMaps(seen(pixels, backbone, preprocess), maps, grid_masks(maps, mass))
+    return [
+        AttentionMaps(seen(one[None], backbone, preprocess), maps, grid_masks(maps, mass), query)
+        for one, maps in zip(pixels, on_grid(heads, grid), strict=True)
+    ]

@@ -14,13 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from dino_infer.attention.maps import (
-    MASS,
-    attention_maps,
-    check_has_attention,
-    rollout_maps,
-    whole_image,
-)
+from dino_infer.attention.maps import MASS, check_has_attention, maps_of_many, whole_image
 from dino_infer.choices import Crop, EngineName, Precision
 from dino_infer.devices import LateNumbers, cpu_threads, one_thread_each, resolved_device
 from dino_infer.embedding.attention import Attention
@@ -273,10 +267,8 @@ class Embedder:
         if not listed:
             return self._joined([], 0)
         rows = []
-        for start in range(0, len(listed), self.batch_size):
-            part = listed[start : start + self.batch_size]
-            names = ["picture" if one else f"picture {start + i}" for i in range(len(part))]
-            pixels = [self._pixels(*pair) for pair in zip(part, names, strict=True)]
+        for batch in self._named_batches(listed, one):
+            pixels = [self._pixels(*pair) for pair in batch]
             rows.append(self._placed(list(stacks(pixels)), len(pixels)))
         features = np.concatenate(rows)
         return features[0] if one else features
@@ -345,16 +337,17 @@ class Embedder:
             "preprocess": whole_image(self.preprocess, size=size, patch_size=backbone.patch_size),
         }
         listed, one = picture_list(pictures)
-        found = []
-        for place, picture in enumerate(listed):
-            image, path = self._rgb(picture, "picture" if one else f"picture {place}")
-            if rollout:
-                look = rollout_maps(image, **network, mass=mass, path=path)
-            else:
-                look = attention_maps(
-                    image, **network, layer=layer, query=query, mass=mass, path=path
-                )
-            found.append(Attention(look=look, image=image, **network, mass=mass, path=path))
+        found: list[Attention] = []
+        for batch in self._named_batches(listed, one):
+            images, paths = zip(*(self._rgb(*pair) for pair in batch), strict=True)
+            looks = maps_of_many(
+                images, paths=paths, **network,
+                layer=layer, query=query, rollout=rollout, mass=mass,
+            )  # fmt: skip
+            found += [
+                Attention(look=look, image=image, **network, mass=mass, path=path)
+                for look, image, path in zip(looks, images, paths, strict=True)
+            ]
         return found[0] if one else found
 
     def decoded(self, data: bytes, *, name: str = "image") -> UInt8[Tensor, "3 height width"]:
@@ -491,6 +484,14 @@ class Embedder:
         rows = [LateNumbers(self._features(part.to(self.device))).array() for part in parts]
         features = np.concatenate(rows)
         return features[0] if images.ndim == 3 else features
+
+    def _named_batches(
+        self, pictures: list[Picture], one: bool
+    ) -> Iterator[list[tuple[Picture, str]]]:
+        """The pictures batch by batch, each with its name in errors."""
+        named = [(each, "picture" if one else f"picture {i}") for i, each in enumerate(pictures)]
+        for start in range(0, len(named), self.batch_size):
+            yield named[start : start + self.batch_size]
 
     def _pixels(self, picture: Picture, name: str) -> Tensor:
         image, path = self._rgb(picture, name)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from dino_infer.attention.maps import whole_image
+from dino_infer.attention.maps import on_grid, whole_image
 from dino_infer.attention.views import View, checked_view
 from dino_infer.choices import ObjectMethod
 from dino_infer.devices import resolved_device
@@ -242,9 +242,7 @@ class Look:
     def _on_grid(
         self, values: Float[Tensor, "*leading patches"]
     ) -> Float32[np.ndarray, "*leading rows columns"]:
-        shape = (*values.shape[:-1], self.view.rows, self.view.columns)
-        array: np.ndarray = values.float().cpu().reshape(shape).numpy()
-        return array
+        return on_grid(values, (self.view.rows, self.view.columns))
 
 
 def _shown(

@@ -14,6 +14,8 @@ from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import build_backbone
 from tests.infer.pixel_engine import PixelEngine
 
+TOLERANCE = 1e-6  # float32 sums in another order
+
 
 @pytest.fixture(scope="module")
 def embedder(weights):
@@ -52,9 +54,27 @@ def test_many_pictures_give_a_list_that_a_path_names_itself_in(embedder, cat, tm
     path = str(tmp_path / "cat.png")
     one, other = embedder.attention([path, Image.fromarray(cat[:, ::-1])], size=64)
     assert (one.path, other.path) == (path, "picture 1")
-    assert np.array_equal(one.maps, embedder.attention(path, size=64).maps)
+    assert np.allclose(one.maps, embedder.attention(path, size=64).maps, atol=TOLERANCE)
     assert not np.array_equal(one.maps, other.maps)
     assert embedder.attention([], size=64) == []
+
+
+@pytest.mark.parametrize("how", [{"layer": 0}, {"query": (80, 40)}, {"rollout": True}])
+def test_pictures_of_one_size_share_forward_passes_and_keep_their_order(embedder, cat, how):
+    large = cat.repeat(2, axis=0).repeat(2, axis=1)  # seen as large, asked elsewhere by a query
+    pictures = [cat, cat[:, :90], cat[::-1], large, cat[::-1, :90]]
+    asked, passes = [2, 2, 1] if "query" in how else [3, 2], []
+    counting = embedder.engine.backbone.network.patch_embed.proj.register_forward_hook(
+        lambda _, args, __: passes.append(len(args[0]))
+    )
+    with counting:
+        together = embedder.attention(pictures, size=64, **how)
+    assert sorted(passes, reverse=True) == asked
+    for picture, found in zip(pictures, together, strict=True):
+        alone = embedder.attention(picture, size=64, **how)
+        assert np.array_equal(found.look.picture, alone.look.picture)
+        assert found.look.query == alone.look.query
+        assert np.allclose(found.maps, alone.maps, atol=TOLERANCE)
 
 
 def test_overlay_sheet_and_notebook_show_the_picture(embedder, cat):

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from dino_infer.attention.maps import on_grid
 from dino_infer.drawing.sheets import heat_panel, panel_row
 from dino_infer.errors import ImageError
 from dino_infer.files import remove_leftovers, whole_file, write_bytes
@@ -96,8 +97,7 @@ class Report:
         backbone.eval()
         attention = backbone.cls_attention(self._images.to(device)).float().cpu()
         backbone.train(was_training)
-        height, width = (side // backbone.patch_size for side in self._images.shape[-2:])
-        maps = attention.mean(dim=1).reshape(-1, height, width).numpy()
+        maps = on_grid(attention.mean(dim=1), backbone.grid_of(*self._images.shape[-2:]))
         with whole_file(self._attention_file(step)) as temporary:
             np.savez_compressed(temporary, mean_over_heads=maps)
         return maps

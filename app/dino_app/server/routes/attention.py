@@ -5,17 +5,15 @@ import io
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from PIL import Image
 
 from dino_app.server.errors import ApiError
 from dino_app.server.openapi import ERRORS, form_or_json
 from dino_app.server.request_images import QuickRoute, json_or_form
 from dino_app.server.requests import AttentionRequest
 from dino_app.server.service import ImageEmbedder, Service, Serving
-from dino_infer.attention.maps import AttentionMaps, attention_maps, chosen_maps, whole_image
+from dino_infer.attention.maps import AttentionMaps, attention_maps, whole_image
 from dino_infer.attention.views import checked_view
-from dino_infer.drawing.overlays import heat_overlay, mosaic
-from dino_infer.drawing.sheets import attention_picture
+from dino_infer.embedding.attention import Attention
 from dino_infer.embedding.engines import TorchEngine
 from dino_infer.errors import ImageError
 from dino_infer.images.pictures import png_bytes
@@ -63,24 +61,20 @@ def _draw(serving: Service, backbone: Backbone, image: bytes, asked: AttentionRe
         checked_view(
             *pixels.shape[:2], preprocess=preprocess, patch_size=backbone.patch_size, path="image"
         )
-        maps = attention_maps(
+        look = attention_maps(
             pixels, backbone=backbone, preprocess=preprocess, mass=asked.threshold,
             layer=asked.layer,
         )  # fmt: skip
-        return _npz(maps) if asked.format == "npz" else _png(maps, asked)
+        if asked.format == "npz":
+            return _npz(look)
+        found = Attention(
+            look=look, image=pixels, backbone=backbone, preprocess=preprocess, mass=asked.threshold
+        )
+        return png_bytes(found.sheet() if asked.heads == "all" else found.overlay(asked.heads))
     except ValueError as error:  # no such layer or head
         raise ApiError(400, "invalid_value", str(error)) from error
     except ImageError as error:
         raise ApiError(413, "too_many_patches", error.reason, param="size") from error
-
-
-def _png(maps: AttentionMaps, asked: AttentionRequest) -> bytes:
-    if asked.heads == "all":
-        picture = attention_picture([maps], mass=asked.threshold)
-    else:
-        chosen = chosen_maps(maps.heads, asked.heads).values()
-        picture = Image.fromarray(mosaic([heat_overlay(maps.picture, one) for one in chosen]))
-    return png_bytes(picture)
 
 
 def _npz(maps: AttentionMaps) -> bytes:
