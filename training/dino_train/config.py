@@ -274,10 +274,15 @@ class Machine:
     """Decoder of plain JPEGs; gpu needs a CUDA device and keeps no cache in memory."""
     compile: bool = False
     """Compile the networks: the first step takes minutes, the others less on a GPU."""
+    timeout_minutes: float = 30.0
+    """Minutes that a process under torchrun waits for the others before it ends with a message;
+    more than a measurement takes, which the first process makes alone."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"`workers` must be 0 or more, got {self.workers}")
+        if not 0 < self.timeout_minutes < _INF:
+            raise ValueError(f"`timeout_minutes` must be above 0, got {self.timeout_minutes:g}")
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

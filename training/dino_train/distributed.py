@@ -1,10 +1,17 @@
 """Processes and devices: the only file that reads ranks from the environment."""
 
+import atexit
 import logging
 import os
 import random
-from collections.abc import Callable
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,8 +20,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dino_infer.devices import LateNumbers, resolved_device
+from dino_infer.errors import TrainingError, first_line
 
 logger = logging.getLogger(__name__)
+
+_PORT_KEY = "dino-train/port-of-the-first-process"
+_lost: list[object] = []
+"""Groups that a process was lost from: gloo would wait for it while it deletes them."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -38,15 +50,16 @@ class Process:
         return self.rank == 0
 
 
-def start(device: str = "auto") -> Process:
+def start(device: str = "auto", *, timeout_minutes: float = 30.0) -> Process:
     """Join the process group that torchrun describes, or stand alone without one.
 
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; auto takes the GPU of this local
             rank if there is one.
+        timeout_minutes: Time that this process waits for the others, here and in each exchange.
 
     Raises:
-        DinoError: The device cannot be used here.
+        DinoError: The device cannot be used here, or another process does not come.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -54,14 +67,90 @@ def start(device: str = "auto") -> Process:
     if world_size == 1:
         return Process(rank=0, world_size=1, device=chosen)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, device_id=chosen if chosen.type == "cuda" else None)
-    return Process(rank=dist.get_rank(), world_size=dist.get_world_size(), device=chosen)
+    rank, timeout = int(os.environ["RANK"]), timedelta(minutes=timeout_minutes)
+    with noticing_lost_processes():
+        dist.init_process_group(
+            backend,
+            store=_fresh_store(rank, timeout),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+            device_id=chosen if chosen.type == "cuda" else None,
+        )
+    return Process(rank=rank, world_size=world_size, device=chosen)
+
+
+def _fresh_store(rank: int, timeout: timedelta) -> Any:
+    """Store through which the processes of one start meet; None leaves it to PyTorch.
+
+    The one that torchrun's agent keeps outlives its workers: after a restart, addresses that those
+    before left there would be taken for those of now, and all wait for ever. So the first process
+    opens one that ends with it; the others ask the agent's for its port until something answers.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    tcp_store: Any = dist.TCPStore  # type: ignore[attr-defined]
+    host = os.environ["MASTER_ADDR"]
+    lasting = tcp_store(host, int(os.environ["MASTER_PORT"]), timeout=timeout)
+    if rank == 0:
+        own = tcp_store(host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
+        lasting.set(_PORT_KEY, str(own.port))
+        return own
+    deadline_s = time.monotonic() + timeout.total_seconds()
+    port = int(lasting.get(_PORT_KEY))
+    while not _answers(host, port) and time.monotonic() < deadline_s:
+        time.sleep(0.1)  # it was of a process that has gone: the new one will tell its own
+        port = int(lasting.get(_PORT_KEY))
+    return tcp_store(host, port, wait_for_workers=False, timeout=timeout)
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def stop() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def noticing_lost_processes() -> Iterator[None]:
+    """Say in one line that another process has ended or stopped, which the backend notices.
+
+    NCCL may end this process itself, with a message of its own, before an error comes here.
+
+    Raises:
+        TrainingError: A process is lost.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        _lost.append(dist.group.WORLD)
+        atexit.register(_end)
+        raise TrainingError(
+            f"process {os.environ.get('RANK')} lost another one, which has ended or no longer "
+            f"answers ({_cause(error)}); run the same command again, or let torchrun do so "
+            "(--max-restarts): the run goes on from its newest snapshot"
+        ) from error
+
+
+def _cause(error: RuntimeError) -> str:
+    """First sentence of what the backend says, without the line of its source in front."""
+    return re.sub(r"^\[[^\]]*\] ", "", first_line(error)).partition(". ")[0]
+
+
+def _end() -> None:
+    """End this process without waiting for the lost one; its own end tells the others."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -31,7 +31,12 @@ from dino_train.monitoring.occasions import Occasions
 from dino_train.monitoring.step_log import StepLog
 from dino_train.records.metrics import MetricsLog, check_wandb
 from dino_train.records.progress import Progress, StopRequest
-from dino_train.records.run_folder import config_record, enter_run_folder, hold_run_folder
+from dino_train.records.run_folder import (
+    config_record,
+    enter_run_folder,
+    hold_run_folder,
+    processes_of,
+)
 from dino_train.run import Run, check_amounts
 
 logger = logging.getLogger(__name__)
@@ -91,16 +96,20 @@ def train(
     """
     out = Path(out)
     workers = default_workers() if machine.workers is None else machine.workers
-    process = distributed.start(machine.device)
+    process = distributed.start(machine.device, timeout_minutes=machine.timeout_minutes)
     try:
-        with ExitStack() as opened:
+        with ExitStack() as opened, distributed.noticing_lost_processes():
             distributed.by_main(process, lambda: opened.enter_context(hold_run_folder(out)))
             if wandb:
                 check_wandb()
             executor = _executor(machine, config, process.device)
             _check_decoder(machine, executor, process.device)
             images = list_images(data) if images is None else images
-            check_amounts(config, len(images), process.world_size)
+            begun_by = processes_of(out) or process.world_size
+            distributed.by_main(
+                process,
+                lambda: check_amounts(config, len(images), process.world_size, begun_by),
+            )
             fingerprint = images.fingerprint()
             started_from = _named(init_from, checkpoint_key) if init_from else None
             record = config_record(
@@ -113,6 +122,7 @@ def train(
                     "fingerprint": fingerprint,
                 },
                 init_from=started_from,
+                processes=begun_by,
                 extend=extend,
             )
             run = Run(
@@ -121,9 +131,18 @@ def train(
                 out,
                 process,
                 data_fingerprint=fingerprint,
+                begun_by=begun_by,
                 init_from=started_from,
                 compiled=machine.compile,
             )
+            if process.is_main and process.world_size != begun_by:
+                logger.info(
+                    "%d processes go on with what %d began: each takes %d x %d images a step",
+                    process.world_size,
+                    begun_by,
+                    run.accumulation_steps,
+                    run.part_size,
+                )
             evaluation = Evaluation(
                 images,
                 eval_data=Path(eval_data) if eval_data else None,
@@ -174,7 +193,7 @@ def train(
 
 def _loop(run: Run, *, batches: Iterator[Batch], log: StepLog, occasions: Occasions) -> None:
     """Train from where the run stands to its end, or until it is asked to stop."""
-    process, parts_of_step = run.process, run.config.optim.accumulation_steps
+    process = run.process
     failures = FailureLog(
         run.out / "failures.jsonl",
         num_images=len(run.images),
@@ -186,7 +205,7 @@ def _loop(run: Run, *, batches: Iterator[Batch], log: StepLog, occasions: Occasi
     while going_on and run.step < run.total_steps:
         distributed.seed_everything(run.config.seed, run.step, process.rank)  # stochastic depth
         with log.waiting_for_data():
-            loaded = [next(batches) for _ in range(parts_of_step)]
+            loaded = [next(batches) for _ in range(run.accumulation_steps)]
         for batch in loaded:
             failures.add(batch.failures)
         parts = [make_crops(batch, process.device).groups() for batch in loaded]
@@ -206,7 +225,7 @@ def _sampler(run: Run) -> StepSampler:
         steps_per_epoch=run.steps_per_epoch,
         start_step=run.step,
         total_steps=run.total_steps,
-        accumulation_steps=run.config.optim.accumulation_steps,
+        accumulation_steps=run.accumulation_steps,
         order=run.config.data_order,
         rank=run.process.rank,
         world_size=run.process.world_size,

@@ -4,21 +4,20 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
-
 from dino_infer import __version__
 from dino_infer.devices import resolved_precision
 from dino_infer.errors import CheckpointError, DataError
 from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from dino_infer.networks.build import build_backbone
 from dino_infer.sources.image_list import ImageList
-from dino_infer.weights.checkpoints import read_training_weights, save_checkpoint, weights_sha256
+from dino_infer.weights.checkpoints import save_checkpoint, weights_sha256
 from dino_infer.weights.files import read_weight_file
 from dino_infer.weights.info import CheckpointInfo
-from dino_infer.weights.run_folders import CHECKPOINT, snapshots_of
+from dino_infer.weights.run_folders import CHECKPOINT
 from dino_train import distributed, optim, recipes, schedules
 from dino_train.coding_rate import CodingRateLoss
 from dino_train.config import LossConfig, SettingsError, TrainConfig, as_dict
+from dino_train.data.shares import parts_of_share
 from dino_train.distributed import Process
 from dino_train.head import DINOHead, ProjectionHead
 from dino_train.learner import Learner, Rates
@@ -41,6 +40,7 @@ class Run:
         process: Process,
         *,
         data_fingerprint: str,
+        begun_by: int | None = None,
         init_from: str | None = None,
         compiled: bool = False,
     ) -> None:
@@ -53,7 +53,8 @@ class Run:
         c, o = config, config.optim
         self.steps_per_epoch = len(images) // o.batch_size
         self.total_steps = self.steps_per_epoch * o.epochs
-        self.part_size = o.batch_size // process.world_size // o.accumulation_steps
+        self.accumulation_steps = accumulation_steps(config, process.world_size, begun_by)
+        self.part_size = o.batch_size // process.world_size // self.accumulation_steps
         self.snapshot_steps = max(1, round(c.run.snapshot_epochs * self.steps_per_epoch))
         self.eval_steps = c.run.eval_epochs * self.steps_per_epoch
         self.rates = _rates(config, self.steps_per_epoch)
@@ -66,10 +67,6 @@ class Run:
         self.learner = build_learner(config, process, compiled=compiled)
 
     @property
-    def _has_prototypes(self) -> bool:
-        return self.config.loss.kind == "dino"
-
-    @property
     def epoch(self) -> float:
         """Epochs done."""
         return self.step / self.steps_per_epoch
@@ -78,7 +75,8 @@ class Run:
         """Parts of the student that a step leaves as they are, as ``Learner.step`` takes them."""
         epoch, o = step // self.steps_per_epoch, self.config.optim
         return {
-            "freeze_last_layer": self._has_prototypes and epoch < o.freeze_last_layer_epochs,
+            "freeze_last_layer": epoch < o.freeze_last_layer_epochs
+            and self.config.loss.kind == "dino",
             "freeze_backbone": epoch < o.freeze_backbone_epochs,
         }
 
@@ -111,7 +109,7 @@ class Run:
         Raises:
             CheckpointError: The weights do not fit the backbone.
         """
-        parts = _training_weights(weights, checkpoint_key)
+        parts = snapshots.training_weights(weights, checkpoint_key)
         came = self.learner.start_from(parts, source=str(weights))
         logger.info("starting from %s, %s", weights, came)
 
@@ -209,12 +207,12 @@ def _coding_rate(loss: LossConfig) -> CodingRateLoss:
     return CodingRateLoss(**{name: value for name, value in given.items() if value is not None})
 
 
-def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
+def check_amounts(config: TrainConfig, images: int, world_size: int, begun_by: int) -> None:
     """Check that batch, images and processes fit each other.
 
     Raises:
         DataError: There are fewer images than one batch.
-        SettingsError: The batch cannot be split evenly.
+        SettingsError: The batch cannot be shared equally.
     """
     batch = config.optim.batch_size
     if images < batch:
@@ -222,12 +220,23 @@ def check_amounts(config: TrainConfig, images: int, world_size: int) -> None:
             f"one batch needs {batch} images but the data has {images}; "
             f"pass `optim.batch_size={images}` or less, or more images"
         )
-    parts = world_size * config.optim.accumulation_steps
-    if batch % parts:
-        raise SettingsError(
-            f"`optim.batch_size` must be a multiple of processes x accumulation steps = "
-            f"{world_size} x {config.optim.accumulation_steps}, got {batch}"
+    accumulation_steps(config, world_size, begun_by)
+
+
+def accumulation_steps(config: TrainConfig, world_size: int, begun_by: int | None = None) -> int:
+    """Parts of a process's share of a batch; a coding rate is that of a part, so its parts stay.
+
+    Raises:
+        SettingsError: The batch cannot be shared equally.
+    """
+    o = config.optim
+    before = (begun_by if config.loss.kind == "dino" else None) or world_size
+    try:
+        return parts_of_share(
+            o.batch_size, processes=world_size, parts=o.accumulation_steps, begun_by=before
         )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _rates(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], Rates]:
@@ -288,13 +297,3 @@ def _network(config: TrainConfig, *, drop_path_rate: float) -> MultiCropNetwork:
             norm_last_layer=h.norm_last_layer,
         )
     return MultiCropNetwork(backbone, head)
-
-
-def _training_weights(weights: str | Path, checkpoint_key: str) -> dict[str, dict[str, Tensor]]:
-    """Weights to start from; of a run folder its newest whole snapshot, which has all parts."""
-    for path in reversed(snapshots_of(Path(weights)).values()):
-        try:
-            return read_training_weights(path, checkpoint_key)
-        except CheckpointError as error:
-            logger.warning("passed over: %s", error)
-    return read_training_weights(weights, checkpoint_key)

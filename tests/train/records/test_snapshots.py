@@ -14,6 +14,7 @@ from dino_train.records.run_folder import (
     check_state,
     config_record,
     enter_run_folder,
+    processes_of,
     saved_settings,
 )
 
@@ -187,11 +188,14 @@ DEFAULTS = as_dict(TrainConfig())
 DATA = {"sources": ["x"], "images": 3, "fingerprint": "abc"}
 
 
-def enter(run: Path, *, epochs=5, lr=1.0, data=DATA, init_from=None, extend=False) -> None:
+def enter(
+    run: Path, *, epochs=5, lr=1.0, data=DATA, init_from=None, processes=1, extend=False
+) -> None:
     config = TrainConfig(optim=OptimConfig(epochs=epochs, lr=lr, warmup_epochs=0))
     record = config_record(
-        run, as_dict(config), defaults=DEFAULTS, data=data, init_from=init_from, extend=extend
-    )
+        run, as_dict(config), defaults=DEFAULTS, data=data, init_from=init_from,
+        processes=processes, extend=extend,
+    )  # fmt: skip
     enter_run_folder(run, record)
 
 
@@ -201,6 +205,18 @@ def test_the_same_run_may_enter_again(run: Path):
     enter(run)
     assert (run / "config.json").read_bytes() == before
     assert json.loads(before)["config"]["optim"]["epochs"] == 5
+
+
+def test_a_run_remembers_how_many_processes_began_it(run: Path):
+    assert processes_of(run) is None
+    enter(run, processes=4)
+    enter(run, processes=2)
+    assert processes_of(run) == 4
+    record = json.loads((run / "config.json").read_text())
+    for wrong in (0, "4"):
+        (run / "config.json").write_text(json.dumps({**record, "processes": wrong}))
+        with pytest.raises(RunError, match="not a config.json of dino-train"):
+            processes_of(run)
 
 
 def test_changed_settings_are_refused_with_the_difference(run: Path):

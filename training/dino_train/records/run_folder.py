@@ -30,6 +30,7 @@ def config_record(
     defaults: Settings,
     data: dict[str, Any],
     init_from: str | None,
+    processes: int,
     extend: bool,
 ) -> dict[str, Any] | None:
     """Content that ``config.json`` must get, or None when it is right; writes nothing.
@@ -40,6 +41,7 @@ def config_record(
         defaults: All defaults; a run that is older than a setting has its default.
         data: ``sources``, ``images`` and ``fingerprint`` of the training data.
         init_from: The weights that the run starts from.
+        processes: Number of processes that the run is begun by.
         extend: Let ``optim.epochs`` grow.
 
     Raises:
@@ -52,6 +54,7 @@ def config_record(
         "config": config,
         "data": data,
         "init_from": init_from,
+        "processes": processes,
         "versions": _versions(),
     }
     path = run / CONFIG
@@ -88,6 +91,16 @@ def saved_settings(run: Path) -> dict[str, Any] | None:
     """
     path = run / CONFIG
     return _read(path)["config"] if path.is_file() else None
+
+
+def processes_of(run: Path) -> int | None:
+    """Number of processes that a run was begun by; None where there is no run, or it is not told.
+
+    Raises:
+        RunError: Its ``config.json`` cannot be read.
+    """
+    path = run / CONFIG
+    return _read(path).get("processes") if path.is_file() else None
 
 
 @contextmanager
@@ -173,6 +186,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise TypeError("data must tell fingerprint and images")
         if not isinstance(init_from, str | None):
             raise TypeError("init_from must be a text or null")
+        if not (isinstance(count := record.get("processes", 1), int) and count > 0):
+            raise TypeError("processes must be a number above 0")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"{str(path)!r} is not a config.json of dino-train ({error!r}); choose another `out`"

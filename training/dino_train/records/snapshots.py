@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from dino_infer.errors import RunError, first_line
+from dino_infer.errors import CheckpointError, RunError, first_line
 from dino_infer.files import check_zip, remove_leftovers, whole_file
+from dino_infer.weights.checkpoints import read_training_weights
 from dino_infer.weights.run_folders import SNAPSHOTS, snapshot_path, snapshots_of
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,16 @@ def latest_snapshot(
             "belongs to this run; choose another `out` for a new run"
         )
     return None
+
+
+def training_weights(weights: str | Path, checkpoint_key: str) -> dict[str, dict[str, Tensor]]:
+    """Weights to start from; of a run folder its newest whole snapshot, which has all parts."""
+    for path in reversed(snapshots_of(Path(weights)).values()):
+        try:
+            return read_training_weights(path, checkpoint_key)
+        except CheckpointError as error:
+            logger.warning("passed over: %s", error)
+    return read_training_weights(weights, checkpoint_key)
 
 
 def prune_snapshots(run: Path, *, step: int, keep: int, keep_every_steps: int) -> None:
