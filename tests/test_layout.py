@@ -29,6 +29,7 @@ TESTED_IN = {
     "dino_infer.cli.protocols.logistic": "infer/evaluate/test_logistic.py",
     "dino_infer.cli.protocols.retrieval": "infer/evaluate/retrieval/test_classes.py",
     "dino_infer.cli.protocols.shared": "infer/evaluate/test_knn.py",
+    "dino_infer.embedding.batches": "infer/embedding/test_embedder.py",
     "dino_infer.embedding.exported_files": "infer/embedding/test_engines.py",
     "dino_infer.evaluate.suite.plans": "infer/evaluate/suite/test_running.py",
     "dino_infer.evaluate.suite.protocols": "infer/evaluate/suite/test_running.py",

@@ -1,44 +1,35 @@
-"""Images to feature vectors: decoding, transfer, network and use of the rows overlap."""
+"""Images to feature vectors: the embedder that users hold."""
 
-import functools
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from dino_infer.attention.maps import MASS, check_has_attention, maps_of_many, whole_image
 from dino_infer.choices import Crop, EngineName, Precision
-from dino_infer.devices import LateNumbers, cpu_threads, one_thread_each, resolved_device
+from dino_infer.devices import LateNumbers, resolved_device
 from dino_infer.embedding.attention import Attention
-from dino_infer.embedding.decoding import (
-    DecodedBatch,
-    Decoding,
-    ImageFile,
-    decoded_in_processes,
-    stacks,
-)
+from dino_infer.embedding.batches import WHY_NOT_FINITE, EmbeddedBatch, RowMaker
+from dino_infer.embedding.decoding import Decoding, ImageFile
 from dino_infer.embedding.engines import Engine, OnnxEngine, TorchEngine
-from dino_infer.errors import CheckpointError, DinoError
+from dino_infer.errors import CheckpointError
 from dino_infer.images.encoded import DEFAULT_MAX_PIXELS
 from dino_infer.images.pictures import Picture, picture_list, rgb_picture
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.images.read import MAX_FILE_BYTES, ImageFailure, check_size, read_image
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 from dino_infer.progress import Progress
 from dino_infer.sources.image_list import ImageList
 from dino_infer.weights.checkpoints import load_backbone
 
 CPU_BATCH, GPU_BATCH = 16, 256
 ATTENTION_SIZE = 480  # shorter side in pixels; more shows finer detail
-_WHY_NOT_FINITE = "the weights are damaged, or the precision is too low: pass `precision='fp32'`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +49,6 @@ class Embedding:
         shape = " x ".join(map(str, self.features.shape[1:]))
         failed = f"{len(self.failures)} of {len(self.ok)} images failed"
         return f"Embedding({len(self.features)} rows of {shape}, {failed})"
-
-
-class EmbeddedBatch(NamedTuple):
-    """Consecutive images of a list with their features."""
-
-    places: range
-    """Positions of the batch's images in the list."""
-    indices: Int64[np.ndarray, " rows"]
-    """Positions in the list of the images that have a row."""
-    features: Float[np.ndarray, "rows ..."]
-    files: list[ImageFile]
-    failures: dict[int, ImageFailure]
-    """Failures by position in the list."""
 
 
 class Embedder:
@@ -143,7 +121,9 @@ class Embedder:
         self._decoding = Decoding(
             preprocess=preprocess, max_pixels=max_pixels, max_file_bytes=max_file_bytes
         )
-        self._largest = self.batch_size  # that fitted into the memory of the device
+        self._rows = RowMaker(
+            network, self._decoding, batch_size=self.batch_size, normalize=normalize
+        )
 
     def __repr__(self) -> str:
         view = f"size={self.preprocess.size}, crop={self.preprocess.crop!r}"
@@ -216,7 +196,7 @@ class Embedder:
         if feature == "patches" and crop == "none":
             raise ValueError("feature 'patches' needs images of one size: pass `crop='center'`")
         preprocess = Preprocess(
-            size=size or info.input_size or info.image_size,
+            size=size or info.view_size,
             crop=crop,
             patch_size=network.patch_size if crop == "none" else None,
             mean=info.mean,
@@ -233,13 +213,10 @@ class Embedder:
             "normalized": self.normalize,
         }
 
-    @functools.cached_property
+    @property
     def feature_shape(self) -> tuple[int, ...]:
         """Shape of the feature of one image: (dim,), or (patches, dim)."""
-        size = self.preprocess.size
-        height, width = (size, size) if isinstance(size, int) else size
-        blank = torch.zeros(1, 3, height, width, device=self.device)
-        return tuple(self._features(blank).shape[1:])
+        return self._rows.shape
 
     def __call__(self, pictures: Picture | Iterable[Picture]) -> Float[np.ndarray, "..."]:
         """Feature of one picture, or a row for each of many.
@@ -265,11 +242,10 @@ class Embedder:
             raise TypeError("expected pictures, got an ImageList; call embed(images) for its files")
         listed, one = picture_list(pictures)
         if not listed:
-            return self._joined([], 0)
+            return self._rows.joined([], 0)
         rows = []
         for batch in self._named_batches(listed, one):
-            pixels = [self._pixels(*pair) for pair in batch]
-            rows.append(self._placed(list(stacks(pixels)), len(pixels)))
+            rows.append(self._rows.of_pixels([self._pixels(*pair) for pair in batch]))
         features = np.concatenate(rows)
         return features[0] if one else features
 
@@ -371,9 +347,9 @@ class Embedder:
         Raises:
             CheckpointError: The network gives features that are not finite.
         """
-        rows = self._placed(stacks(pixels), len(pixels))
+        rows = self._rows.of_pixels(pixels)
         if not np.isfinite(rows).all():
-            raise CheckpointError(f"features are not finite: {_WHY_NOT_FINITE}")
+            raise CheckpointError(f"features are not finite: {WHY_NOT_FINITE}")
         return rows
 
     def embed(self, images: ImageList) -> Embedding:
@@ -403,75 +379,11 @@ class Embedder:
 
         Which images share a batch depends on the list alone as long as ``start`` is a multiple of
         ``batch_size``, so rows are the same bit for bit wherever a job was interrupted.
+
+        Raises:
+            CheckpointError: The network gives features that are not finite.
         """
-        starts = range(start, len(images), self.batch_size)
-        places = [range(at, min(at + self.batch_size, len(images))) for at in starts]
-        embedded = self._on_gpu if self.device.type != "cpu" else self._on_cpu
-        for batch in embedded(images, places):
-            _check_finite(batch, images)
-            yield batch
-
-    def _on_cpu(self, images: ImageList, places: list[range]) -> Iterator[EmbeddedBatch]:
-        """Embed on the CPU: each thread decodes and embeds whole batches alone.
-
-        No thread waits for another inside a batch, which on a CPU is faster than to split every
-        product among them, and decoding fills the gaps.
-        """
-
-        def work(part: range) -> EmbeddedBatch:
-            batch = self._decoding.batch(images, part)
-            return self._arrived(batch, [self._started(pixels) for _, pixels in batch.stacks])
-
-        threads = cpu_threads(self.workers)
-        if threads == 1:
-            yield from map(work, places)
-            return
-        with one_thread_each(threads) as pool:
-            waiting: deque[Future[EmbeddedBatch]] = deque()
-            for part in places:
-                waiting.append(pool.submit(work, part))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-
-    def _on_gpu(self, images: ImageList, places: list[range]) -> Iterator[EmbeddedBatch]:
-        """Embed on the GPU: processes decode, and rows are copied during the next batch."""
-        decoded = decoded_in_processes(
-            self._decoding, images, places, workers=self.workers, pin_memory=True
-        )
-        before: tuple[DecodedBatch, list[LateNumbers]] | None = None
-        for batch in decoded:
-            coming = [self._started(pixels) for _, pixels in batch.stacks]
-            if before is not None:
-                yield self._arrived(*before)
-            before = batch, coming
-        if before is not None:
-            yield self._arrived(*before)
-
-    def _arrived(self, batch: DecodedBatch, coming: list[LateNumbers]) -> EmbeddedBatch:
-        stacks = zip(batch.stacks, coming, strict=True)
-        rows = [(positions, part.array()) for (positions, _), part in stacks]
-        features = self._joined(rows, len(batch.indices))
-        return EmbeddedBatch(batch.places, batch.indices, features, batch.files, batch.failures)
-
-    def _placed(
-        self, stacks: Iterable[tuple[np.ndarray, Tensor]], count: int
-    ) -> Float[np.ndarray, "rows ..."]:
-        """Features of stacks of pixels, each row at its position."""
-        rows = [(positions, self._started(pixels).array()) for positions, pixels in stacks]
-        return self._joined(rows, count)
-
-    def _joined(
-        self, rows: list[tuple[np.ndarray, np.ndarray]], count: int
-    ) -> Float[np.ndarray, "rows ..."]:
-        """One array out of parts that know their positions."""
-        # Only a batch of failures has to ask the network what its rows would have been.
-        shape = rows[0][1].shape[1:] if rows else self.feature_shape
-        joined = np.empty((count, *shape), dtype=np.float32)
-        for positions, part in rows:
-            joined[positions] = part
-        return joined
+        return self._rows.batches(images, start=start, workers=self.workers)
 
     def _of_normalised(self, images: Tensor) -> Float[np.ndarray, "..."]:
         if images.ndim not in (3, 4) or images.shape[-3] != 3:
@@ -481,7 +393,7 @@ class Embedder:
             )
         batch = images[None] if images.ndim == 3 else images
         parts = torch.split(batch, self.batch_size)
-        rows = [LateNumbers(self._features(part.to(self.device))).array() for part in parts]
+        rows = [LateNumbers(self._rows.of_images(part.to(self.device))).array() for part in parts]
         features = np.concatenate(rows)
         return features[0] if images.ndim == 3 else features
 
@@ -507,37 +419,3 @@ class Embedder:
             max_file_bytes=limits.max_file_bytes,
         )
         return image, os.fspath(picture) if isinstance(picture, str | os.PathLike) else name
-
-    def _started(self, pixels: Tensor) -> LateNumbers:
-        pixels = pixels.to(self.device, non_blocking=True)
-        return LateNumbers(self._features(self.preprocess.normalized(pixels)))
-
-    def _features(self, images: Tensor) -> Tensor:
-        """Features of a batch; halves it as often as the memory of the device asks for."""
-        parts = torch.split(images, self._largest)
-        try:
-            features = torch.cat([self.engine(part).float() for part in parts])
-        except torch.OutOfMemoryError:
-            size = min(len(images), self._largest)
-            if size == 1:
-                height, width = images.shape[-2:]
-                raise DinoError(
-                    f"one image of {height} x {width} pixels is too much for the memory of "
-                    f"{self.device}; pass a smaller `size`, or `device='cpu'`"
-                ) from None
-            torch.cuda.empty_cache()
-            self._largest = size // 2
-            return self._features(images)
-        if self.normalize:
-            features = torch.nn.functional.normalize(features, dim=-1)
-        return features
-
-
-def _check_finite(batch: EmbeddedBatch, images: ImageList) -> None:
-    rows = batch.features.reshape(len(batch.features), batch.features[:1].size)
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        raise CheckpointError(
-            f"the features of {images.name(int(batch.indices[bad[0]]))!r} are not finite: "
-            + _WHY_NOT_FINITE
-        )

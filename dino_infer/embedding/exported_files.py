@@ -98,7 +98,7 @@ def described(path: Path, opened: OpenedFile) -> OnnxFile:
 
 def _check_numbers(info: CheckpointInfo) -> None:
     """Refuse sizes and statistics by which no image can be prepared."""
-    sides = [info.patch_size, info.image_size, info.input_size or info.image_size]
+    sides = [info.patch_size, info.image_size, info.view_size]
     if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
         raise ValueError(f"sizes must be whole numbers from 1 to {MAX_SIDE}")
     for name, values, least in (("mean", info.mean, -math.inf), ("std", info.std, 0)):

@@ -75,7 +75,7 @@ class ScaledEngine:
     smaller than a patch.
 
     Args:
-        engine: Makes the features.
+        engine: Maker of the features.
         scales: Sides relative to the image that is given, such as ``SCALES``.
     """
 

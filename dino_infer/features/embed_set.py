@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from dino_infer.embedding.batches import EmbeddedBatch
 from dino_infer.embedding.decoding import ImageFile
-from dino_infer.embedding.embedder import EmbeddedBatch, Embedder
+from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import DataError
 from dino_infer.features.files import FeaturePaths, check_shape
 from dino_infer.features.output import Outcome, Output, enter, outcome_in, outcome_of
 from dino_infer.features.table import OK, TableRow
-from dino_infer.features.unfinished import check_same_job, finished, unfinished
+from dino_infer.features.unfinished import check_same_job, finished, recover_unfinished
 from dino_infer.features.update import OlderRows, older_rows
 from dino_infer.features.writer import FeatureWriter
 from dino_infer.progress import Progress
@@ -29,9 +30,9 @@ class EmbedWork:
     """One set to be made; its runner holds the output.
 
     Args:
-        embedder: Makes the features.
+        embedder: Maker of the features.
         images: The whole list.
-        labels: Its classes.
+        labels: Class of each image of the list.
         part: The images that the set is of.
         paths: The files to make.
         job: Settings that the rows depend on.
@@ -62,7 +63,7 @@ class EmbedWork:
         Raises:
             DataError: The same as for ``embed_to_file``.
         """
-        begun = unfinished(self._paths)
+        begun = recover_unfinished(self._paths)
         output = self._output
         done = finished(self._paths)
         if done is not None and output.resume and not (begun or output.update):

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from dino_infer.embedding.batches import EmbeddedBatch
 from dino_infer.embedding.decoding import ImageFile
-from dino_infer.embedding.embedder import EmbeddedBatch, Embedder
+from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import DataError, ImageError
 from dino_infer.features.files import FeaturePaths, Features, read_set
 from dino_infer.features.table import OK, TableRow, table_rows
@@ -32,7 +33,7 @@ class OlderRows:
 
     Args:
         features: The older set.
-        rows: Its table.
+        rows: Rows of its table.
     """
 
     def __init__(self, features: Features, rows: Iterator[TableRow]) -> None:

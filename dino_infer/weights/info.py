@@ -56,6 +56,11 @@ class CheckpointInfo:
     position_embedding: Positions = "dino"
     """Resampling of positions, see ``resampled_positions``; "rotary" needs none."""
 
+    @property
+    def view_size(self) -> int:
+        """Side in pixels of the images to feed."""
+        return self.input_size or self.image_size
+
     def __repr__(self) -> str:
         told = [
             f"{field.name}={value!r}"

@@ -17,8 +17,9 @@ from dino_app.indexing.building import Incoming, id_of, known_metadata
 from dino_app.indexing.thumbnails import thumbnail
 from dino_app.store.interface import Item, Metadata, Scalar, Store
 from dino_infer.cores import cores
+from dino_infer.embedding.batches import EmbeddedBatch
 from dino_infer.embedding.decoding import ImageFile
-from dino_infer.embedding.embedder import EmbeddedBatch, Embedder
+from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import DataError, ImageError
 from dino_infer.features.files import class_names
 from dino_infer.sources.image_list import ImageList
