@@ -29,3 +29,10 @@ EngineName = Literal["auto", "torch", "onnx", "openvino", "tensorrt"]
 """Program that runs a network: PyTorch, or for .onnx files onnxruntime, OpenVINO on a CPU, or
 onnxruntime through TensorRT. "auto" is PyTorch for all but .onnx files, and for these OpenVINO
 where it is installed and faster, else onnxruntime."""
+
+OnError = Literal["skip", "fail", "nan"]
+"""Leave images out that cannot be read, stop at the first, or keep a row of NaN for each."""
+
+MaskMeaning = Literal["foreground", "labels"]
+"""Meaning of a mask's levels: white marks the object, or each level is a label and the last one
+(255, or 65,535 of 16 bits) is void."""

@@ -151,7 +151,7 @@ def hold_output(output: str | Path, *, beside: bool = False) -> Iterator[None]:
     lock = output / ".dino-lock" if inside else output.with_name(f".{output.name}.dino-lock")
     if lock in _held:
         raise OutputInUseError(f"this process already writes to {str(output)!r}")
-    descriptor = _locked(lock, output)
+    descriptor = _lock(lock, output)
     _held.add(lock)
     try:
         yield
@@ -162,7 +162,7 @@ def hold_output(output: str | Path, *, beside: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(lock: Path, output: Path) -> int:
+def _lock(lock: Path, output: Path) -> int:
     """A descriptor of the lock file, which names this process and is locked by it."""
     import fcntl  # not on Windows, where the rest of this module works
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dino_infer.cli.exit_codes import UsageError, exit_code, inputs_code, printable
+from dino_infer.choices import OnError
+from dino_infer.cli.exit_codes import UsageError, exit_code, inputs_code, printable, usage_errors
 from dino_infer.cli.options import (
     ComputeOptions,
     FeatureName,
@@ -61,7 +62,7 @@ class JobOptions:
     """Join the finished shards of FEATS into FEATS; takes no images."""
     partition_size: int | None = None
     """Images in each partition of a folder; by default 1,000,000."""
-    on_error: Literal["skip", "fail", "nan"] = "skip"
+    on_error: OnError = "skip"
     """Treatment of an image that cannot be read: no row, an end of the run, or a row of NaN."""
     dry_run: Flag = False
     """Print the plan of the work, and stop."""
@@ -223,10 +224,8 @@ def _share(shard: str | None) -> "Share":
                 f"{launched_with()} processes would write the same file; pass --shard auto"
             )
         return Share()
-    try:
+    with usage_errors():
         return share_of(shard)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def _is_folder(out: str) -> bool:

@@ -60,14 +60,9 @@ class Network:
     cache: Path | None = None
     """Folder where feature rows are kept for the next protocol; None keeps none."""
     weights: str | Path | None = None
-    """What it was loaded from; None for a network that was in memory."""
+    """Source that it was loaded from; None for a network that was in memory."""
     checkpoint_key: str = "teacher"
-    """Which network of a file that holds several."""
-
-    @property
-    def input_size(self) -> int:
-        """Side in pixels of the images that the weights take."""
-        return self.info.input_size or self.info.image_size
+    """Network of a file that holds several."""
 
     @property
     def device(self) -> torch.device:
@@ -81,11 +76,11 @@ class Network:
 
         Args:
             size: Side of the crop in pixels, or with ``crop="none"`` the shorter side of the
-                image, or both sides; None takes ``input_size``.
+                image, or both sides; None takes that of the weights.
             crop: The central square, or all of the image.
         """
         return Preprocess(
-            size=size or self.input_size,
+            size=size or self.info.view_size,
             crop=crop,
             patch_size=self.backbone.patch_size if crop == "none" else None,
             mean=self.info.mean,
@@ -235,9 +230,7 @@ def with_twin(
     shared: dict[str, Any] = {"info": info, "options": options, "cache": cache}
     networks = [Network(name=MODEL, backbone=backbone, **shared)]
     if floors:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            twin = untrained_backbone(info).eval()
+        twin = untrained_backbone(info, seed=seed).eval()
         networks.append(Network(name=UNTRAINED, backbone=twin, **shared))
     for network in networks:
         network.backbone.to(network.device)
@@ -262,8 +255,8 @@ def embedded_rows(embedder: Embedder, images: ImageList, cache: Path | None) -> 
     """The feature of each image that can be read, kept in a folder for the next protocol.
 
     Args:
-        embedder: Makes the features.
-        images: Of which.
+        embedder: Maker of the features.
+        images: Images to embed.
         cache: The folder; None keeps none.
     """
     if cache is None:

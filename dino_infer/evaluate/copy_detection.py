@@ -53,7 +53,7 @@ TRANSFORM_MEASURES: dict[str, Callable[[Ranks], float]] = {
 FITTED_ON = ("whiten_on", "background", "distractors", "references")
 
 Features = Mapping[str, Float[np.ndarray, "_rows dim"]]
-"""Of one contestant: the rows of each set of images, by its name."""
+"""Rows of one contestant by the name of the set of images."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class _Found:
     """Results of one contestant."""
 
     ranks: Mapping[str, CopyRanks]
-    """Of the features as they are, and whitened."""
+    """Ranks by the features as they are, and whitened."""
     figures: Figures
     components: int | None
     """Directions that the whitening kept; None where it could not be fitted."""

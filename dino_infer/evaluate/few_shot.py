@@ -17,7 +17,7 @@ from dino_infer.evaluate.reports.classes import (
     top_percent,
 )
 from dino_infer.evaluate.reports.result import Figures, Result, Table
-from dino_infer.features.files import MUST_AGREE
+from dino_infer.features.comparable import how_made
 from dino_infer.knn.classifier import accuracies, nearest
 from dino_infer.knn.neighbors import normalized
 
@@ -48,7 +48,7 @@ def measure_few_shot(
         n_per_class: Numbers of training images a class; a class with fewer gives all.
         tries: Draws of each number.
         seed: Seed of the draws.
-        device: Where to search neighbours.
+        device: Device to search neighbours on.
 
     Returns:
         ``n5_logistic_top1_percent`` and the like, mean and standard deviation over the draws; the
@@ -83,7 +83,7 @@ def measure_few_shot(
             "tries": tries,
             "seed": seed,
             "c": C,
-            **{key: train.description.get(key) for key in MUST_AGREE},
+            **how_made(train.description),
         },
         data={"train": origin(train), "val": origin(val)},
         images=train.images + val.images,

@@ -74,7 +74,7 @@ def measure_health(
         values, spectra[contestant.name] = feature_health(rows.features)
         if views and not isinstance(contestant, Exported):
             chosen = _drawn(np.flatnonzero(rows.ok), view_images, seed=seed)
-            side = size or (contestant.input_size if isinstance(contestant, Network) else 0)
+            side = size or (contestant.info.view_size if isinstance(contestant, Network) else 0)
             embedder = contestant.embedder(feature="cls", size=(side, side), crop="none")
             seen = view_features(embedder, images, chosen, views=views, seed=seed)
             values["lidar"] = lidar(torch.from_numpy(seen))
@@ -125,8 +125,8 @@ def view_features(
     """Features of several random views of each chosen image.
 
     Args:
-        embedder: Shows the network the whole of each view.
-        images: Where the images are.
+        embedder: Embedder that shows the network the whole of each view.
+        images: List of the images.
         chosen: Places in the list of images that can be read.
         views: Views of each image.
         seed: Seed of the views, together with the place.

@@ -21,7 +21,7 @@ from dino_infer.evaluate.data.labelled import (
 )
 from dino_infer.evaluate.reports.classes import ClassTable, class_table, origin
 from dino_infer.evaluate.reports.result import Figures, Result, Table, standard_errors
-from dino_infer.features.files import MUST_AGREE
+from dino_infer.features.comparable import how_made
 from dino_infer.knn.classifier import accuracies, accuracy, clamped_k, nearest, nearest_others
 from dino_infer.knn.votes import TEMPERATURE, Ranking, rankings
 
@@ -60,7 +60,7 @@ def sides_of(
     Args:
         train: Feature file, or what ``list_images`` takes.
         val: The same; None for none.
-        contestants: Embed the images; may be empty where both are feature files.
+        contestants: Makers of the features; may be empty where both are feature files.
         label_files: Files that name the classes of both, see ``labels_from_file``.
         image_column: See ``list_images``.
         **view: ``feature``, ``size`` and ``crop``, see ``Network.rows``.
@@ -99,9 +99,9 @@ def sides_of_arrays(
 
     Args:
         train: Features of the labelled images.
-        train_labels: Their classes.
+        train_labels: Classes of those images.
         val: Features of the images to classify; None classifies each training image by the others.
-        val_labels: Their classes.
+        val_labels: Classes of those images.
 
     Raises:
         DataError: Features and labels differ in number.
@@ -142,7 +142,7 @@ def measure_knn(
             ``few_shot_accuracies``; the model alone.
         tries: Draws of each number.
         seed: Seed of the draws.
-        device: Where to search.
+        device: Device to search on.
 
     Returns:
         ``k20_top1_percent`` and the like, with their standard errors over images; tables
@@ -181,8 +181,6 @@ def measure_knn(
             device=device,
         )
     counted = [side for side in model if side is not None]
-    settings: dict[str, Any] = {"temperature": temperature, "seed": seed, "tries": tries}
-    settings |= {key: model.train.description.get(key) for key in MUST_AGREE}
     best, classes = _classes(model, ranked[MODEL])
     tables = {"classes": classes.table}
     if shots:
@@ -191,7 +189,13 @@ def measure_knn(
         protocol="knn",
         headline=f"k{20 if 20 in ks else ks[0]}_top1_percent",
         figures=figures,
-        settings={**settings, "classes_k": best},
+        settings={
+            "temperature": temperature,
+            "seed": seed,
+            "tries": tries,
+            **how_made(model.train.description),
+            "classes_k": best,
+        },
         data={
             "train": origin(model.train),
             "val": "leave-one-out" if model.val is None else origin(model.val),
@@ -218,7 +222,7 @@ def knn_rankings(
         val: Images to classify; None classifies each training image by all the others.
         ks: Numbers of neighbours.
         temperature: Temperature of the vote.
-        device: Where to search.
+        device: Device to search on.
 
     Raises:
         DataError: A set holds rows that cannot be used, or too few of them.
@@ -251,14 +255,14 @@ def few_shot_accuracies(
     The draws depend on the seed, the number of the try and ``n_per_class``, on nothing else.
 
     Args:
-        train: Where the images are drawn from; a class with fewer gives all, with a warning.
+        train: Images to draw from; a class with fewer gives all, with a warning.
         val: Images to classify.
         n_per_class: Training images a class; one or several numbers.
         tries: Draws of each number, at least 2.
-        seed: Of the draws.
+        seed: Seed of the draws.
         ks: Numbers of neighbours; each is clamped to the images drawn.
         temperature: Temperature of the vote.
-        device: Where to search.
+        device: Device to search on.
 
     Returns:
         One result for each number of images and each k.

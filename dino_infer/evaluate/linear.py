@@ -28,7 +28,7 @@ from dino_infer.evaluate.reports.classes import (
     top_percent,
 )
 from dino_infer.evaluate.reports.result import Figures, Result, Table, standard_errors
-from dino_infer.features.files import MUST_AGREE
+from dino_infer.features.comparable import how_made
 from dino_infer.heads import LinearHead
 from dino_infer.networks.backbone import Backbone
 
@@ -85,7 +85,7 @@ def measure_linear(
         tries: Trainings on all images, from other initial weights and in another order, for the
             spread.
         seed: Seed of the held-out images and of the first try.
-        device: Where to train.
+        device: Device to train on.
 
     Returns:
         ``top1_percent`` and ``top5_percent`` with their spreads; tables ``classes``,
@@ -147,7 +147,7 @@ def train_linear(
         epochs: Passes over the features.
         tries: Heads to train on all images; see ``measure_linear``.
         seed: Seed of the held-out images and of the first head.
-        device: Where to train.
+        device: Device to train on.
     """
     classes, labels = np.unique(train.labels, return_inverse=True)
     scale = Scale(train.matrix)
@@ -251,12 +251,11 @@ def classification_result(
     classes = class_table(train.labels, val.labels, head.predict(val.matrix), title=title)
     if floors:
         figures = [*figures, majority_figures(train.labels, val.labels)]
-    made = {key: train.description.get(key) for key in MUST_AGREE}
     return Result(
         protocol=protocol,
         headline="top1_percent",
         figures=figures,
-        settings={**settings, **made},
+        settings={**settings, **how_made(train.description)},
         data={"train": origin(train), "val": origin(val)},
         images=train.images + val.images,
         failed=train.failed + val.failed,

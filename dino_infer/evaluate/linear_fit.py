@@ -29,7 +29,7 @@ class HeadBank:
         dim: Length of the features.
         lrs: Learning rates, one a head, for a batch of ``LR_BATCH``.
         seed: Seed of the initial weights, N(0, 0.01); biases start at 0.
-        device: Where the heads are.
+        device: Device of the heads.
 
     Source: https://arxiv.org/abs/2104.14294, appendix F.2, with the original's momentum, initial
     weights and rule for the batch size; no weight decay.
@@ -75,7 +75,7 @@ class HeadBank:
 
         Args:
             features: The batch.
-            labels: Its classes.
+            labels: Class of each row.
             factor: Part of the learning rate that the schedule leaves, from 0 to 1.
         """
         rows = len(features)

@@ -133,9 +133,9 @@ def answers_of(
     Args:
         network: A Vision Transformer.
         picture: The whole image.
-        view: Its patches.
+        view: Patches of the image.
         size: Shorter side in pixels that it is resized to.
-        path: What an error calls the image.
+        path: Name of the image in errors.
     """
     preprocess = network.preprocess(size=size, crop="none")
     look: dict[str, Any] = {"backbone": network.backbone, "preprocess": preprocess, "path": path}

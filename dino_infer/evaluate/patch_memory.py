@@ -59,7 +59,7 @@ def patch_features(embedder: Embedder, data: MaskedImages, *, what: str) -> Iter
     """Features of the patches of each image that can be read; others are warned of.
 
     Args:
-        embedder: Gives the features of patches.
+        embedder: Maker of the features of patches.
         data: Images.
         what: Name of the job for its progress.
     """

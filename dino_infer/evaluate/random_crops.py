@@ -81,7 +81,7 @@ def measure_random_crops(
         HeadBank(len(names), embedder.feature_shape[0], lrs=[lr], seed=seed, device=embedder.device)
         for embedder in embedders
     ]
-    views = _Views(train, readable, size=size or networks[0].input_size, seed=seed)
+    views = _Views(train, readable, size=size or networks[0].info.view_size, seed=seed)
     with Progress("train heads", total=epochs * len(readable)) as progress:
         for epoch in range(epochs):
             for rows, pixels in views.batches(epoch):
@@ -152,7 +152,7 @@ def random_view(
     Args:
         image: Upright RGB.
         size: Side of the square in pixels.
-        rng: Where the crop comes from.
+        rng: Source of the crop's position and size.
     """
     top, left, height, width = random_box(*image.shape[:2], rng=rng)
     part = Image.fromarray(image[top : top + height, left : left + width])

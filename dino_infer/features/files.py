@@ -25,9 +25,6 @@ from dino_infer.images.read import ImageFailure
 from dino_infer.sources.image_list import ImageList
 
 FORMAT_VERSION = 1
-MUST_AGREE = ("weights_sha256", "feature", "preprocess")
-"""Entries of a description in which features agree that may be compared."""
-
 ROW_ORDER = "bytes of the relative POSIX path"
 # Errors that readers of NumPy, Parquet and JSON raise for files of odd content.
 UNREADABLE = (

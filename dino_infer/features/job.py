@@ -40,7 +40,7 @@ def embed_to_file(
     """Embed a list, or a share of it, into one feature set.
 
     Args:
-        embedder: Makes the features.
+        embedder: Maker of the features.
         images: The whole list.
         out: ``.npy``, ``.safetensors`` or ``.parquet``; a share's files carry its number.
         output: Layout of the stored rows.
@@ -78,7 +78,7 @@ def embed_to_folder(
     """Embed a list, or a share of it, into a folder of partitions.
 
     Args:
-        embedder: Makes the features.
+        embedder: Maker of the features.
         images: The whole list.
         out: The folder; made if need be.
         partition_size: Images of the list in a partition; a multiple of the batch size keeps rows

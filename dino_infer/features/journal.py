@@ -79,12 +79,12 @@ def open_appended(folder: Path, done: Done) -> list[AppendedFile]:
 
 
 def journal_line(done: Done) -> bytes:
-    """A line that ``trusted`` reads."""
+    """A line that ``recover_journal`` reads."""
     fields = dataclasses.asdict(done)
     return json.dumps(fields | {"checksum": _checksum_of(fields)}).encode() + b"\n"
 
 
-def trusted(folder: Path, *, header_size: int) -> Done:
+def recover_journal(folder: Path, *, header_size: int) -> Done:
     """The last state that the journal tells and the files bear out; cuts the journal after it.
 
     Args:

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from dino_infer.choices import OnError
 from dino_infer.errors import DataError
 from dino_infer.features.files import FeaturePaths
-from dino_infer.features.unfinished import discard, unfinished
+from dino_infer.features.unfinished import discard, recover_unfinished
 from dino_infer.features.writer import COMMIT_EVERY_S, FeatureWriter
-
-OnError = Literal["skip", "fail", "nan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ def enter(paths: FeaturePaths, output: Output) -> None:
     Raises:
         DataError: A set is there, finished or not, and must stay.
     """
-    begun = unfinished(paths)
+    begun = recover_unfinished(paths)
     if begun and output.overwrite:
         discard(paths)
     elif begun and not output.resume:

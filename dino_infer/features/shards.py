@@ -28,7 +28,7 @@ from dino_infer.features.unfinished import (
     finished,
     is_being_moved,
     job_in,
-    unfinished,
+    recover_unfinished,
 )
 from dino_infer.features.writer import FeatureWriter
 from dino_infer.files import hold_output
@@ -151,7 +151,7 @@ def merge_shares(out: str | Path, *, overwrite: bool) -> Outcome:
 def _make_room(paths: FeaturePaths, job: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Clear the way for a set; False if it is there, as a stop at the last steps leaves it."""
     moved = is_being_moved(paths)
-    begun = unfinished(paths)
+    begun = recover_unfinished(paths)
     if moved and not begun:
         done = finished(paths) or {}
         if all(done.get(name) == value for name, value in job.items()):
@@ -217,7 +217,7 @@ def _part(share: Share, paths: FeaturePaths) -> _Part:
         DataError: It is not.
     """
     name = str(paths.matrix)
-    if unfinished(paths):
+    if recover_unfinished(paths):
         raise DataError(f"{name!r} is unfinished: run shard {share} again with `resume=True` first")
     features = read_set(paths, verify=True)
     failures = list(failures_in(paths.failures))

@@ -19,7 +19,7 @@ JOB, MANIFEST = "job.json", "manifest.json"
 FINISHED_TABLE = "table.parquet"
 
 
-def unfinished(paths: FeaturePaths) -> bool:
+def recover_unfinished(paths: FeaturePaths) -> bool:
     """True if a set was begun and can be gone on with; puts one in its place that only had to be.
 
     Raises:

@@ -33,7 +33,7 @@ from dino_infer.features.journal import (
     Done,
     journal_line,
     open_appended,
-    trusted,
+    recover_journal,
 )
 from dino_infer.features.matrix import header, header_length
 from dino_infer.features.table import TableRow, printable_name, row_line, rows_of_lines, write_table
@@ -92,7 +92,7 @@ class FeatureWriter:
         if not (self._folder / JOB).exists():
             write_json(self._folder / JOB, self._job)
         check_same_job(job_in(self._folder) or {}, self._job, where=self._folder)
-        self.done = trusted(self._folder, header_size=header_length(self._suffix))
+        self.done = recover_journal(self._folder, header_size=header_length(self._suffix))
         self._files = open_appended(self._folder, self.done)
         self._journal = (self._folder / JOURNAL).open("ab")
         self._last_commit_s = time.monotonic()

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from dino_infer.errors import CheckpointError, first_line
 from dino_infer.files import whole_file
-from dino_infer.networks.build import ARCHS, Backbone, ViTBackbone, build_backbone, imported_timm
+from dino_infer.networks.backbone import Backbone
+from dino_infer.networks.build import ARCHS, build_backbone, imported_timm
 from dino_infer.networks.positions import PositionEmbedding
+from dino_infer.networks.vit import ViTBackbone
 from dino_infer.weights.architectures import inferred_info, named_info
 from dino_infer.weights.files import METADATA_KEY, WeightFile, read_weight_file, tensors_sha256
 from dino_infer.weights.fitting import check_fit, counted, load_weights, tensors_of
@@ -31,8 +33,8 @@ def save_checkpoint(path: str | Path, backbone: Backbone, info: CheckpointInfo) 
 
     Args:
         path: File to create or replace; its folder must exist.
-        backbone: Its ``network``'s state dict is what is written.
-        info: Goes into the file's metadata.
+        backbone: Backbone whose ``network``'s state dict is written.
+        info: Description for the file's metadata.
 
     Raises:
         CheckpointError: It cannot be written; an older file at ``path`` stays.
@@ -163,19 +165,27 @@ def _described(file: WeightFile, *, arch: str | None, patch_size: int | None) ->
     )
 
 
-def untrained_backbone(info: CheckpointInfo) -> Backbone:
+def untrained_backbone(info: CheckpointInfo, *, seed: int | None = None) -> Backbone:
     """A backbone of the described architecture with random weights, in training mode.
+
+    Args:
+        info: The architecture.
+        seed: Seed of the weights, which leaves the global random numbers alone; None draws from
+            those.
 
     Raises:
         ValueError: ``arch`` is unknown, or its sizes do not fit.
     """
-    backbone = build_backbone(
-        info.arch,
-        patch_size=info.patch_size,
-        image_size=info.image_size,
-        small_stem=info.small_stem,
-        shape=info.shape,
-    )
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        backbone = build_backbone(
+            info.arch,
+            patch_size=info.patch_size,
+            image_size=info.image_size,
+            small_stem=info.small_stem,
+            shape=info.shape,
+        )
     if isinstance(backbone, ViTBackbone) and info.position_embedding in get_args(PositionEmbedding):
         backbone.position_embedding = info.position_embedding  # type: ignore[assignment]
     return backbone

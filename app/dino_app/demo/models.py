@@ -18,10 +18,10 @@ from dino_infer.attention.views import View, checked_view
 from dino_infer.choices import ObjectMethod
 from dino_infer.devices import resolved_device
 from dino_infer.images.preprocess import Preprocess
-from dino_infer.networks.build import Backbone, build_backbone
+from dino_infer.networks.backbone import Backbone
 from dino_infer.objects.find import objects_in
 from dino_infer.objects.found import FoundObject
-from dino_infer.weights.checkpoints import load_backbone
+from dino_infer.weights.checkpoints import load_backbone, untrained_backbone
 from dino_infer.weights.info import CheckpointInfo
 
 LOOKS = 24  # pictures remembered for each network, a few MB each
@@ -82,7 +82,7 @@ class Models:
         if name not in self._loaded:
             if name.endswith(UNTRAINED):
                 info = self._of(name.removesuffix(UNTRAINED)).info
-                backbone = untrained_backbone(info)
+                backbone = untrained_backbone(info, seed=FIXED_SEED)
             else:
                 backbone, info = load_backbone(self._weights[name])
             self._loaded[name] = Model(name, backbone.to(self._device).eval(), info)
@@ -115,7 +115,7 @@ class Model:
     @property
     def default_size(self) -> int:
         """Pixels of the shorter side that suit it."""
-        size = self.info.input_size or self.info.image_size
+        size = self.info.view_size
         return min(SIZE, SMALL_FACTOR * size) // self.patch_size * self.patch_size
 
     @property
@@ -225,7 +225,7 @@ class Look:
             return self._keys
 
     def objects(self, method: ObjectMethod, *, most: int = 3) -> tuple[FoundObject, ...]:
-        """What ``objects_in`` finds by the keys of the patches, the most salient first.
+        """The objects that ``objects_in`` finds by the keys of the patches, the most salient first.
 
         Raises:
             ValueError: The network is no Vision Transformer.
@@ -264,19 +264,6 @@ def pixel_hash(image: UInt8[np.ndarray, "height width 3"]) -> str:
     digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
-
-
-def untrained_backbone(info: CheckpointInfo) -> Backbone:
-    """The same network with the weights that training starts from, alike each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(FIXED_SEED)
-        return build_backbone(
-            info.arch,
-            patch_size=info.patch_size,
-            image_size=info.image_size,
-            small_stem=info.small_stem,
-            shape=info.shape,
-        )
 
 
 def _short_names(weights: Sequence[str]) -> list[str]:

@@ -1,12 +1,11 @@
 """Check that the vectors of an embedder may be compared with those of an index."""
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from dino_app.errors import ModelMismatchError
-from dino_infer.features.files import MUST_AGREE
+from dino_infer.features.comparable import differences
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ def check_model(
     Args:
         store_model: ``StoreInfo.model``; where it is empty nothing can be told, with a warning.
         description: ``Embedder.description()``.
-        what: What the vectors are compared with: an index, or the head that they are given to.
+        what: Partner of the comparison: an index, or the head that the vectors are given to.
 
     Raises:
         ModelMismatchError: They do not fit; the message says in what they differ.
@@ -32,42 +31,15 @@ def check_model(
             "the %s does not say what made its vectors; they may not be comparable", what
         )
         return
-    before, now = _plain(store_model), _plain(description)
-    differences = [
-        line for name in MUST_AGREE for line in _differences(name, before.get(name), now.get(name))
+    found = [
+        f"{name} was {was} and is {now}" for name, was, now in differences(store_model, description)
     ]
-    if differences:
-        made_by = f"; it was made with --weights {before['weights']}" if "weights" in before else ""
-        raise ModelMismatchError(
-            f"the {what} was made differently: {', '.join(differences)}{made_by}"
-        )
-    if before.get("precision") != now.get("precision"):
+    if found:
+        weights = store_model.get("weights")
+        made_by = f"; it was made with --weights {weights}" if weights else ""
+        raise ModelMismatchError(f"the {what} was made differently: {', '.join(found)}{made_by}")
+    was, now = store_model.get("precision"), description.get("precision")
+    if was != now:
         logger.warning(
-            "the %s was made in %s and is used in %s: scores differ a little",
-            what,
-            before.get("precision"),
-            now.get("precision"),
+            "the %s was made in %s and is used in %s: scores differ a little", what, was, now
         )
-
-
-def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Model as JSON would give it back: lists for tuples."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(model)))
-    return plain
-
-
-def _differences(name: str, before: Any, now: Any) -> list[str]:
-    if name == "preprocess":
-        before, now = before or {}, now or {}
-        return [
-            line
-            for part in {**before, **now}
-            for line in _differences(f"preprocessing {part}", before.get(part), now.get(part))
-        ]
-    return [] if before == now else [f"{name} was {_shown(before)} and is {_shown(now)}"]
-
-
-def _shown(value: Any) -> str:
-    """A value, of a hash only the beginning."""
-    text = repr(value)
-    return text if len(text) < 40 else f"{text[:13]}...'"

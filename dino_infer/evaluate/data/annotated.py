@@ -1,6 +1,6 @@
 """Images with annotated objects: masks with the boxes around them, or boxes of PASCAL VOC."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -11,8 +11,7 @@ from jaxtyping import Float64, Int32, UInt8
 
 from dino_infer.attention.boxes import components
 from dino_infer.errors import DataError
-from dino_infer.evaluate.data.label_files import first_names
-from dino_infer.evaluate.data.masks import MaskedImages
+from dino_infer.evaluate.data.masks import MaskedImages, none_usable
 from dino_infer.images.read import read_image
 from dino_infer.sources.image_list import ImageList, list_images
 
@@ -131,7 +130,7 @@ def with_voc_boxes(source: str | Path, annotations: str | Path) -> AnnotatedImag
             lines.append(str(error))
     lines += [f"{path.name}: annotation without an image" for path in files.values()]
     if not chosen:
-        raise _nothing(str(source), lines)
+        raise none_usable(str(source), "an annotation", lines)
     return AnnotatedImages(
         source=str(source),
         images=listed.select(chosen),
@@ -168,10 +167,3 @@ def voc_boxes(path: Path) -> Float64[np.ndarray, "objects 4"]:
     if not boxes:
         raise DataError(f"{path.name}: no object is annotated")
     return np.array(boxes, dtype=np.float64)
-
-
-def _nothing(source: str, lines: Sequence[str]) -> DataError:
-    return DataError(
-        f"no image of {source!r} has an annotation that can be used; {len(lines)} were left out"
-        f"{first_names(lines)}"
-    )

@@ -54,7 +54,7 @@ class _Truth:
 
     database: dict[str, None] = field(default_factory=dict)
     originals: dict[str, list[str]] = field(default_factory=dict)
-    """Of each query."""
+    """Originals of each query."""
     transforms: dict[str, str] = field(default_factory=dict)
     excluded: list[str] = field(default_factory=list)
 

@@ -82,7 +82,7 @@ class Videos:
     requested: int
     """Number of frames, those of videos that were left out included."""
     excluded: tuple[str, ...] = ()
-    """What was left out and why, a line each."""
+    """Lines on what was left out, and why."""
 
     def __len__(self) -> int:
         return len(self.videos)

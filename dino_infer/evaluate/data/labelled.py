@@ -1,7 +1,7 @@
 """Images and features with a class each, and which sets of features may be compared."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -13,8 +13,8 @@ from jaxtyping import Float, Shaped
 from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import Contestant
 from dino_infer.evaluate.data.label_files import first_names, labels_from_file
+from dino_infer.features.comparable import differences
 from dino_infer.features.files import (
-    MUST_AGREE,
     Features,
     class_names,
     failures_in,
@@ -56,7 +56,7 @@ class LabelledImages:
         """Features of the images that can be read.
 
         Args:
-            contestant: Makes the features.
+            contestant: Maker of the features.
             **view: ``feature``, ``size`` and ``crop``, see ``Network.rows``.
 
         Raises:
@@ -81,7 +81,7 @@ def labelled_images(
     """Images with their classes; those with several names count once.
 
     Args:
-        source: What ``list_images`` takes.
+        source: Images in any form that ``list_images`` takes.
         label_file: Classes of the images, see ``labels_from_file``; by default those of the class
             folders, the tar or the table.
         image_column: See ``list_images``.
@@ -101,23 +101,6 @@ def labelled_images(
     return LabelledImages(source=source, images=listed.select(kept), labels=labels[kept])
 
 
-def _differences(train: Mapping[str, Any], val: Mapping[str, Any]) -> Iterator[str]:
-    """What must agree and does not, with both values; of preprocessing the settings one by one."""
-    for key in MUST_AGREE:
-        one, other = train.get(key), val.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            for name in sorted(one.keys() | other.keys()):
-                if one.get(name) != other.get(name):
-                    yield f"{name} ({one.get(name)} and {other.get(name)})"
-        elif one != other:
-            yield f"{key} ({_short(one)} and {_short(other)})"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 12 else f"{text[:8]}..."
-
-
 def check_comparable(train: LabelledFeatures, val: LabelledFeatures) -> None:
     """Refuse sets that were made differently or share no class; report classes of only one.
 
@@ -125,12 +108,13 @@ def check_comparable(train: LabelledFeatures, val: LabelledFeatures) -> None:
         DataError: They cannot be compared.
     """
     widths = train.matrix.shape[1], val.matrix.shape[1]
-    differ = list(_differences(train.description, val.description))
+    found = list(differences(train.description, val.description))
+    differ = [f"{name} ({one} and {other})" for name, one, other in found]
     if widths[0] != widths[1]:
         differ.append(f"width ({widths[0]} and {widths[1]})")
     if differ:
         remedy = "embed both with the same weights, feature and size"
-        if any(what.startswith("exact_decode ") for what in differ):
+        if "preprocessing exact_decode" in (each.name for each in found):
             remedy += ", and feature files with `exact_decode`, as images are embedded here"
         raise DataError(
             f"{train.source!r} and {val.source!r} cannot be compared: they differ in "
@@ -170,9 +154,9 @@ def labelled_arrays(
     """Features and classes that are in memory.
 
     Args:
-        name: What errors and reports call them.
+        name: Name of them in errors and reports.
         matrix: Features of the images.
-        labels: Their classes.
+        labels: Class of each row.
 
     Raises:
         DataError: Features and labels differ in number, or there are none.

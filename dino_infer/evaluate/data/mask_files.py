@@ -3,21 +3,18 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32
 from PIL import Image
 
+from dino_infer.choices import MaskMeaning
 from dino_infer.errors import ImageError, first_line
 from dino_infer.images.read import file_bytes, image_size
 
 VOID = -1
 """Label of pixels that count neither as right nor as wrong."""
-
-Levels = Literal["foreground", "labels"]
-"""Meaning of a mask's levels: white marks the object, or each level is a label and the last one
-(255, or 65,535 of 16 bits) is void."""
 
 LOSSLESS = ("PNG", "BMP", "GIF")
 WHITE, WHITE_16 = 255, 65_535
@@ -31,7 +28,7 @@ class MaskLevels(NamedTuple):
     white: int
     """The highest level that the file can hold."""
 
-    def labels(self, meaning: Levels) -> Int32[np.ndarray, "height width"]:
+    def labels(self, meaning: MaskMeaning) -> Int32[np.ndarray, "height width"]:
         """Labels: 0 for the background, ``VOID`` for void, and from 1 on for objects or classes.
 
         Args:
@@ -127,11 +124,11 @@ class MaskScan:
         if between > self.MANY and found[0] and found[mask.white]:
             self._smooth = self._smooth or name
 
-    def meaning(self, refuse: Callable[[str], Exception]) -> Levels:
+    def meaning(self, refuse: Callable[[str], Exception]) -> MaskMeaning:
         """``foreground`` where all masks are black and white, else ``labels``.
 
         Args:
-            refuse: Makes the error of a reason.
+            refuse: Function that makes an error of a reason.
         """
         if self._black_and_white == self._masks:
             return "foreground"

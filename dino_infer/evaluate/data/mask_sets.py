@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from dino_infer.choices import MaskMeaning
 from dino_infer.errors import DataError
 from dino_infer.evaluate.data.label_files import first_names
-from dino_infer.evaluate.data.mask_files import VOID, Levels
+from dino_infer.evaluate.data.mask_files import VOID
 from dino_infer.evaluate.data.masks import VOC_IMAGES, VOC_SPLITS, MaskedImages, masked_images
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def mask_sets(
     *,
     val: str | Path | None = None,
     masks: str | Path | None = None,
-    levels: Levels | None = None,
+    levels: MaskMeaning | None = None,
     train_split: str = "train",
     split: str = "val",
     seed: int = 0,

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, Integer, UInt8
 
+from dino_infer.choices import MaskMeaning
 from dino_infer.errors import DataError, ImageError
 from dino_infer.evaluate.data.label_files import first_names
-from dino_infer.evaluate.data.mask_files import VOID, Levels, MaskScan, read_mask
+from dino_infer.evaluate.data.mask_files import VOID, MaskScan, read_mask
 from dino_infer.images.read import image_size, read_image
 from dino_infer.progress import Progress
 from dino_infer.sources.image_list import ImageList, list_images
@@ -41,7 +42,7 @@ class MaskedImages:
     """Mask of each image whose labels number its objects."""
     class_files: tuple[Path, ...]
     """Mask of each image whose labels are classes; in plain folders the same files."""
-    levels: Levels
+    levels: MaskMeaning
     """Meaning of the levels of the masks."""
     requested: int
     """Images of the set, with those that are left out or failed."""
@@ -117,7 +118,7 @@ def masked_images(
     *,
     masks: str | Path | None = None,
     split: str = "val",
-    levels: Levels | None = None,
+    levels: MaskMeaning | None = None,
     objects: bool = True,
 ) -> MaskedImages:
     """Images with their masks, each read once to leave out those that cannot be used.
@@ -141,7 +142,7 @@ def masked_images(
     if voc:
         levels = "labels"
     if not len(pairs.images):
-        raise _nothing(pairs.source, pairs.excluded)
+        raise none_usable(pairs.source, "a mask", pairs.excluded)
     usable: list[int] = []
     scan = MaskScan()
     lines, failed = list(pairs.excluded), 0
@@ -160,7 +161,7 @@ def masked_images(
             except ImageError as error:
                 lines.append(f"{pairs.images.name(i)}: mask {error.reason}")
     if not usable:
-        raise _nothing(pairs.source, lines)
+        raise none_usable(pairs.source, "a mask", lines)
     if levels is None:
         levels = scan.meaning(lambda reason: DataError(f"masks of {pairs.source!r}: {reason}"))
     found = MaskedImages(
@@ -194,7 +195,7 @@ def _without_empty(found: MaskedImages, lines: list[str], *, objects: bool) -> M
         else:
             lines.append(f"{found.name(i)}: mask is empty")
     if not kept:
-        raise _nothing(found.source, lines)
+        raise none_usable(found.source, "a mask", lines)
     return replace(found.select(kept), excluded=tuple(lines))
 
 
@@ -286,8 +287,9 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _nothing(source: str, lines: Sequence[str]) -> DataError:
+def none_usable(source: str, what: str, lines: Sequence[str]) -> DataError:
+    """The error of a set where ``what`` of every image was left out, for the reasons given."""
     return DataError(
-        f"no image of {source!r} has a mask that can be used; {len(lines)} were left out"
+        f"no image of {source!r} has {what} that can be used; {len(lines)} were left out"
         f"{first_names(lines)}"
     )

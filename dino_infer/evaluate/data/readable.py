@@ -13,7 +13,7 @@ class CommonRows(NamedTuple):
     """Feature rows of several contestants for the same images."""
 
     features: tuple[Float[np.ndarray, "rows _"], ...]
-    """Of each contestant."""
+    """Rows of each contestant."""
     ok: Bool[np.ndarray, " images"]
     """True for the images of the list that have a row."""
 
@@ -27,7 +27,7 @@ def common_rows(rows: Sequence[Rows]) -> CommonRows:
     """The rows of those images that all contestants have.
 
     Args:
-        rows: Of each contestant, for one list of images.
+        rows: Rows of each contestant, for one list of images.
     """
     ok = np.logical_and.reduce([one.ok for one in rows])
     return CommonRows(tuple(one.features[ok[one.ok]] for one in rows), ok)

@@ -16,7 +16,7 @@ def repeats(images: ImageList, *, of: ImageList | None = None) -> dict[int, int]
     Only images of equal size are read. Rows of tables, and images that cannot be read, repeat none.
 
     Args:
-        images: Where to look for repeats.
+        images: Images that may be repeats.
         of: The images that they may repeat; None takes those of the list itself.
 
     Returns:

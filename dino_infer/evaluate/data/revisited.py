@@ -57,7 +57,7 @@ class Revisited:
     database: ImageList
     queries: ImageList
     truth: Sequence[QueryTruth]
-    """Of each query."""
+    """Ground truth of each query."""
     excluded: Sequence[str] = ()
     """Images left out and why, a line each."""
 

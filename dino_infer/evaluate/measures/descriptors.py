@@ -80,7 +80,7 @@ def similarity_bias(
     that is like everything has a high one.
 
     Args:
-        queries: Of unit length.
+        queries: Rows of unit length.
         background: Images that are neither queries nor references, of unit length.
         neighbours: Number of background images; clamped to those there are.
 

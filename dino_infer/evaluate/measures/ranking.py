@@ -48,8 +48,8 @@ def pair_ranks(blocks: Callable[[], Iterable[Block]]) -> Ranks:
     """Ranks of the relevant pairs when the pairs of all queries form one ranking.
 
     Args:
-        blocks: Gives the scores of all queries in blocks, the same at each of the two calls, so
-            that no more than a block is in memory.
+        blocks: Function that gives the scores of all queries in blocks, the same at each of the two
+            calls, so that no more than a block is in memory.
     """
     found = np.sort(np.concatenate([scores[relevant] for scores, relevant in blocks()]))
     below = np.zeros(len(found) + 1, np.int64)

@@ -16,7 +16,7 @@ TOP = 5
 
 
 class ClassTable(NamedTuple):
-    """Where the images of each class went."""
+    """A row for each class, and a picture of the confusion matrix."""
 
     table: Table
     picture: Image.Image

@@ -69,7 +69,7 @@ def confusion_picture(
     Args:
         wanted: Class of each image, an index into ``names``.
         predicted: The class it was taken for.
-        names: Of the classes, in the order of rows and columns.
+        names: Names of the classes, in the order of rows and columns.
         title: Written above.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

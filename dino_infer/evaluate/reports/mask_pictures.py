@@ -41,7 +41,7 @@ def mask_sheet(rows: Iterable[Panels], *, titles: Sequence[str]) -> Image.Image:
     """A sheet with a row of pictures for each image.
 
     Args:
-        rows: At least one.
+        rows: Rows of the sheet, at least one.
         titles: Titles of the pictures after the first of each row.
     """
     drawn = [panel_row(row.pictures, titles=[row.title[-TITLE_LENGTH:], *titles]) for row in rows]

@@ -63,7 +63,7 @@ def page_of(
     """The page as text; pictures are in it.
 
     Args:
-        network: What was measured: ``weights``, ``arch`` and the like.
+        network: Description of the network: ``weights``, ``arch`` and the like.
         results: One a protocol.
         skipped: Why each other protocol was not run.
         broken: Protocols whose data could not be used, with the error.

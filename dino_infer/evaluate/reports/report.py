@@ -67,7 +67,7 @@ def write_report(folder: Path, result: Result) -> None:
 
     Args:
         folder: An existing folder, see ``hold_report``.
-        result: What was measured.
+        result: Result to write.
     """
     with ExitStack() as files:
         # Nothing takes its name before all are written.

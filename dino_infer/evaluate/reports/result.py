@@ -20,7 +20,7 @@ class Figures:
     of: str
     """Name of the contestant: "model", "untrained", "raw pixels", "centred ellipse" ..."""
     values: Mapping[str, float]
-    """By name, with the unit in it: ``top1_percent``, ``iou_percent``."""
+    """Values by name, with the unit in it: ``top1_percent``, ``iou_percent``."""
     spreads: Mapping[str, float] = field(default_factory=dict)
     """Standard deviation over seeds or draws, or standard error over images, where there is one."""
 
@@ -51,7 +51,7 @@ class Result:
     failed: int = 0
     """Number of those that could not be read."""
     excluded: Sequence[str] = ()
-    """What was left out and why, a line each."""
+    """Lines on what was left out, and why."""
     tables: Mapping[str, Table] = field(default_factory=dict)
     """Further tables by name; a report holds each as NAME.csv."""
     pictures: Mapping[str, Image.Image] = field(default_factory=dict)

@@ -82,7 +82,7 @@ def write_scorecard(folder: Path, scorecard: Scorecard) -> None:
 
     Args:
         folder: An existing folder, see ``hold_report``.
-        scorecard: What was measured.
+        scorecard: Scorecard to write.
     """
     contents = (
         json.dumps(scorecard.as_json(), indent=2) + "\n",

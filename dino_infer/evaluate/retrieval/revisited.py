@@ -65,7 +65,7 @@ def revisited_columns(
 
     Args:
         scores: Similarity of each query to each image of the database.
-        truth: Of each query.
+        truth: Ground truth of each query.
     """
     columns = {}
     for setup, (relevant, junk) in SETUPS.items():

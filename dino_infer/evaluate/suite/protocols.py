@@ -183,4 +183,4 @@ PROTOCOLS: dict[str, Protocol] = {
     "video": Protocol(measure=_video, layout={"data": "video"}, needs_patches=True),
     "health": Protocol(measure=_health, layout={"data": "val"}),
 }
-"""By name of the verb, in the order in which they run."""
+"""Protocols by name of the verb, in the order in which they run."""

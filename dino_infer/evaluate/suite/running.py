@@ -27,10 +27,10 @@ def run_suite(
 
     Args:
         networks: The network to measure and, if floors are wanted, its untrained twin.
-        plan: What to run.
+        plan: Protocols to run, with their data.
         weights: Name of the weights in the scorecard.
         seed: Seed of everything random.
-        measured: Called with the name and result of each protocol when it is done.
+        measured: Function that is called with the name and result of each protocol when it is done.
     """
     results, broken, skipped = [], {}, dict(plan.skipped)
     for name, arguments in plan.data.items():
@@ -53,7 +53,7 @@ def run_suite(
             "weights": weights,
             "arch": networks[0].backbone.arch,
             "patch_size": networks[0].backbone.patch_size,
-            "image_size": networks[0].input_size,
+            "image_size": networks[0].info.view_size,
             "weights_sha256": description["weights_sha256"],
             "precision": description["precision"],
             "seed": seed,

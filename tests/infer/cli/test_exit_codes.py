@@ -178,10 +178,10 @@ def test_features_made_differently_are_not_compared(capsys, tmp_path, photos, we
         args = ("-o", tmp_path / f"{size}.npy", "--weights", weights, "--size", size)
         outcome(capsys, embed.main, photos, *args)
     for val, *expected in (
-        ([tmp_path / "48.npy"], "they differ in size (32 and 48); embed both with"),
+        ([tmp_path / "48.npy"], "they differ in preprocessing size (32 and 48); embed both with"),
         (
             [photos, "--weights", weights, "--no-floors"],
-            "they differ in exact_decode (False and True); ",
+            "they differ in preprocessing exact_decode (False and True); ",
             "feature files with `exact_decode`",
         ),
     ):

@@ -11,7 +11,7 @@ from dino_infer.features.journal import (
     Done,
     journal_line,
     open_appended,
-    trusted,
+    recover_journal,
 )
 
 HEADER = b"header"
@@ -35,13 +35,13 @@ def states(tmp_path):
 
 
 def test_the_last_line_is_believed(tmp_path, states):
-    assert trusted(tmp_path, header_size=len(HEADER)) == states[1]
+    assert recover_journal(tmp_path, header_size=len(HEADER)) == states[1]
 
 
 def test_a_torn_line_does_not_count(tmp_path, states):
     journal = tmp_path / JOURNAL
     journal.write_bytes(journal.read_bytes()[:-5])
-    assert trusted(tmp_path, header_size=len(HEADER)) == states[0]
+    assert recover_journal(tmp_path, header_size=len(HEADER)) == states[0]
     assert journal.read_bytes() == journal_line(states[0])
 
 
@@ -50,12 +50,12 @@ def test_a_changed_byte_takes_the_state_back(tmp_path, states, name):
     content = bytearray((tmp_path / name).read_bytes())
     content[-2] ^= 1
     (tmp_path / name).write_bytes(content)
-    assert trusted(tmp_path, header_size=len(HEADER)) == states[0]
+    assert recover_journal(tmp_path, header_size=len(HEADER)) == states[0]
 
 
 def test_without_a_believable_line_there_is_no_journal(tmp_path):
     (tmp_path / JOURNAL).write_bytes(b"no JSON\n")
-    assert trusted(tmp_path, header_size=6) == Done(sizes=(6, 0, 0))
+    assert recover_journal(tmp_path, header_size=6) == Done(sizes=(6, 0, 0))
     assert not (tmp_path / JOURNAL).exists()
 
 

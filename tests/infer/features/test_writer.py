@@ -10,7 +10,7 @@ from dino_infer.embedding.decoding import ImageFile
 from dino_infer.errors import DataError
 from dino_infer.features.files import feature_paths, read_features
 from dino_infer.features.table import TableRow
-from dino_infer.features.unfinished import finished, unfinished
+from dino_infer.features.unfinished import finished, recover_unfinished
 from dino_infer.features.writer import FeatureWriter
 from dino_infer.images.read import ImageFailure
 from tests.infer.pixel_engine import contents
@@ -67,7 +67,7 @@ def test_a_set_is_not_there_until_it_is_finished(tmp_path, whole):
     writer.close()
     paths = feature_paths(tmp_path / "new" / "feats.npy")
     assert all(name.startswith("feats.npy.partial/") for name in contents(tmp_path / "new"))
-    assert unfinished(paths) and finished(paths) is None
+    assert recover_unfinished(paths) and finished(paths) is None
 
 
 @pytest.mark.parametrize("file", ["rows", "table.jsonl", "failed.jsonl", "journal.jsonl"])
@@ -118,7 +118,7 @@ def test_an_older_set_stays_until_the_new_one_is_whole(tmp_path, whole):
     assert whole.items() <= contents(tmp_path / "whole").items()
     writer.finish()
     assert read_features(tmp_path / "whole" / "feats.npy", verify=True).matrix.shape == (2, DIM)
-    assert unfinished(feature_paths(tmp_path / "whole" / "feats.npy")) is False
+    assert recover_unfinished(feature_paths(tmp_path / "whole" / "feats.npy")) is False
 
 
 @pytest.mark.parametrize("kept", [["rows"], ["journal.jsonl"], ["table.jsonl", "journal.jsonl"]])
@@ -129,7 +129,7 @@ def test_what_a_stopped_deletion_left_is_no_set(tmp_path, kept):
     for file in list(folder.iterdir()):
         if file.name not in kept:
             file.unlink()
-    assert unfinished(feature_paths(tmp_path / "x" / "feats.npy")) is False
+    assert recover_unfinished(feature_paths(tmp_path / "x" / "feats.npy")) is False
     assert not folder.exists()
 
 
@@ -212,7 +212,7 @@ def test_a_number_that_changed_in_a_journal_is_not_believed(tmp_path, whole):
 def test_an_unfinished_set_of_odd_content_is_begun_anew(tmp_path, whole, file, content):
     partial = stopped(tmp_path / "x")
     (partial / file).write_bytes(content)
-    assert unfinished(feature_paths(tmp_path / "x" / "feats.npy")) is (file != "job.json")
+    assert recover_unfinished(feature_paths(tmp_path / "x" / "feats.npy")) is (file != "job.json")
     writer = writer_of(tmp_path / "x")
     assert writer.done.images == (0 if file == "job.json" else 8)
     finish_from(writer)

@@ -3,11 +3,8 @@
 import pytest
 import torch
 
-from dino_infer.networks.build import (
-    RotaryViTBackbone,
-    ViTShape,
-    build_backbone,
-)
+from dino_infer.networks.build import ViTShape, build_backbone
+from dino_infer.networks.rotary import RotaryViTBackbone
 from tests.infer.networks.small import small_vit
 
 

@@ -3,9 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from dino_infer.networks.build import (
-    resampled_positions,
-)
+from dino_infer.networks.positions import resampled_positions
 from tests.infer.networks.small import small_vit
 
 

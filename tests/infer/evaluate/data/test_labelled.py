@@ -105,7 +105,10 @@ def test_rows_that_stand_for_unreadable_images_are_left_out(
     [
         ({"dim": 4}, "they differ in width (6 and 4); "),
         ({"weights_sha256": "cd"}, "they differ in weights_sha256 ("),
-        ({"preprocess": {"size": 9}, "feature": "mean"}, "they differ in feature (cls and mean), "),
+        (
+            {"preprocess": {"size": 9}, "feature": "mean"},
+            "they differ in feature ('cls' and 'mean'), ",
+        ),
     ],
 )
 def test_features_made_differently_are_refused(outcome, feature_set, changes, message):
