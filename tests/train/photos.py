@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dino_train.crops.parameters import CropParams
+from dino_train.crops.parameters import CropParams, draw_batch
+from dino_train.crops.spec import CropSpec
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 LEVELS = 255
@@ -53,6 +54,13 @@ def neutral_params(*shape: int, **changes: object) -> CropParams:
         solarize=off,
     )
     return replace(params, **changes)
+
+
+def draw_crops(
+    spec: CropSpec, *, seed: int, epoch: int, index: int, height: int, width: int
+) -> CropParams:
+    """The parameters of every crop of one image."""
+    return draw_batch(spec, seed=seed, keys=[(epoch, index)], sizes=np.array([[height, width]]))[0]
 
 
 def stack_params(params: Sequence[CropParams]) -> CropParams:

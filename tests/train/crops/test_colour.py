@@ -21,9 +21,17 @@ from dino_train.crops.colour import (
     normalize,
     solarize,
 )
-from dino_train.crops.parameters import CropParams, draw_crops
+from dino_train.crops.parameters import CropParams
 from dino_train.crops.spec import CropSpec
-from tests.train.photos import LEVELS, as_picture, as_tensor, neutral_params, stack_params, tiles
+from tests.train.photos import (
+    LEVELS,
+    as_picture,
+    as_tensor,
+    draw_crops,
+    neutral_params,
+    stack_params,
+    tiles,
+)
 
 # Pillow rounds to bytes after each of its six box filters.
 PILLOW_BLUR_MEAN, PILLOW_BLUR_MAX = 0.6, 3.0

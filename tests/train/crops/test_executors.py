@@ -15,9 +15,17 @@ from dino_train.crops import in_workers, on_device
 from dino_train.crops.in_workers import WorkerCrops, empty_crops, write_crops
 from dino_train.crops.memory import pack_images
 from dino_train.crops.on_device import DeviceBatch, make_device_crops
-from dino_train.crops.parameters import CropParams, draw_crops
+from dino_train.crops.parameters import CropParams
 from dino_train.crops.spec import CropSpec
-from tests.train.photos import PHOTOS, as_picture, as_tensor, neutral_params, photo, stack_params
+from tests.train.photos import (
+    PHOTOS,
+    as_picture,
+    as_tensor,
+    draw_crops,
+    neutral_params,
+    photo,
+    stack_params,
+)
 
 # Both resize as Pillow does, on whole levels between the axes; PyTorch's weights have fewer bits.
 CROP_MEAN, CROP_MAX = 0.02, 2.0

@@ -12,9 +12,9 @@ from dino_infer.images import turbo
 from dino_infer.images.read import read_image
 from dino_train.crops import in_workers
 from dino_train.crops.colour import augment_colours
-from dino_train.crops.parameters import CropParams, draw_crops
+from dino_train.crops.parameters import CropParams
 from dino_train.crops.spec import CropSpec
-from tests.train.photos import PHOTOS, neutral_params, photo
+from tests.train.photos import PHOTOS, draw_crops, neutral_params, photo
 
 SPEC = CropSpec(solarize_probability=0.5, local_crops_number=4)
 # The jitter is the same bit for bit; a blurred level halfway between two may round to the other.

@@ -13,9 +13,9 @@ from scipy import stats
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from dino_train.crops.boxes import random_resized_boxes
-from dino_train.crops.parameters import CropParams, draw_batch, draw_crops
+from dino_train.crops.parameters import CropParams, draw_batch
 from dino_train.crops.spec import CropSpec
-from tests.train.photos import stack_params
+from tests.train.photos import draw_crops, stack_params
 
 # With fixed seeds these tests cannot flake; the level only says how surprising a draw may be.
 SURPRISE = 1e-3

@@ -12,8 +12,9 @@ from dino_infer.errors import TrainingError
 from dino_infer.sources.image_list import ImageList, list_images
 from dino_train.crops.spec import CropSpec
 from dino_train.data import gpu_decoding
-from dino_train.data.gpu_decoding import EncodedBatch, is_for_gpu
-from dino_train.data.loader import Batch, CropDataset, make_crops
+from dino_train.data.dataset import Batch, CropDataset
+from dino_train.data.gpu_decoding import is_for_gpu
+from dino_train.data.loader import make_crops
 from tests.train.photos import PHOTOS, photo
 
 CPU = torch.device("cpu")
@@ -55,8 +56,7 @@ def test_only_plain_upright_whole_jpegs_are_for_the_gpu(images):
 
 def test_batches_decoded_on_the_device_are_those_of_the_workers(images):
     encoded = batch_of(images, "gpu")
-    assert isinstance(encoded.payload, EncodedBatch)
-    assert encoded.payload.rows == (0, 1, 2, 3)
+    assert encoded.payload is None and encoded.encoded.rows == (0, 1, 2, 3)
     assert_same_crops(batch_of(images, "cpu"), encoded)
 
 

@@ -20,22 +20,15 @@ from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from dino_infer.images.read import image_size
 from dino_infer.sources.image_list import ImageList, list_images
 from dino_train.crops.in_workers import WorkerCrops, empty_crops, write_crops
-from dino_train.crops.parameters import CropParams, draw_batch, draw_crops
+from dino_train.crops.parameters import CropParams, draw_batch
 from dino_train.crops.spec import CropSpec
+from dino_train.data.dataset import Batch, CropDataset
 from dino_train.data.decode_sizes import box_sides, least_box_sides, sufficient_sizes
-from dino_train.data.loader import (
-    Batch,
-    CropDataset,
-    FailureLog,
-    StepSampler,
-    build_loader,
-    device_batches,
-    make_crops,
-    start_worker,
-    unchanged,
-)
+from dino_train.data.failures import FailureLog
+from dino_train.data.loader import build_loader, device_batches, make_crops, start_worker, unchanged
 from dino_train.data.ram_cache import RamCache
-from tests.train.photos import photo
+from dino_train.data.sampler import StepSampler
+from tests.train.photos import draw_crops, photo
 
 CPU = torch.device("cpu")
 SPEC = CropSpec(global_crops_size=24, local_crops_size=16, local_crops_number=3)

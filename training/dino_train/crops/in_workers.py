@@ -55,6 +55,10 @@ class WorkerCrops:
         both = (self.global_crops, self.local_crops)
         return tuple(one for one in both if one is not None)
 
+    def crops(self, spec: CropSpec) -> tuple[Tensor, Tensor | None]:
+        """Global and local crops, in levels."""
+        return self.global_crops, self.local_crops
+
 
 def empty_crops(spec: CropSpec, *, batch_size: int) -> WorkerCrops:
     """Room for the crops of a batch, in shared memory if this is a worker process."""

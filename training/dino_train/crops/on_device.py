@@ -61,6 +61,10 @@ class DeviceBatch:
         """Return the tensors that lie on the device."""
         return (self.images.pixels,)
 
+    def crops(self, spec: CropSpec) -> tuple[Tensor, Tensor | None]:
+        """Global and local crops, in levels."""
+        return make_device_crops(self, spec)
+
 
 def make_device_crops(
     batch: DeviceBatch, spec: CropSpec

@@ -1,6 +1,6 @@
 """Parameters of multi-crop augmentation, drawn for every crop of an image.
 
-Drawing is apart from doing: ``draw_crops`` needs only the size of the picture, so the same crops
+Drawing is apart from doing: ``draw_batch`` needs only the size of the picture, so the same crops
 come out whatever the worker, the rank, the device or the executor that makes them.
 """
 
@@ -70,13 +70,6 @@ class CropParams:
         top, height = _scaled_span(self.top, self.height, from_size[0], to_size[0])
         left, width = _scaled_span(self.left, self.width, from_size[1], to_size[1])
         return replace(self, top=top, left=left, height=height, width=width)
-
-
-def draw_crops(
-    spec: CropSpec, *, seed: int, epoch: int, index: int, height: int, width: int
-) -> CropParams:
-    """Draw the parameters of every crop of one image; see ``draw_batch``."""
-    return draw_batch(spec, seed=seed, keys=[(epoch, index)], sizes=np.array([[height, width]]))[0]
 
 
 def draw_batch(

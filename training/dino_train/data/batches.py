@@ -8,10 +8,12 @@ import torch
 from dino_infer.sources.image_list import ImageList
 from dino_train.crops.spec import CropSpec
 from dino_train.data.choices import Cache, Decoder, Executor
+from dino_train.data.dataset import Batch
 from dino_train.data.decode_sizes import decoded_amount
-from dino_train.data.gpu_cache import cached_batches, filled_cache
-from dino_train.data.loader import Batch, StepSampler, build_loader, device_batches
+from dino_train.data.gpu_cache import cached_batches, fill_cache
+from dino_train.data.loader import build_loader, device_batches
 from dino_train.data.ram_cache import CachePlan, RamCache, free_ram_bytes, plan_cache
+from dino_train.data.sampler import StepSampler
 
 _AUTO_GPU_SHARE = 0.25  # of what is free before training takes its part
 
@@ -40,7 +42,7 @@ def batches_on_device(
         processes=processes, lasting=sampler.epochs_left > 1,
     )  # fmt: skip
     if plan.place == "gpu":
-        kept = filled_cache(
+        kept = fill_cache(
             images, spec, capacity_bytes=plan.capacity_bytes, device=device, workers=workers
         )
         return device_batches(cached_batches(kept, spec, sampler=sampler, workers=workers), device)

@@ -26,15 +26,17 @@ from dino_train.data.ram_cache import CachedImage, RamCache
 from dino_train.data.read_ahead import ReadAhead
 
 Image = EncodedImage | CachedImage
-Payload = WorkerCrops | DeviceBatch | EncodedBatch
+Payload = WorkerCrops | DeviceBatch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Images on their way to the device."""
 
-    payload: Payload | None
-    """Images and their parameters; None when no image could be read."""
+    payload: Payload | None = None
+    """Images and their parameters; None when no image could be read, or they are ``encoded``."""
+    encoded: EncodedBatch | None = None
+    """Images that the GPU decodes on their way to it."""
     spec: CropSpec
     indices: Int64[Tensor, " batch"]
     """Number in the listing of the image that each row shows."""
@@ -47,11 +49,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on the device, decoded."""
-        if self.payload is None:
-            return self
-        if not isinstance(self.payload, EncodedBatch):
-            return replace(self, payload=self.payload.to(device))
-        decoded, failures = self.payload.decoded_on(device)
+        if self.encoded is None:
+            return self if self.payload is None else replace(self, payload=self.payload.to(device))
+        decoded, failures = self.encoded.decoded_on(device)
         good = [row for row in range(len(self.indices)) if row not in failures]
         # The files are no longer at hand, so the next good row of the batch stands in.
         rows = (
@@ -62,15 +62,14 @@ class Batch:
         return replace(
             self,
             payload=decoded.select(shown) if good else None,
+            encoded=None,
             indices=self.indices[torch.from_numpy(shown)],
             failures=(*self.failures, *failures.values()),
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the tensors that lie on the device after ``to``."""
-        if self.payload is None or isinstance(self.payload, EncodedBatch):
-            return ()
-        return self.payload.tensors()
+        return () if self.payload is None else self.payload.tensors()
 
 
 @dataclass
@@ -127,11 +126,9 @@ class CropDataset(Dataset[Batch]):
         self._seed = seed
         self._cache = cache
         self._read_ahead = ReadAhead(images, order) if cache is None else None
+        self._for_gpu = decoder == "gpu"
         self._make: Callable[[list[_Row]], Payload]
-        if decoder == "gpu":
-            self._make = self._encoded
-        else:
-            self._make = self._crops if executor == "worker" else self._decoded
+        self._make = self._crops if executor == "worker" else self._decoded
         self._any_epoch = any_epoch or cache is not None
         self._unreadable: dict[int, ImageFailure] = {}  # what this process has already tried
 
@@ -147,16 +144,17 @@ class CropDataset(Dataset[Batch]):
             self._read_ahead.expect(keys)
         try:
             rows = [self._opened(epoch, asked) for epoch, asked in keys]
-            payload = self._make(rows)
+            payload = None if self._for_gpu else self._make(rows)
+            encoded = self._encoded(rows) if self._for_gpu else None
         except _NothingReadableError:
             return Batch(
-                payload=None,
                 spec=self._spec,
                 indices=torch.tensor([asked for _, asked in keys]),
                 failures=tuple(self._unreadable.values()),
             )
         return Batch(
             payload=payload,
+            encoded=encoded,
             spec=self._spec,
             indices=torch.tensor([row.index for row in rows]),
             failures=tuple(

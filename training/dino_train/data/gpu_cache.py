@@ -25,7 +25,7 @@ _FILL_BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCache:
-    """Decoded images on a device; made by ``filled_cache``."""
+    """Decoded images on a device; made by ``fill_cache``."""
 
     images: PackedImages
     full_sizes: Int32[np.ndarray, "batch 2"]
@@ -36,7 +36,7 @@ class DeviceCache:
     """Images that could not be read."""
 
 
-def filled_cache(
+def fill_cache(
     images: ImageList, spec: CropSpec, *, capacity_bytes: int, device: torch.device, workers: int
 ) -> DeviceCache:
     """Decode every image of a listing once and keep it on the device.

@@ -46,10 +46,6 @@ class EncodedBatch:
     names: tuple[str, ...]
     """Names of the images in failures."""
 
-    def pin_memory(self) -> "EncodedBatch":
-        """The same batch; it is not copied as it is, so there is nothing to pin."""
-        return self
-
     def decoded_on(self, device: torch.device) -> tuple[DeviceBatch, dict[int, ImageFailure]]:
         """The decoded batch, and the rows that could not be decoded, which hold nothing."""
         images = room_for(self.sizes, device=device)

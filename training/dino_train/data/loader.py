@@ -18,25 +18,11 @@ from dino_infer.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from dino_infer.sources.image_list import ImageList
 from dino_train.crops.colour import normalize
 from dino_train.crops.in_workers import prepare_executor
-from dino_train.crops.on_device import DeviceBatch, make_device_crops
 from dino_train.crops.spec import CropSpec
 from dino_train.data.choices import Decoder, Executor
 from dino_train.data.dataset import Batch, CropDataset
-from dino_train.data.failures import FailureLog
-from dino_train.data.gpu_decoding import EncodedBatch
 from dino_train.data.ram_cache import RamCache
 from dino_train.data.sampler import StepSampler
-
-__all__ = [
-    "Batch",
-    "CropDataset",
-    "Crops",
-    "FailureLog",
-    "StepSampler",
-    "build_loader",
-    "device_batches",
-    "make_crops",
-]
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 _T = TypeVar("_T")
@@ -138,14 +124,9 @@ def make_crops(batch: Batch, device: torch.device) -> Crops:
         TrainingError: The batch is empty because no image could be read.
     """
     batch = batch.to(device)
-    payload = batch.payload
-    if payload is None or isinstance(payload, EncodedBatch):  # which ``to`` has decoded
+    if batch.payload is None:
         raise TrainingError(f"none of the images can be read, the first: {batch.failures[0]!r}")
-    local_crops: Tensor | None
-    if isinstance(payload, DeviceBatch):
-        global_crops, local_crops = make_device_crops(payload, batch.spec)
-    else:
-        global_crops, local_crops = payload.global_crops, payload.local_crops
+    global_crops, local_crops = batch.payload.crops(batch.spec)
     finish = functools.partial(normalize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return Crops(
         global_crops=finish(global_crops),

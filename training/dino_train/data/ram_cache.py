@@ -136,11 +136,6 @@ class RamCache:
         self._lock: multiprocessing.synchronize.Lock = context.Lock()
 
     @property
-    def used_bytes(self) -> int:
-        """Pixels kept so far."""
-        return int(self._used)
-
-    @property
     def count(self) -> int:
         """Images kept so far."""
         return int((self._table[:, _START] >= 0).sum())
