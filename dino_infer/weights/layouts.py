@@ -91,9 +91,9 @@ def in_timm_names(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
     if any("embeddings.patch_embeddings." in name for name in kept):
         kept = _from_hugging_face(kept)
     if "patch_embed.projection.weight" in kept and "layers.0.ln1.weight" in kept:
-        kept = _renamed(kept, MMPRETRAIN)
+        kept = renamed(kept, MMPRETRAIN)
     if "pos_embeder.token_projection.weight" in kept:
-        kept = _split(_renamed(kept, XCIT), r"^(cls_attn_blocks\.\d+\.attn)\.qkv\.(\w+)$", "qkv")
+        kept = _split(renamed(kept, XCIT), r"^(cls_attn_blocks\.\d+\.attn)\.qkv\.(\w+)$", "qkv")
     elif "storage_tokens" in kept:
         kept = _from_dinov3(kept)
     elif "cls_token" in kept:
@@ -104,7 +104,7 @@ def in_timm_names(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
 def _from_hugging_face(state: State) -> State:
     gated = any(".mlp.gate_proj." in name for name in state)
     mlp = HUGGING_FACE_GATED_MLP if gated else HUGGING_FACE_MLP
-    state = _renamed(state, HUGGING_FACE + mlp)
+    state = renamed(state, HUGGING_FACE + mlp)
     if "pos_embed" not in state and "register_tokens" in state:  # DINOv3's word for registers
         state["storage_tokens"] = state.pop("register_tokens")
     queries = [name for name in state if ".attn.query." in name]
@@ -121,7 +121,7 @@ def _from_hugging_face(state: State) -> State:
 
 
 def _from_dinov2(state: State) -> State:
-    state = _renamed(state, DINOV2)
+    state = renamed(state, DINOV2)
     if "register_tokens" in state:  # timm adds no positions to [CLS] and registers
         positions = state["pos_embed"]
         state["reg_token"] = state.pop("register_tokens")
@@ -132,7 +132,7 @@ def _from_dinov2(state: State) -> State:
 
 def _from_dinov3(state: State) -> State:
     """Drop the bias of keys, which DINOv3 lacks: that third of the file's bias is masked."""
-    state = _split(_renamed(state, DINOV3), r"^(blocks\.\d+\.attn)\.qkv\.(bias)$", "qkv")
+    state = _split(renamed(state, DINOV3), r"^(blocks\.\d+\.attn)\.qkv\.(bias)$", "qkv")
     biases = [name for name in state if re.search(r"\.attn\.[qkv]\.bias$", name)]
     for name in biases:
         bias = state.pop(name)
@@ -153,7 +153,12 @@ def _split(state: State, pattern: str, parts: Iterable[str]) -> State:
     return result
 
 
-def _renamed(state: Mapping[str, Tensor], rules: Rules) -> State:
+def renamed(state: Mapping[str, Tensor], rules: Rules) -> State:
+    """The tensors under the names that all rules, one after the other, make of theirs.
+
+    Raises:
+        CheckpointError: Two tensors get one name.
+    """
     result: State = {}
     for name, tensor in state.items():
         new = name

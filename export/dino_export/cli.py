@@ -10,10 +10,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from dino_export.choices import Format, Precision, Target
 from dino_infer.cli.exit_codes import UsageError, exit_code, printable, usage_errors
 from dino_infer.cli.options import SourceOptions
 from dino_infer.cli.parsing import parsed
@@ -22,10 +23,9 @@ from dino_infer.files import why_not_writable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dino_export.convert import Target
     from dino_export.parity import Parity
-    from dino_export.settings import ExportSettings, Format
-    from dino_infer.networks.build import Backbone
+    from dino_export.settings import ExportSettings
+    from dino_infer.networks.backbone import Backbone
     from dino_infer.weights.info import CheckpointInfo
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ FLAGS = {"calibration": "--images", "dynamic_size": "--dynamic"}
 class FileOptions:
     """Content of the exported file."""
 
-    format: Literal["onnx", "torchscript", "pt2", "aoti"] | None = None
+    format: Format | None = None
     """Format of the file; pt2 is torch.export, aoti its compiled form. By default that of the file
     name's ending."""
     outputs: str | None = None
@@ -54,7 +54,7 @@ class FileOptions:
     preprocess: tyro.conf.FlagCreatePairsOff[bool] = False
     """Take uint8 images (batch, height, width, 3), resized by the caller, and normalise them inside
     the file."""
-    precision: Literal["fp32", "fp16", "int8"] | None = None
+    precision: Precision | None = None
     """Precision of the weights, by default fp32; int8 is for ONNX: a scale for each channel,
     calibrated with --images."""
     opset: int | None = None
@@ -84,7 +84,7 @@ def export(
     weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")],
     *,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    to: Literal["hf", "timm", "dino-pth", "safetensors"] | None = None,
+    to: Target | None = None,
     source: tyro.conf.OmitArgPrefixes[SourceOptions] = SourceOptions(),  # noqa: B008
     file: tyro.conf.OmitArgPrefixes[FileOptions] = FileOptions(),
     images: Path | None = None,
@@ -199,7 +199,7 @@ def _check_writable(out: Path) -> None:
         raise ExportError(f"cannot write to {str(folder)!r} ({reason}); name another folder")
 
 
-def _convert(weights: str, out: Path, to: "Target", source: SourceOptions) -> int:
+def _convert(weights: str, out: Path, to: Target, source: SourceOptions) -> int:
     from dino_export.convert import convert_weights
     from dino_infer.weights.checkpoints import load_backbone
 
@@ -225,7 +225,7 @@ def _head(weights: str, source: SourceOptions) -> "Mapping[str, Tensor]":
 
 
 def _settings(
-    form: "Format", file: FileOptions, backbone: "Backbone", about: "CheckpointInfo"
+    form: Format, file: FileOptions, backbone: "Backbone", about: "CheckpointInfo"
 ) -> "ExportSettings":
     from dino_export.graph import default_outputs
     from dino_export.settings import OPSET, ExportSettings
@@ -240,7 +240,7 @@ def _settings(
     axes = {"batch"} if form == "torchscript" else {"batch", "size"}
     if file.dynamic is not None:
         axes = file.axes
-    side = about.input_size or about.image_size
+    side = about.view_size
     size = (file.size[0], file.size[-1]) if file.size else (side, side)
     if form == "torchscript":
         logger.warning(

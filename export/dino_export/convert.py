@@ -3,25 +3,28 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dino_export.choices import Target
 from dino_export.errors import ExportError
-from dino_export.layouts import State, in_hugging_face_names, in_original_names
+from dino_export.layouts import in_hugging_face_names, in_original_names
 from dino_infer.files import whole_file, whole_folder, write_json
 from dino_infer.images.preprocess import Preprocess
-from dino_infer.networks.build import NORM_EPS, ROTARY_NORM_EPS, Backbone, ViTBackbone, ViTShape
+from dino_infer.networks.backbone import Backbone
+from dino_infer.networks.build import NORM_EPS, ROTARY_NORM_EPS, ViTShape
+from dino_infer.networks.vit import ViTBackbone
 from dino_infer.weights.architectures import PUBLISHED, inferred_info
 from dino_infer.weights.checkpoints import load_backbone, save_checkpoint
 from dino_infer.weights.files import read_weight_file
 from dino_infer.weights.fitting import load_weights
 from dino_infer.weights.hub import CONFIG, PREPROCESSING, ROPE_THETA, WEIGHTS
 from dino_infer.weights.info import CheckpointInfo
+from dino_infer.weights.layouts import State
 
-Target = Literal["hf", "timm", "dino-pth", "safetensors"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 FOLDERS: tuple[Target, ...] = ("hf", "timm")
 ENDINGS: dict[Target, str] = {"dino-pth": ".pth", "safetensors": ".safetensors"}
@@ -163,7 +166,7 @@ def _mlp_ratio(shape: ViTShape, hidden_dim: int) -> int:
 
 def _preprocessing(info: CheckpointInfo) -> dict[str, Any]:
     """The evaluation transform of DINO in the words of transformers."""
-    size = info.input_size or info.image_size
+    size = info.view_size
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
@@ -182,7 +185,7 @@ def _preprocessing(info: CheckpointInfo) -> dict[str, Any]:
 
 def timm_config(backbone: Backbone, info: CheckpointInfo) -> dict[str, Any]:
     """``config.json`` for ``timm.create_model("local-dir:FOLDER")``."""
-    size = info.input_size or info.image_size
+    size = info.view_size
     name, arguments = _timm_architecture(backbone, info)
     return {
         "architecture": name,

@@ -17,7 +17,7 @@ from dino_export.settings import ExportSettings
 from dino_export.torchscript import save_torchscript
 from dino_infer.files import whole_file
 from dino_infer.images.preprocess import Preprocess
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 from dino_infer.weights.checkpoints import weights_sha256
 from dino_infer.weights.info import CheckpointInfo
 

@@ -11,8 +11,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dino_export.positions import resampled_in_graph, rotary_in_graph
-from dino_infer.networks.build import Backbone, RotaryViTBackbone, ViTBackbone
-from dino_infer.networks.vit import Embedded
+from dino_infer.networks.backbone import Backbone
+from dino_infer.networks.rotary import RotaryViTBackbone
+from dino_infer.networks.vit import Embedded, ViTBackbone
 
 Output = Literal["cls", "patches", "attention", "logits"]
 """The feature; the patch tokens; what [CLS] attends to in the last block, head by head; the

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from dino_infer.networks.build import ViTShape
-
-State = dict[str, Tensor]
-Rules = tuple[tuple[str, str], ...]
+from dino_infer.weights.layouts import Rules, State, renamed
 
 ORIGINAL_DINOV2: Rules = ((r"^reg_token$", "register_tokens"),)
 ORIGINAL_GATED: Rules = ((r"\.mlp\.fc1\.", ".mlp.w12."), (r"\.mlp\.fc2\.", ".mlp.w3."))
@@ -83,39 +81,39 @@ def in_hugging_face_names(state: Mapping[str, Tensor], shape: ViTShape) -> State
     original = _queries_apart(in_original_names(state, shape))
     if not shape.rotary:
         own = HUGGING_FACE_DINOV2 if shape.layer_scale else HUGGING_FACE_VIT
-        return _renamed(original, (*HUGGING_FACE, *own))
+        return renamed(original, (*HUGGING_FACE, *own))
     unknown = re.compile(r"^rope_embed\.|\.bias_mask$|\.attn\.key\.bias$")
     kept = {name: tensor for name, tensor in original.items() if not unknown.search(name)}
     kept["mask_token"] = kept["mask_token"][None]
-    return _renamed(kept, (*HUGGING_FACE, *HUGGING_FACE_DINOV3))
+    return renamed(kept, (*HUGGING_FACE, *HUGGING_FACE_DINOV3))
 
 
 def _dinov2(state: Mapping[str, Tensor], shape: ViTShape) -> State:
-    renamed = _renamed(state, ORIGINAL_DINOV2 + (ORIGINAL_GATED if shape.gated else ()))
+    original = renamed(state, ORIGINAL_DINOV2 + (ORIGINAL_GATED if shape.gated else ()))
     if shape.registers:  # here [CLS] has a position; timm has added it already
-        positions = renamed["pos_embed"]
-        renamed["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-    return renamed | {"mask_token": torch.zeros(1, shape.embed_dim)}
+        positions = original["pos_embed"]
+        original["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    return original | {"mask_token": torch.zeros(1, shape.embed_dim)}
 
 
 def _dinov3(state: Mapping[str, Tensor], shape: ViTShape) -> State:
-    renamed = _renamed(state, ORIGINAL_DINOV3 + (ORIGINAL_DINOV3_GATED if shape.gated else ()))
-    for query in [name for name in renamed if name.endswith(".q_bias")]:
+    original = renamed(state, ORIGINAL_DINOV3 + (ORIGINAL_DINOV3_GATED if shape.gated else ()))
+    for query in [name for name in original if name.endswith(".q_bias")]:
         name = query.removesuffix("q_bias")
-        q, v = renamed.pop(query), renamed.pop(f"{name}v_bias")
+        q, v = original.pop(query), original.pop(f"{name}v_bias")
         ones, zeros = torch.ones_like(q), torch.zeros_like(q)
-        renamed[f"{name}qkv.bias"] = torch.cat([q, zeros, v])
-        renamed[f"{name}qkv.bias_mask"] = torch.cat([ones, zeros, ones])
-    return renamed | {"mask_token": torch.zeros(1, shape.embed_dim)}
+        original[f"{name}qkv.bias"] = torch.cat([q, zeros, v])
+        original[f"{name}qkv.bias_mask"] = torch.cat([ones, zeros, ones])
+    return original | {"mask_token": torch.zeros(1, shape.embed_dim)}
 
 
 def _xcit(state: Mapping[str, Tensor]) -> State:
     """Class attention has one joint projection, which timm cuts into three."""
-    renamed = _renamed(state, ORIGINAL_XCIT)
-    for query in [name for name in renamed if re.search(r"cls_attn_blocks.*\.attn\.q\.", name)]:
-        parts = [renamed.pop(query.replace(".q.", f".{part}.")) for part in "qkv"]
-        renamed[query.replace(".q.", ".qkv.")] = torch.cat(parts)
-    return renamed
+    original = renamed(state, ORIGINAL_XCIT)
+    for query in [name for name in original if re.search(r"cls_attn_blocks.*\.attn\.q\.", name)]:
+        parts = [original.pop(query.replace(".q.", f".{part}.")) for part in "qkv"]
+        original[query.replace(".q.", ".qkv.")] = torch.cat(parts)
+    return original
 
 
 def _queries_apart(state: Mapping[str, Tensor]) -> State:
@@ -127,12 +125,3 @@ def _queries_apart(state: Mapping[str, Tensor]) -> State:
         else:
             apart[name] = tensor
     return apart
-
-
-def _renamed(state: Mapping[str, Tensor], rules: Rules) -> State:
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dino_export.choices import Precision
 from dino_export.errors import ExportError
 from dino_export.graph import ExportedHead, Output
-from dino_export.settings import ExportSettings, Precision
+from dino_export.settings import ExportSettings
 from dino_infer.images.preprocess import Preprocess
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 
 BATCHES = (0, 1, 3, 8)  # none too: some operators of some runtimes divide by it
 NEIGHBOR_IMAGES = 48  # photographs whose nearest neighbours are compared

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dino_export.choices import Format
 from dino_export.errors import ExportError
 from dino_export.graph import OUTPUTS
-from dino_export.settings import ENDINGS, METADATA_KEY, Format
+from dino_export.settings import ENDINGS, METADATA_KEY
 from dino_infer.errors import first_line
 
 PROGRAM, COMPILED = "models/", "data/aotinductor/"  # folders in .pt2 archives

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from dino_export.choices import Format, Precision
 from dino_export.graph import Output
 from dino_infer.weights.info import CheckpointInfo
-
-Format = Literal["onnx", "torchscript", "pt2", "aoti"]
-Precision = Literal["fp32", "fp16", "int8"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 ENDINGS: dict[str, Format] = {
