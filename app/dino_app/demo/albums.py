@@ -136,11 +136,6 @@ def choices(store: Store) -> dict[str, tuple[str, Scalar]]:
 Album = IndexAlbum | UploadedAlbum
 
 
-def others(results: Sequence[Result], id: str | None, *, k: int) -> list[Result]:
-    """Results without the photo that was asked with, which is always the most like itself."""
-    return [result for result in results if result.id != id][:k]
-
-
 def _distinct(name: str, taken: Sequence[str]) -> str:
     """The name, with a number where it is taken."""
     number, candidate = 1, name

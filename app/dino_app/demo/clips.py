@@ -54,7 +54,7 @@ def write_clip(
         target: The ``.mp4`` to write.
         draw: ``attention_of`` or ``tracked`` with its settings.
         max_frames: Number of frames to look at.
-        advance: Called after each frame with the number done, and about how many there are.
+        advance: Function of the number of frames done and about how many there are.
 
     Raises:
         ImageError: The video is damaged, or beyond a limit.
@@ -121,7 +121,7 @@ def tracked(
         model: A Vision Transformer.
         size: Pixels of the shorter side of a frame, as the network sees it.
         inside: The mask of the first frame, from its patch tokens.
-        draw: Makes a picture of a frame and the share of the thing in each patch of it.
+        draw: Function of a frame and the share of the thing in each patch of it.
     """
     pictures: deque[Frame] = deque()
 

@@ -57,12 +57,12 @@ def first_view(model: Model) -> FirstView:
 
 
 def _attended(look: Look) -> Bool[np.ndarray, "rows columns"]:
-    """What the attention tab outlines."""
+    """The mask that the attention tab outlines."""
     return grid_masks(look.attention[-1].mean(axis=0), MASS)
 
 
 def _object(look: Look) -> Bool[np.ndarray, "rows columns"]:
-    """What the objects tab shows."""
+    """The mask that the objects tab shows."""
     found = look.objects("tokencut")
     return found[0].mask if found else np.zeros((look.view.rows, look.view.columns), dtype=np.bool_)
 

@@ -8,6 +8,7 @@ import gradio as gr
 import numpy as np
 from jaxtyping import UInt8
 
+from dino_app.demo.examples import example_photos
 from dino_app.demo.uploads import checked_picture, said
 
 
@@ -19,6 +20,14 @@ def photos_input(label: str, **options: Any) -> gr.File:
     return field
 
 
+def photos_to_try(most: int, *, elem_id: str) -> gr.File:
+    """A ``photos_input``, and a button that fills it with the example photos."""
+    photos = photos_input(f"Photos, up to {most}", elem_id=elem_id)
+    samples = gr.Button("Try it with the example photos", size="sm")
+    samples.click(lambda: example_photos()[:most], None, photos, api_visibility="private")
+    return photos
+
+
 def readable_photos(
     paths: Sequence[str] | None, *, most: int
 ) -> Iterator[tuple[str, UInt8[np.ndarray, "height width 3"]]]:
@@ -27,7 +36,7 @@ def readable_photos(
     Only one picture is held at a time.
 
     Args:
-        paths: From a ``photos_input``.
+        paths: Value of a ``photos_input``.
         most: Number that is allowed.
 
     Raises:

@@ -108,7 +108,7 @@ class Vectors:
     def _new(self, name: str, preprocess: Any, feature: Any) -> Embedder:
         model = self._models.model(name)
         info = model.info
-        own = Preprocess(size=info.input_size or info.image_size, mean=info.mean, std=info.std)
+        own = Preprocess(size=info.view_size, mean=info.mean, std=info.std)
         try:
             return Embedder(
                 model.backbone,

@@ -9,7 +9,7 @@ from typing import Any
 from dino_app.errors import StoreError
 from dino_app.indexing.building import prune
 from dino_app.store.filters import Filter
-from dino_app.store.interface import MAX_K, Found, Included, SearchParams, Store
+from dino_app.store.interface import MAX_K, Found, Included, SearchParams, Store, others
 from dino_app.store.opening import MILVUS, create_store, kind_at, open_store
 from dino_infer.files import hold_output, remove_leftovers
 from dino_infer.images.read import ImageFailure, write_failures
@@ -109,7 +109,7 @@ def near_item(
         item.vector[None], k=min(k + 1, MAX_K), filter=filter, params=params, include=include
     )
     (hits,) = found.hits
-    return found._replace(hits=[[hit for hit in hits if hit.id != id][:k]])
+    return found._replace(hits=[others(hits, id, k=k)])
 
 
 def check_exact(found: Found, params: SearchParams) -> None:

@@ -38,7 +38,7 @@ class Info(BaseModel):
 
     version: str
     model: str
-    """Its architecture, the name that /v1/models gives."""
+    """Architecture, the name that /v1/models gives."""
     dim: int
     description: dict[str, Any]
     """Settings that determine how vectors are made."""
@@ -191,7 +191,7 @@ class Classes(BaseModel):
     """Classes by the vote of the neighbours or by a head, largest share first."""
 
     method: Literal["knn", "linear"]
-    """How the image was classified."""
+    """Method by which the image was classified."""
 
     label: Scalar | None
     """The winner; None where no neighbour has a label."""

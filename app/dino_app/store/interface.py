@@ -6,7 +6,7 @@ Vectors are scaled to length 1 when they come in, so the score of a hit is the c
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -45,6 +45,19 @@ class Hit(NamedTuple):
     """Metadata of the item; None unless it was asked for."""
     vector: Float32[np.ndarray, " dim"] | None
     """Vector of the item; None unless it was asked for."""
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+_Result = TypeVar("_Result", bound=_HasId)
+
+
+def others(found: Sequence[_Result], own: str | None, *, k: int) -> list[_Result]:
+    """The best ``k`` of ``k + 1`` results, without the item that was asked with."""
+    return [one for one in found if one.id != own][:k]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def marks_of(strokes: bytes | None, grid: tuple[int, int]) -> Int8[np.ndarray, "
     Without a stroke of the background, all that is not the object is background.
 
     Raises:
-        ImageError: What was sent is no picture.
+        ImageError: The upload is no picture.
     """
     marks = np.full(grid, UNMARKED, dtype=np.int8)
     if strokes is None:

@@ -28,9 +28,9 @@ def head_tab(
 
     Args:
         models: The networks.
-        picker: Where one is chosen.
+        picker: Choice of one of them.
         head: The classifier.
-        embedder: Makes the vectors, instead of the network that is chosen.
+        embedder: Maker of the vectors, instead of the network that is chosen.
     """
     vectors = Vectors(models, embedder)
     gr.Markdown(INTRO, elem_classes="hint")

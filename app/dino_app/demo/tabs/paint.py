@@ -11,9 +11,8 @@ from jaxtyping import Float32
 from dino_app.demo.availability import vit_only
 from dino_app.demo.clicks import EVERY_CLICK
 from dino_app.demo.detail import detail_choice, detailed_look
-from dino_app.demo.examples import example_photos
 from dino_app.demo.models import LOOKS, Look, Models
-from dino_app.demo.photo_sets import photos_input, readable_photos
+from dino_app.demo.photo_sets import photos_to_try, readable_photos
 from dino_app.demo.style import to_result
 from dino_app.demo.tabs.brush import brush_field, marks_of, to_paint_on
 from dino_app.demo.tabs.mask_pictures import (
@@ -56,8 +55,7 @@ def paint_tab(models: Models, picker: gr.Dropdown) -> None:
         gr.Markdown(ABOUT, elem_classes="hint")
         with gr.Row(elem_classes="tab"):
             with gr.Column(elem_classes="ask"):
-                photos = photos_input(f"Photos, up to {MOST_PHOTOS}", elem_id="paint-photos")
-                samples = gr.Button("Try it with the example photos", size="sm")
+                photos = photos_to_try(MOST_PHOTOS, elem_id="paint-photos")
             with gr.Column(elem_classes="result", elem_id="paint-result"):
                 told = gr.Markdown(FIRST_STEP, elem_id="paint-told")
                 field = brush_field("Paint here", elem_id="paint-field")
@@ -111,7 +109,6 @@ def paint_tab(models: Models, picker: gr.Dropdown) -> None:
         painted, [field, painting], [painting, gallery, told], trigger_mode="always_last", **quiet
     )
     gallery.select(chosen, [painting], [painting, field], **quiet, **EVERY_CLICK)
-    samples.click(lambda: example_photos()[:MOST_PHOTOS], None, photos, api_visibility="private")
     connect_save(save, made, _masks_file, [painting])
 
 

@@ -9,9 +9,8 @@ from jaxtyping import Bool, UInt8
 
 from dino_app.demo.availability import vit_only
 from dino_app.demo.detail import detail_choice, detailed_look
-from dino_app.demo.examples import example_photos
 from dino_app.demo.models import Look, Models
-from dino_app.demo.photo_sets import photos_input, readable_photos
+from dino_app.demo.photo_sets import photos_to_try, readable_photos
 from dino_app.demo.style import to_result
 from dino_app.demo.tiles import caption, tile_gallery
 from dino_app.demo.uploads import plain_errors
@@ -40,8 +39,7 @@ def pca_tab(models: Models, picker: gr.Dropdown) -> None:
         gr.Markdown(INTRO, elem_classes="hint")
         with gr.Row(elem_classes="tab"):
             with gr.Column(elem_classes="ask"):
-                photos = photos_input(f"Photos, up to {MOST_PHOTOS}", elem_id="pca-photos")
-                samples = gr.Button("Try it with the example photos", size="sm")
+                photos = photos_to_try(MOST_PHOTOS, elem_id="pca-photos")
             with gr.Column(elem_classes="result", elem_id="pca-result"):
                 told = gr.Markdown(FIRST_STEP, elem_id="pca-explained")
                 gallery = tile_gallery(
@@ -91,7 +89,6 @@ def pca_tab(models: Models, picker: gr.Dropdown) -> None:
         api_visibility="private",
         concurrency_id="pca",
     )
-    samples.click(lambda: example_photos()[:MOST_PHOTOS], None, photos, api_visibility="private")
 
 
 def pca_colours(

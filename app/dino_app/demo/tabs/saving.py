@@ -34,9 +34,9 @@ def connect_save(
 
     Args:
         button: The button.
-        made: Its hidden file.
-        make: Takes a new folder and the values of ``inputs``; returns the path of the file that it
-            wrote there, or None.
+        made: The hidden file beside it.
+        make: Function of a new folder and the values of ``inputs``; returns the path of the file
+            that it wrote there, or None.
         inputs: Components.
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from dino_app.demo.albums import Album, IndexAlbum, UploadedAlbum, others
+from dino_app.demo.albums import Album, IndexAlbum, UploadedAlbum
 from dino_app.demo.clicks import EVERY_CLICK
 from dino_app.demo.examples import picture_examples
 from dino_app.demo.models import Models
@@ -17,7 +17,7 @@ from dino_app.demo.style import to_result
 from dino_app.demo.tiles import caption, plain, tile_gallery
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors, said
 from dino_app.demo.vectors import OtherNetwork, Vectors
-from dino_app.store.interface import Store
+from dino_app.store.interface import Store, others
 from dino_infer.embedding.embedder import Embedder
 
 INTRO = "Give a photo, and those that show something alike come first."
@@ -172,7 +172,7 @@ class Search:
         return "" if self._index is None else self._index.summary()
 
     def choices(self) -> list[str]:
-        """What results can be limited to, such as "label: cat"."""
+        """Limits of a search to choose from, such as "label: cat"."""
         return [] if self._index is None else list(self._index.choices)
 
     def first_step(self) -> str:

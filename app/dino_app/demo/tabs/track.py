@@ -15,7 +15,14 @@ from dino_app.demo.style import to_result
 from dino_app.demo.tabs.brush import brush_field, marks_of, to_paint_on
 from dino_app.demo.tabs.mask_pictures import masked_picture, smooth_mask
 from dino_app.demo.tabs.saving import new_folder
-from dino_app.demo.tabs.video import FRAMES, SIZE, clip_settings, drawn_clip
+from dino_app.demo.tabs.video import (
+    FRAMES,
+    SIZE,
+    clip_input,
+    clip_result,
+    clip_settings,
+    drawn_clip,
+)
 from dino_app.demo.uploads import plain_errors, said
 from dino_infer.objects.painting import OBJECT, UNMARKED, fit_patch_model
 
@@ -32,20 +39,11 @@ def track_tab(models: Models, picker: gr.Dropdown) -> None:
         gr.Markdown(ABOUT, elem_classes="hint")
         with gr.Row(elem_classes="tab"):
             with gr.Column(elem_classes="ask"):
-                clip = gr.Video(
-                    label="Your clip", sources=["upload"], buttons=[], height=200,
-                    elem_id="track-clip",
-                )  # fmt: skip
+                clip = clip_input(height=200, elem_id="track-clip")
             with gr.Column(elem_classes="result", elem_id="track-part"):
                 field = brush_field("Paint here", elem_id="track-field")
                 start = gr.Button("Follow it", variant="primary", elem_id="track-start")
-                result = gr.Video(
-                    label="What was followed", interactive=False, autoplay=True, loop=True,
-                    buttons=["download"], elem_id="track-result",
-                )  # fmt: skip
-                text = gr.Markdown(
-                    "The result appears here.", elem_classes="hint", elem_id="track-text"
-                )
+                result, text = clip_result("What was followed", elem_id="track")
             with gr.Column(elem_classes="settings"):
                 frames, size = clip_settings(models, picker, elem_id="track")
 

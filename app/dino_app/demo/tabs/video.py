@@ -26,18 +26,10 @@ def video_tab(models: Models, picker: gr.Dropdown) -> None:
     with vit_only(models, picker, "attention maps"), gr.Row(elem_classes="tab"):
         with gr.Column(elem_classes="ask"):
             gr.Markdown(ABOUT, elem_classes="hint")
-            clip = gr.Video(
-                label="Your clip", sources=["upload"], buttons=[], height=280, elem_id="video-clip"
-            )
+            clip = clip_input(height=280, elem_id="video-clip")
             start = gr.Button("Show attention", variant="primary", elem_id="video-start")
         with gr.Column(elem_classes="result", elem_id="video-result-part"):
-            result = gr.Video(
-                label="What the network looks at", interactive=False, autoplay=True, loop=True,
-                buttons=["download"], elem_id="video-result",
-            )  # fmt: skip
-            text = gr.Markdown(
-                "The result appears here.", elem_classes="hint", elem_id="video-text"
-            )
+            result, text = clip_result("What the network looks at", elem_id="video")
         with gr.Column(elem_classes="settings"):
             frames, size = clip_settings(models, picker, elem_id="video")
 
@@ -81,6 +73,23 @@ def drawn_clip(
 def bounded_frames(max_frames: float) -> int:
     """Clamp the number of frames that a client of the API asks for."""
     return max(FRAMES[0], min(FRAMES[2], round(max_frames)))
+
+
+def clip_input(*, height: int, elem_id: str) -> gr.Video:
+    """A field to upload a clip in."""
+    return gr.Video(
+        label="Your clip", sources=["upload"], buttons=[], height=height, elem_id=elem_id
+    )
+
+
+def clip_result(label: str, *, elem_id: str) -> tuple[gr.Video, gr.Markdown]:
+    """The clip that was drawn, to play and to keep, and a sentence about it."""
+    result = gr.Video(
+        label=label, interactive=False, autoplay=True, loop=True, buttons=["download"],
+        elem_id=f"{elem_id}-result",
+    )  # fmt: skip
+    text = gr.Markdown("The result appears here.", elem_classes="hint", elem_id=f"{elem_id}-text")
+    return result, text
 
 
 def clip_settings(

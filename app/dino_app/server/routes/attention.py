@@ -18,7 +18,7 @@ from dino_infer.embedding.engines import TorchEngine
 from dino_infer.errors import ImageError
 from dino_infer.images.pictures import png_bytes
 from dino_infer.images.read import read_image
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 
 router = APIRouter(tags=["attention"], responses=ERRORS, route_class=QuickRoute)
 

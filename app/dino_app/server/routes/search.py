@@ -21,7 +21,7 @@ from dino_app.server.responses import (
     json_with_list,
 )
 from dino_app.server.service import Answered, Service, Serving
-from dino_app.store.interface import MAX_K, Hit, Included, SearchParams
+from dino_app.store.interface import MAX_K, Hit, Included, SearchParams, others
 
 router = APIRouter(tags=["search"], responses=ERRORS, route_class=QuickRoute)
 
@@ -143,7 +143,7 @@ async def nearest_others(
     """The hits of a vector without the item that it came from."""
     wanted = k if own is None else min(k + 1, MAX_K)
     found = await serving.search(vector, k=wanted, filter=filter, params=params, include=include)
-    return found._replace(hits=[hit for hit in found.hits if hit.id != own][:k])
+    return found._replace(hits=others(found.hits, own, k=k))
 
 
 def check_k(serving: Service, k: int, place: str = "") -> None:
