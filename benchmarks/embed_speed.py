@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from dino_infer import Embedder, ImageList, Preprocess, build_backbone, list_images
 from dino_infer.devices import cores
 from dino_infer.embedding.engines import OnnxEngine, TorchEngine
-from dino_infer.networks.build import Backbone, imported_timm
+from dino_infer.networks.backbone import Backbone
+from dino_infer.networks.build import imported_timm
 
 SCRIPT_BATCH = 32
 

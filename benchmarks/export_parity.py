@@ -46,7 +46,8 @@ def print_rows(name: str, precision: str, path: Path) -> None:
     from dino_export.runtimes import open_export
     from dino_export.settings import ExportSettings
     from dino_infer.images.preprocess import Preprocess
-    from dino_infer.networks.build import ViTBackbone, build_backbone
+    from dino_infer.networks.build import build_backbone
+    from dino_infer.networks.vit import ViTBackbone
     from dino_infer.weights.info import CheckpointInfo
 
     torch.manual_seed(0)

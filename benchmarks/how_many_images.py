@@ -24,7 +24,7 @@ from dino_infer import Embedder, Preprocess, accuracies, list_images
 from dino_infer.evaluate.measures.health import rankme
 from dino_infer.images.read import read_image
 from dino_infer.knn.classifier import nearest_others
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 from dino_infer.sources.image_list import ImageList
 from dino_train import distributed, recipes
 from dino_train.config import TrainConfig

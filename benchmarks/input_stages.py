@@ -12,7 +12,8 @@ from dino_infer.sources.image_list import ImageList
 from dino_train.crops.in_workers import prepare_executor
 from dino_train.crops.spec import CropSpec
 from dino_train.data.choices import Executor
-from dino_train.data.loader import Batch, CropDataset, make_crops
+from dino_train.data.dataset import Batch, CropDataset
+from dino_train.data.loader import make_crops
 from dino_train.data.ram_cache import RamCache
 
 

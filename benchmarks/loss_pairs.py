@@ -24,7 +24,8 @@ from dino_infer.sources.image_list import ImageList
 from dino_train import distributed, recipes
 from dino_train.config import LossConfig, TrainConfig, as_dict, from_dict
 from dino_train.data.batches import batches_on_device
-from dino_train.data.loader import StepSampler, make_crops
+from dino_train.data.loader import make_crops
+from dino_train.data.sampler import StepSampler
 from dino_train.learner import Learner, Rates
 from dino_train.monitoring.evaluation import Evaluation
 from dino_train.recipes.derived import RATE_LOSS

@@ -131,7 +131,7 @@ def write_samples(
         tile: Height and width of the tiles, in pixels.
         train_per_class: Tiles of each photograph's first half.
         val_per_class: Tiles of its second half.
-        seed: Decides where the tiles are cut.
+        seed: Seed of the places where tiles are cut.
 
     Raises:
         MissingExtraError: scikit-image or scikit-learn is not installed.

@@ -1,15 +1,12 @@
 """Names of dependencies that are used beyond their public interface, each tried on its own.
 
 ``pyproject.toml`` bounds these dependencies from above. Who raises a bound runs this file first: a
-failure names what has changed and the module that uses it.
+failure names what has changed and the module that uses it. Those of the app stand in ``app/``.
 """
 
-import asyncio
-import inspect
 import io
 import re
 import tomllib
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -131,27 +128,6 @@ def test_timm_turns_queries_by_positions():  # dino_infer/networks/vit.py, dino_
     torch.testing.assert_close(turns, embedding)
     x = torch.randn(1, attn.num_heads, 4, embedding.shape[-1] // 2)
     assert apply_rot_embed_cat(x, embedding, half=attn.rotate_half).shape == x.shape
-
-
-def test_gradio_moves_uploads_through_a_method_of_each_component():  # dino_app/demo/only_uploads.py
-    pytest.importorskip("gradio")
-    from gradio.components.base import Component
-
-    assert callable(Component.async_move_resource_to_block_cache)
-
-
-def test_uvicorn_tells_which_request_is_in_work():  # dino_app/server/uvicorn_server.py
-    pytest.importorskip("uvicorn")
-    from uvicorn import Config, Server
-    from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
-    from uvicorn.server import ServerState
-
-    with closing(asyncio.new_event_loop()) as loop:
-        config = Config(lambda scope: None, log_config=None)
-        protocol = H11Protocol(config, ServerState(), app_state={}, _loop=loop)
-        assert (protocol.cycle, protocol.transport, protocol.loop) == (None, None, loop)
-    assert "response_complete" in RequestResponseCycle.__init__.__code__.co_names
-    assert list(inspect.signature(Server.handle_exit).parameters) == ["self", "sig", "frame"]
 
 
 def test_tyro_calls_a_hook_before_it_refuses():  # dino_infer/cli/parsing.py

@@ -60,7 +60,7 @@ def attention_maps(
     Args:
         image: One picture in any form that ``Embedder`` takes, or a list, which gives a list.
         backbone: A Vision Transformer in evaluation mode, on any device.
-        preprocess: Decides the size; ``crop="none"`` shows all of the image.
+        preprocess: Size and normalisation; ``crop="none"`` shows all of the image.
         mass: Share of the attention that the masks keep, in (0, 1].
         layer: Block to look at; negative counts from the last.
         query: x and y of a pixel of ``image``; the patch that shows it asks instead of [CLS].

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from dino_infer.attention.maps import network_input, seen
 from dino_infer.images.pictures import one_or_many
 from dino_infer.images.preprocess import Preprocess
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 
 
 class PatchTokens(NamedTuple):
@@ -35,7 +35,7 @@ def patch_tokens(
     Args:
         image: One picture in any form that ``Embedder`` takes, or a list, which gives a list.
         backbone: A Vision Transformer in evaluation mode, on any device.
-        preprocess: Decides the size; ``crop="none"`` shows all of the image.
+        preprocess: Size and normalisation; ``crop="none"`` shows all of the image.
         path: Name of the image in errors; by default a path itself.
 
     Raises:

@@ -62,8 +62,8 @@ def exact_neighbors(
     the beginning of what a larger one gives, whatever else is asked at the same time.
 
     Args:
-        train: From ``normalized``; on a GPU it must fit into its memory.
-        queries: From ``normalized``.
+        train: Rows from ``normalized``; on a GPU it must fit into its memory.
+        queries: Rows from ``normalized``.
         k: Rows wanted, at most as many as there are.
         device: Device to search arrays on, "auto" is a GPU if there is one. Tensors are searched
             where they are, by matrix products.

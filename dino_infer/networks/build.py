@@ -14,24 +14,9 @@ import torch
 from torch import nn
 
 from dino_infer.errors import MissingExtraError
-from dino_infer.networks.backbone import Backbone, Tokens
-from dino_infer.networks.positions import resampled_positions
+from dino_infer.networks.backbone import Backbone
 from dino_infer.networks.rotary import RotaryViTBackbone
 from dino_infer.networks.vit import ViTBackbone
-
-__all__ = [
-    "ARCHS",
-    "Backbone",
-    "RotaryViTBackbone",
-    "Tokens",
-    "ViTBackbone",
-    "ViTShape",
-    "build_backbone",
-    "imported_timm",
-    "resampled_positions",
-    "takes_small_stem",
-    "vision_transformer",
-]
 
 NORM_EPS = 1e-6  # of every LayerNorm in a DINO or DINOv2 ViT; PyTorch's default would be 1e-5
 ROTARY_NORM_EPS = 1e-5  # in DINOv3

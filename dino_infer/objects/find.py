@@ -73,7 +73,7 @@ def patch_keys(
     Args:
         image: One picture in any form that ``Embedder`` takes, or a list, which gives a list.
         backbone: A Vision Transformer in evaluation mode, on any device.
-        preprocess: Decides the size; ``crop="none"`` shows all of the image.
+        preprocess: Size and normalisation; ``crop="none"`` shows all of the image.
         layer: Block to look at; negative counts from the last.
         path: Name of the image in errors; by default a path itself.
 
@@ -103,7 +103,7 @@ def objects_in(
 
     Args:
         keys: Keys of the patches, see ``Backbone.keys``.
-        method: With the settings of its paper.
+        method: Method, run with the settings of its paper.
         objects: The most objects that MaskCut looks for; the others find one.
 
     Raises:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dino_infer.errors import CheckpointError
-from dino_infer.networks.build import ARCHS, Backbone
+from dino_infer.networks.backbone import Backbone
+from dino_infer.networks.build import ARCHS
 from dino_infer.weights.architectures import inferred_info
 
 logger = logging.getLogger(__name__)

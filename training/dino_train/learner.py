@@ -86,7 +86,7 @@ class Learner:
 
     Args:
         student: Network that learns by gradient.
-        teacher: Its frozen copy, which follows as a moving average.
+        teacher: Frozen copy of the student, which follows as a moving average.
         center: Running mean of the teacher's logits; None with ``coding_rate``.
         optimizer: Optimizer of the student's parameters, from ``optim.build_optimizer``.
         process: This process; with several, gradients and centre are averaged.

@@ -24,7 +24,10 @@ from dino_train import distributed
 from dino_train.config import Machine, SettingsError, TrainConfig, as_dict
 from dino_train.data.batches import batches_on_device
 from dino_train.data.choices import Executor
-from dino_train.data.loader import Batch, FailureLog, StepSampler, make_crops
+from dino_train.data.dataset import Batch
+from dino_train.data.failures import FailureLog
+from dino_train.data.loader import make_crops
+from dino_train.data.sampler import StepSampler
 from dino_train.monitoring.captures import Captures
 from dino_train.monitoring.evaluation import Evaluation
 from dino_train.monitoring.occasions import Occasions

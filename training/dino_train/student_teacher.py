@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 from dino_train.head import ProjectionHead
 
 PLAIN_ATTENTION_PATCHES = 400

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class _Asking:
-    """Where both clients ask, and when they ask again; the arguments are those of ``Client``."""
+    """Address and patience of both clients; the arguments are those of ``Client``."""
 
     _connected: ClassVar[Callable[..., Any]]
 
@@ -75,7 +75,7 @@ class Client(_Asking):
         url: Address of the server.
         key: API key, where the server has keys.
         timeout_s: Seconds to wait for an answer.
-        retries: How often a busy server is asked again after the seconds that it names; one that
+        retries: Times that a busy server is asked again after the seconds that it names; one that
             names more than a minute is given up at once.
     """
 
@@ -113,9 +113,9 @@ class Client(_Asking):
         Args:
             subject: An image or a vector; None where ``id`` is given.
             id: An item of the index, which is left out of the results.
-            k: How many results.
+            k: Number of results.
             filter: Conditions on metadata, such as ``{"label": "cat", "year": {"$gte": 2020}}``.
-            include: What results carry beside id and score.
+            include: Fields of results beside id and score.
         """
         ask = search_ask(subject, id, k=k, filter=filter, include=list(include))
         return self._answer(ask)

@@ -1,4 +1,4 @@
-"""What clients send and what they make of answers."""
+"""Requests of the clients, and the reading of their answers."""
 
 import base64
 import io

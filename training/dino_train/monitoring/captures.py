@@ -52,7 +52,7 @@ class Captures:
 
         Args:
             outcome: Result of the step, whose number is the run's.
-            parts: Its crops.
+            parts: Crops of the step.
             batches: The images that they show.
             skipped: Steps that rows have told to be skipped.
         """

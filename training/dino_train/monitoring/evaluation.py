@@ -12,7 +12,7 @@ from dino_infer.errors import CheckpointError, DataError, TrainingError
 from dino_infer.evaluate.measures.health import rankme
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.knn.classifier import accuracies, nearest, nearest_others
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 from dino_infer.sources.image_list import ImageList, list_images
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from dino_infer.errors import ImageError
 from dino_infer.files import remove_leftovers, whole_file, write_bytes
 from dino_infer.images.preprocess import Preprocess, denormalized
 from dino_infer.images.read import read_image
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 from dino_infer.sources.image_list import ImageList
 from dino_train.records.metrics import METRICS, read_rows
 from dino_train.records.report_page import CURVES, page_of
