@@ -30,7 +30,7 @@ from dino_infer.errors import ImageError
 from dino_infer.files import whole_file, write_json
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.images.read import read_image
-from dino_infer.networks.build import Backbone
+from dino_infer.networks.backbone import Backbone
 from dino_infer.objects.find import ObjectMasks
 from dino_infer.progress import Progress
 from dino_infer.sources.image_list import ImageList

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,20 +46,59 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """A network that a protocol measures.
+class Contestant(ABC):
+    """One of those that a protocol measures, by the features that it makes of images.
 
     Every pixel is decoded, as the published figures were measured.
     """
 
     name: str
-    """``MODEL`` or ``UNTRAINED``."""
+    """``MODEL``, ``UNTRAINED`` or ``PIXELS``."""
+    cache: Path | None = None
+    """Folder where feature rows are kept for the next protocol; None keeps none."""
+
+    @abstractmethod
+    def embedder(
+        self,
+        *,
+        feature: Any = "cls",
+        size: int | tuple[int, int] | None = None,
+        crop: Crop = "center",
+    ) -> Embedder:
+        """An embedder of this contestant.
+
+        Args:
+            feature: Feature of a network, see ``Embedder``.
+            size: Side of the crop in pixels, or with ``crop="none"`` the shorter side of the
+                image, or both sides; None takes that of the weights.
+            crop: The central square, or all of the image.
+
+        Raises:
+            ValueError: The network has no such feature.
+        """
+
+    def rows(self, images: ImageList, **view: Any) -> Rows:
+        """The feature of each image that can be read, from the cache where it is there.
+
+        Args:
+            images: Images to look at.
+            **view: See ``embedder``.
+        """
+        return embedded_rows(self.embedder(**view), images, self.cache)
+
+    def description(self, **view: Any) -> dict[str, Any]:
+        """Account of how ``rows`` makes features."""
+        return self.embedder(**view).description()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Contestant):
+    """A network in PyTorch."""
+
     backbone: Backbone
     info: CheckpointInfo
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of ``Embedder``: ``device``, ``precision``, ``batch_size`` and the like."""
-    cache: Path | None = None
-    """Folder where feature rows are kept for the next protocol; None keeps none."""
     weights: str | Path | None = None
     """Source that it was loaded from; None for a network that was in memory."""
     checkpoint_key: str = "teacher"
@@ -72,13 +112,7 @@ class Network:
     def preprocess(
         self, *, size: int | tuple[int, int] | None = None, crop: Crop = "center"
     ) -> Preprocess:
-        """Image to tensor, as the weights need it.
-
-        Args:
-            size: Side of the crop in pixels, or with ``crop="none"`` the shorter side of the
-                image, or both sides; None takes that of the weights.
-            crop: The central square, or all of the image.
-        """
+        """Image to tensor, as the weights need it; arguments as those of ``embedder``."""
         return Preprocess(
             size=size or self.info.view_size,
             crop=crop,
@@ -103,71 +137,34 @@ class Network:
         size: int | tuple[int, int] | None = None,
         crop: Crop = "center",
     ) -> Embedder:
-        """An embedder of this network.
-
-        Raises:
-            ValueError: The network has no such feature.
-        """
+        """An embedder of this network."""
         preprocess = self.preprocess(size=size, crop=crop)
         return Embedder(self.backbone, preprocess, feature=feature, **self.options)
 
-    def rows(
-        self,
-        images: ImageList,
-        *,
-        feature: Any = "cls",
-        size: int | tuple[int, int] | None = None,
-        crop: Crop = "center",
-    ) -> Rows:
-        """The feature of each image that can be read, from the cache where it is there."""
-        return embedded_rows(
-            self.embedder(feature=feature, size=size, crop=crop), images, self.cache
-        )
-
-    def description(self, **view: Any) -> dict[str, Any]:
-        """Account of how ``rows`` makes features."""
-        return self.embedder(**view).description()
-
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
+class Exported(Contestant):
     """Weights that only an embedder can run, such as an ``.onnx`` file."""
 
-    embedder: Embedder
     name: str = MODEL
-    cache: Path | None = None
+    made: Embedder
+    """The embedder, whose view of images is its own."""
 
-    def rows(self, images: ImageList, **_: Any) -> Rows:
-        """The feature of each image that can be read, as the embedder makes it."""
-        return embedded_rows(self.embedder, images, self.cache)
-
-    def description(self, **_: Any) -> dict[str, Any]:
-        """Account of how ``rows`` makes features."""
-        return self.embedder.description()
+    def embedder(self, **_: Any) -> Embedder:
+        """``made``, whatever is asked for."""
+        return self.made
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawPixels:
+class RawPixels(Contestant):
     """The answer without a network: each image shrunk to 16 x 16 pixels is its own feature."""
 
     name: str = PIXELS
-    cache: Path | None = None
 
     def embedder(self, *, crop: Crop = "center", **_: Any) -> Embedder:
         """An embedder of levels; images are squeezed where nothing is cut off."""
         size = PIXEL_SIDE if crop == "center" else (PIXEL_SIDE, PIXEL_SIDE)
         return Embedder(_Levels(), Preprocess(size=size, crop=crop, exact_decode=True))
-
-    def rows(self, images: ImageList, **view: Any) -> Rows:
-        """Levels of the shrunk images that can be read."""
-        return embedded_rows(self.embedder(**view), images, self.cache)
-
-    def description(self, **view: Any) -> dict[str, Any]:
-        """Account of how ``rows`` makes features."""
-        return self.embedder(**view).description()
-
-
-Contestant = Network | Exported | RawPixels
 
 
 class _Levels:

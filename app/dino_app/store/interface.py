@@ -47,12 +47,7 @@ class Hit(NamedTuple):
     """Vector of the item; None unless it was asked for."""
 
 
-class _HasId(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-_Result = TypeVar("_Result", bound=_HasId)
+_Result = TypeVar("_Result", bound=Any)
 
 
 def others(found: Sequence[_Result], own: str | None, *, k: int) -> list[_Result]:

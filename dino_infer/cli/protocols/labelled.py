@@ -77,7 +77,7 @@ class NetworkOptions:
             return with_pixels(load(self.weights, self.compute, self.limits, report))
         whole = ViewOptions(**vars(self.view), **vars(self.limits), exact_decode=True)
         embedder = load_embedder(self.weights, self.compute, whole)
-        return with_pixels([Exported(embedder=embedder)], floors=not report.no_floors)
+        return with_pixels([Exported(made=embedder)], floors=not report.no_floors)
 
 
 def labelled_sides(

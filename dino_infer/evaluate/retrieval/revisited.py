@@ -17,7 +17,7 @@ from PIL import Image
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.embedding.multiscale import LongerSide, scaled_embedder
 from dino_infer.errors import DataError, ImageError
-from dino_infer.evaluate.contestants import Contestant, Exported, RawPixels, embedded_rows
+from dino_infer.evaluate.contestants import Contestant, Network, embedded_rows
 from dino_infer.evaluate.data.label_files import first_names
 from dino_infer.evaluate.data.readable import common_rows
 from dino_infer.evaluate.data.revisited import Box, QueryTruth, Revisited
@@ -146,9 +146,7 @@ def _headline(figures: Figures) -> str:
 
 
 def _embedder(contestant: Contestant, size: int, scales: Sequence[float]) -> Embedder:
-    if isinstance(contestant, Exported):
-        return contestant.embedder
-    if isinstance(contestant, RawPixels):
+    if not isinstance(contestant, Network):
         return contestant.embedder(crop="none")
     plain = contestant.preprocess()
     patch = contestant.backbone.patch_size if contestant.backbone.has_attention else 1

@@ -28,7 +28,7 @@ def test_a_flat_folder_of_images_takes_a_label_file(tmp_path, image_folder):
     labels = labels_csv(tmp_path / "labels.csv", [*names, "broken.png"])
     backbone = build_backbone("vit_micro", patch_size=8, image_size=32)
     embedder = Embedder(backbone, Preprocess(size=32), device="cpu", workers=1)
-    found = labelled_images(str(folder), label_file=labels).features(Exported(embedder=embedder))
+    found = labelled_images(str(folder), label_file=labels).features(Exported(made=embedder))
     assert list(found.labels) == [f"class_{i}" for i in (0, 0, 0, 1, 1, 1, 2, 2, 2)]
     assert (found.matrix.shape[0], found.images, found.failed) == (9, 10, 1)
     with pytest.raises(DataError, match="has no labels"):
@@ -44,7 +44,7 @@ def test_a_link_is_not_its_own_nearest_neighbour(tmp_path, image_folder):
     labels = labels_csv(tmp_path / "labels.csv", names)
     backbone = build_backbone("vit_micro", patch_size=8, image_size=32)
     embedder = Embedder(backbone, Preprocess(size=32), device="cpu", workers=1)
-    found = labelled_images(str(folder), label_file=labels).features(Exported(embedder=embedder))
+    found = labelled_images(str(folder), label_file=labels).features(Exported(made=embedder))
     assert (found.images, len(found.matrix)) == (3, 3)
     assert set(found.labels) == {str(path.relative_to(folder)) for path in real}
 
