@@ -1,7 +1,9 @@
 """What several processes tell each other, on a CPU with gloo."""
 
+import atexit
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import torch.distributed as dist
 from dino_infer.errors import TrainingError
 from dino_train import distributed
 from dino_train.distributed import Agreement, PendingMean
+from tests.killing import exit_code, forked
 
 CPU = torch.device("cpu")
 
@@ -127,6 +130,26 @@ def test_a_stopped_process_is_noticed_after_the_timeout():
     workers[1].kill()
     for worker in workers:
         worker.join()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1. This is",
+        "Application timeout caused pair closure",
+    ],
+)
+def test_what_gloo_says_becomes_a_line_and_the_process_ends_at_once(words: str):
+    def work() -> int:
+        atexit._clear()  # what the tests have registered
+        with pytest.raises(TrainingError) as raised, distributed.noticing_lost_processes():
+            raise RuntimeError(words)
+        said = re.search(r"\((.*?)\)", str(raised.value))
+        assert said and said[1] in words and "gloo" not in said[1]
+        atexit._run_exitfuncs()
+        return 0
+
+    assert exit_code(forked(work)) == 1
 
 
 def test_errors_that_are_not_of_the_backend_stay_what_they_are():

@@ -62,6 +62,19 @@ def test_a_run_whose_process_was_killed_goes_on_with_fewer(image_folder, tmp_pat
     ranks[1].join()
 
 
+def test_a_batch_that_processes_cannot_share_is_refused_once(image_folder, tmp_path: Path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    more = ("--optim.batch-size", "9", "--workers", "0")
+    ranks = start_ranks(arguments(image_folder(), run, *more), 2, log=log)
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [2, 1]
+    (line,) = log.read_text().splitlines()
+    assert "--optim.batch-size must be a multiple of processes" in line
+    assert line.endswith("= 2 x 1, got 9; it is one with 1 or 3 processes")
+    assert not run.exists()
+
+
 LONG = ("--model.drop-path-rate", "0", "--optim.batch-size", "8", "--optim.epochs", "10",
         "--run.snapshot-epochs", "2", "--run.eval-epochs", "10", "--workers", "0")  # fmt: skip
 PATIENCE_S = 1800.0
@@ -92,7 +105,8 @@ def test_torchrun_restarts_what_lost_a_worker(image_folder, tmp_path: Path, numb
     os.kill(workers_of(agent)[2], number)
     assert agent.wait(PATIENCE_S) == 0
     said = (tmp_path / "log").read_text()
-    assert "lost another one" in said and "step-00000040.pt, step 40 of 100" in said
+    assert "lost another one" in said and "Traceback" not in said
+    assert "step-00000040.pt, step 40 of 100" in said
     assert_same_losses(broken, whole)
 
 

@@ -25,6 +25,7 @@ from dino_infer.errors import TrainingError, first_line
 logger = logging.getLogger(__name__)
 
 _PORT_KEY = "dino-train/port-of-the-first-process"
+_OF_GLOO = re.compile("gloo|pair closure|Operation timed out")  # it has no class of errors
 _lost: list[object] = []
 """Groups that a process was lost from: gloo would wait for it while it deletes them."""
 
@@ -130,7 +131,7 @@ def noticing_lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        if not (isinstance(error, dist.DistError) or _OF_GLOO.search(str(error))):
             raise
         _lost.append(dist.group.WORLD)
         atexit.register(_end)
