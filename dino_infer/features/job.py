@@ -25,7 +25,7 @@ from dino_infer.features.shards import Share, share_paths
 from dino_infer.features.table import TableRow
 from dino_infer.features.unfinished import discard
 from dino_infer.features.writer import FeatureWriter
-from dino_infer.files import hold_output
+from dino_infer.files import hold_output, make_folder
 from dino_infer.sources.image_list import ImageList
 
 
@@ -90,7 +90,7 @@ def embed_to_folder(
         DataError: The same as for ``embed_to_file``.
     """
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # The partitions of a share are its own; shares of other counts meet at single partitions.
     whole = share.count == 1
     with hold_output(folder if whole else folder / f"shard-{share.index}-of-{share.count}"):
@@ -112,7 +112,7 @@ def _embed_partitions(
     for number in share.slice_of(len(starts), step=1):
         paths = partition_paths(folder, number, count=len(starts))
         for file in paths:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
         part = range(starts[number], min(starts[number] + partition_size, len(images)))
         own = {"images": len(part), **job, "partition": f"{number}/{len(starts)}"}
         work = EmbedWork(

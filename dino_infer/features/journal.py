@@ -72,10 +72,13 @@ class AppendedFile:
         self._file.close()
 
 
-def open_appended(folder: Path, done: Done) -> list[AppendedFile]:
-    """The files of ``APPENDED``, cut to what is done."""
-    states = zip(APPENDED, done.sizes, done.checksums, strict=True)
-    return [AppendedFile(folder / name, size=size, checksum=sum_) for name, size, sum_ in states]
+def open_appended(folder: Path, done: Done, opened: ExitStack) -> list[AppendedFile]:
+    """The files of ``APPENDED``, cut to what is done; the stack closes them."""
+    files = []
+    for name, size, checksum in zip(APPENDED, done.sizes, done.checksums, strict=True):
+        files.append(AppendedFile(folder / name, size=size, checksum=checksum))
+        opened.callback(files[-1].close)
+    return files
 
 
 def journal_line(done: Done) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 from dino_infer.errors import DataError
 from dino_infer.features.files import FeaturePaths, read_manifest
 from dino_infer.features.journal import APPENDED, FAILED, JOURNAL, ROWS
-from dino_infer.files import remove_leftovers
+from dino_infer.files import remove_leftovers, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,13 @@ def is_being_moved(paths: FeaturePaths) -> bool:
 
 
 def move_finished(paths: FeaturePaths) -> None:
-    """The last steps of a set; each may have been taken before a stop."""
+    """The last steps of a set; each may have been taken before a stop.
+
+    Steps that must not change places after a power cut have a sync between them.
+    """
     # From here to the new manifest the files belong to no set.
     paths.manifest.unlink(missing_ok=True)
+    sync_folder(paths.manifest.parent)
     targets = {FAILED: paths.failures, FINISHED_TABLE: paths.table}
     if paths.matrix != paths.table:
         targets[ROWS] = paths.matrix
@@ -56,7 +60,10 @@ def move_finished(paths: FeaturePaths) -> None:
         if (paths.partial / name).exists():
             (paths.partial / name).replace(target)
     (paths.partial / ROWS).unlink(missing_ok=True)
+    for folder in {target.parent for target in targets.values()}:
+        sync_folder(folder)
     (paths.partial / MANIFEST).replace(paths.manifest)
+    sync_folder(paths.manifest.parent)
     discard(paths)
 
 
@@ -71,6 +78,8 @@ def discard(paths: FeaturePaths) -> None:
     for name in (JOB, JOURNAL, MANIFEST, FINISHED_TABLE, *APPENDED):
         if (folder / name).is_file():
             (folder / name).unlink()
+            if name == JOB:  # what is left of a set must not look like one that was begun
+                sync_folder(folder)
     remove_leftovers(folder / JOB, folder / MANIFEST, folder / FINISHED_TABLE)
     with suppress(OSError):  # it stays where it holds files of other names
         folder.rmdir()

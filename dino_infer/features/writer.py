@@ -46,7 +46,7 @@ from dino_infer.features.unfinished import (
     job_in,
     move_finished,
 )
-from dino_infer.files import whole_file, write_json
+from dino_infer.files import make_folder, sync_folder, whole_file, write_json
 from dino_infer.images.read import ImageFailure
 
 logger = logging.getLogger(__name__)
@@ -88,13 +88,16 @@ class FeatureWriter:
         self._labelled, self._path_column = labelled, path_column
         self._may_be_empty = may_be_empty
         self._commit_every_s = commit_every_s
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         if not (self._folder / JOB).exists():
             write_json(self._folder / JOB, self._job)
         check_same_job(job_in(self._folder) or {}, self._job, where=self._folder)
         self.done = recover_journal(self._folder, header_size=header_length(self._suffix))
-        self._files = open_appended(self._folder, self.done)
-        self._journal = (self._folder / JOURNAL).open("ab")
+        with ExitStack() as opened:
+            self._files = open_appended(self._folder, self.done, opened)
+            self._journal = opened.enter_context((self._folder / JOURNAL).open("ab"))
+            sync_folder(self._folder)
+            self._opened = opened.pop_all()
         self._last_commit_s = time.monotonic()
 
     def append(
@@ -141,15 +144,14 @@ class FeatureWriter:
 
     def close(self) -> None:
         """Leave the set unfinished, to be gone on with from the last commit."""
-        with ExitStack() as files:  # all of them, also where the disk is full
-            files.callback(self._journal.close)
-            for file in self._files:
-                files.callback(file.close)
+        self._opened.close()  # all of them, also where the disk is full
 
     def finish(self) -> None:
         """Put every file into its place, the manifest last; without a row only the failures."""
-        self.commit()
-        self.close()
+        try:
+            self.commit()
+        finally:
+            self.close()
         if self.done.shape[0] or self._may_be_empty:
             self._write_header()
             self._write_table()

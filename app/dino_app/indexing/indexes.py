@@ -11,7 +11,7 @@ from dino_app.indexing.building import prune
 from dino_app.store.filters import Filter
 from dino_app.store.interface import MAX_K, Found, Included, SearchParams, Store, others
 from dino_app.store.opening import MILVUS, create_store, kind_at, open_store
-from dino_infer.files import hold_output, remove_leftovers
+from dino_infer.files import hold_output, make_folder, remove_leftovers
 from dino_infer.images.read import ImageFailure, write_failures
 
 AT_ONCE = 1000
@@ -187,7 +187,7 @@ def hold_place(location: str) -> Iterator[None]:
     _check_writable(folder)
     with ExitStack() as held:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             held.enter_context(hold_output(folder, beside=True))
             remove_leftovers(folder)
         except OSError as error:

@@ -1,6 +1,7 @@
 """The journal of an unfinished set: only what the files bear out is believed."""
 
 import zlib
+from contextlib import ExitStack
 
 import pytest
 
@@ -60,11 +61,10 @@ def test_without_a_believable_line_there_is_no_journal(tmp_path):
 
 
 def test_what_follows_the_state_is_cut_off(tmp_path, states):
-    files = open_appended(tmp_path, states[0])
-    for file in files:
-        file.write(b"more")
-        file.sync()
-        file.close()
+    with ExitStack() as opened:
+        for file in open_appended(tmp_path, states[0], opened):
+            file.write(b"more")
+            file.sync()
     assert [(tmp_path / name).stat().st_size for name in APPENDED] == [
         size + len(b"more") for size in states[0].sizes
     ]

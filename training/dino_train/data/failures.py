@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dino_infer.errors import TrainingError
-from dino_infer.files import lines_of, parsed_object
+from dino_infer.files import lines_of, parsed_object, sync_folder
 from dino_infer.images.read import ImageFailure
 
 logger = logging.getLogger(__name__)
@@ -112,4 +112,6 @@ class FailureLog:
             file.write(text.encode("ascii") if whole else b"\n" + text.encode("ascii"))
             file.flush()
             os.fsync(file.fileno())
+            if not self._read_to:  # it may be new
+                sync_folder(self._path.parent)
         self._listed.update(failure.path for failure in failures)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dino_infer.devices import resolved_device
 from dino_infer.errors import RunError, first_line
-from dino_infer.files import check_zip, whole_file
+from dino_infer.files import check_zip, make_folder, whole_file
 from dino_train import distributed
 from dino_train.config import as_dict, from_dict
 from dino_train.data.dataset import Batch
@@ -61,7 +61,7 @@ class Captures:
         if outcome.applied:
             return
         self._done = True
-        self._path.parent.mkdir(exist_ok=True)
+        make_folder(self._path.parent)
         with whole_file(self._path) as temporary:
             torch.save(self._content(outcome, parts, batches), temporary)
 

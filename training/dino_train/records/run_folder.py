@@ -10,7 +10,7 @@ from typing import Any
 
 from dino_infer import __version__
 from dino_infer.errors import RunError
-from dino_infer.files import hold_output, remove_leftovers, write_json
+from dino_infer.files import hold_output, make_folder, remove_leftovers, write_json
 from dino_infer.weights.run_folders import CHECKPOINT, SNAPSHOTS
 from dino_train.records.metrics import METRICS
 from dino_train.records.settings import Settings, completed, differences, in_words, is_longer
@@ -115,7 +115,7 @@ def hold_run_folder(run: Path) -> Iterator[None]:
     missing = [folder for folder in (run, *run.parents) if not folder.exists()]
     with ExitStack() as opened:
         try:
-            run.mkdir(parents=True, exist_ok=True)
+            make_folder(run)
             opened.callback(_remove_empty, missing)
             opened.enter_context(hold_output(run))
         except OSError as error:
@@ -130,7 +130,7 @@ def enter_run_folder(run: Path, record: dict[str, Any] | None) -> None:
         RunError: The folder cannot be written.
     """
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         remove_leftovers(*(run / name for name in (CONFIG, CHECKPOINT, METRICS)))
         sweep_snapshots(run)
         if record:

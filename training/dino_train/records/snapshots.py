@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dino_infer.errors import CheckpointError, RunError, first_line
-from dino_infer.files import check_zip, remove_leftovers, whole_file
+from dino_infer.files import check_zip, make_folder, remove_leftovers, whole_file
 from dino_infer.weights.checkpoints import read_training_weights
 from dino_infer.weights.run_folders import SNAPSHOTS, snapshot_path, snapshots_of
 
@@ -28,7 +28,7 @@ def save_snapshot(run: Path, state: State, *, step: int) -> Path:
     """
     path = snapshot_path(run, step)
     try:
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         with whole_file(path) as temporary:
             torch.save(state, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
