@@ -52,7 +52,7 @@ def write_merged_base(folder: Path, view: View) -> tuple[str, str]:
     """Write a base of what a view holds; returns its name and the SHA-256 of its manifest.
 
     Raises:
-        OSError, sqlite3.Error: It cannot be written; nothing stays then.
+        OSError: It cannot be written; nothing stays then.
     """
     writer = BaseWriter(folder, number=next_number(folder))
     try:

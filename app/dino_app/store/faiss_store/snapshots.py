@@ -5,14 +5,14 @@ snapshots/NAME/      HEAD, base-000042/, log-000007, thumbnails-000001
 
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from dino_app.errors import StoreError
 from dino_app.store.faiss_store.base import base_path, link_base, link_or_copy
 from dino_app.store.faiss_store.disk import head as heads
-from dino_app.store.faiss_store.disk.head import Head, HeadFile
+from dino_app.store.faiss_store.disk.head import Head, HeadFile, heads_of
 from dino_app.store.faiss_store.disk.locking import lock_folder
 from dino_app.store.faiss_store.disk.log import log_numbers, log_path
 from dino_app.store.faiss_store.disk.manifest import sync
@@ -116,7 +116,7 @@ def recover(folder: Path, name: str) -> None:
             kept = checked_head(folder, name)
             file = HeadFile(folder, writable=True)
             last.callback(file.close)
-            present = max([kept, *heads.heads_of(file.raw())], key=lambda head: head.commit)
+            present = max([kept, *heads_of(file.raw())], key=lambda head: head.commit)
             head = link_state(folder, name, present)
             for commit in (head.commit, head.commit + 1):  # both slots
                 file.write(replace(head, commit=commit))
@@ -125,13 +125,12 @@ def recover(folder: Path, name: str) -> None:
 
 
 def last_good(folder: Path) -> str | None:
-    """The newest snapshot that is whole, or None."""
-    taken = [(folder / FOLDER / name / heads.NAME, name) for name in names(folder)]
-    dated = [(path.stat().st_mtime_ns, name) for path, name in taken if path.exists()]
-    for _, name in sorted(dated, reverse=True):
-        try:
+    """The whole snapshot of the newest state, or None."""
+    kept = [(folder / FOLDER / name / heads.NAME, name) for name in names(folder)]
+    # Not by the time of their files: clocks jump.
+    made = [(head.commit, name) for path, name in kept for head in heads_of(path.read_bytes())]
+    for _, name in sorted(made, reverse=True):
+        with suppress(StoreError):
             checked_head(folder, name)
-        except StoreError:
-            continue
-        return name
+            return name
     return None

@@ -2,9 +2,8 @@
 
 import logging
 import os
-import sqlite3
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock, RLock, Thread
@@ -117,7 +116,7 @@ class Writer:
                 follower.follow(self._head)
                 with self._writing:
                     self._adopt(follower, start)
-            except (OSError, sqlite3.Error) as error:
+            except OSError as error:
                 raise StoreError(f"{self._folder} cannot be merged: {error}") from error
             self._clear()
 
@@ -192,8 +191,9 @@ class Writer:
             self._head_file.write(head)
         except OSError as error:
             self._broken = f"{self._folder} cannot be written: {error}; open it again"
-            if undo_to is not None:
-                self._log.take_back(undo_to)
+            with suppress(OSError, StoreError):  # where HEAD tells of the operation, it stays
+                if undo_to is not None and self._head_file.read() == self._head:
+                    self._log.take_back(undo_to)
             raise StoreError(self._broken) from error
         self._head = head
 

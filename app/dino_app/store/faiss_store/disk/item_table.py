@@ -125,7 +125,19 @@ def write_items(
 
     Returns:
         For each row where it comes from: a row of the old base, or the ``source`` of a new item.
+
+    Raises:
+        OSError: It cannot be written, or the old one cannot be read.
     """
+    try:
+        return _write_items(path, old, dead, new)
+    except sqlite3.Error as error:
+        raise OSError(f"{path.name} cannot be written: {error}") from error
+
+
+def _write_items(
+    path: Path, old: Path | None, dead: Sequence[int], new: Iterator[NewItem]
+) -> Int64[np.ndarray, " rows"]:
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rwc", uri=True)) as table:
         table.execute("PRAGMA journal_mode = OFF")
         table.execute("PRAGMA synchronous = OFF")  # the whole file is synced when it is finished

@@ -5,6 +5,7 @@ nothing can be changed, left out or put in without notice. What a crash left beh
 acknowledged record is cut off before the next one is written.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -88,6 +89,8 @@ class LogWriter:
             OSError: It cannot be written; nothing of it stays.
         """
         try:
+            if not os.fstat(self._file).st_nlink:
+                raise OSError(errno.ENOENT, "it was deleted while it was open")
             end, digest = self._written(sequence, chain, operation)
             os.fdatasync(self._file)
         except BaseException:
