@@ -166,6 +166,16 @@ def parse_json(body: bytes) -> Any:
         raise ApiError(400, "invalid_json", "the body is not valid JSON") from error
 
 
+class _FormParser(MultiPartParser):
+    """Notes the last boundary, without which a form was cut off."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        """Take note; called by the parser."""
+        self.ended = True
+
+
 async def _form(request: Request, text: set[str]) -> dict[str, Any]:
     body = await request.body()
 
@@ -173,8 +183,10 @@ async def _form(request: Request, text: set[str]) -> dict[str, Any]:
         for start in range(0, len(body), FORM_PIECE):
             yield body[start : start + FORM_PIECE]
             await asyncio.sleep(0)  # others have their turn
+        if not parser.ended:  # raised here, it lets the parser close a file without an end
+            raise MultiPartException("it ends before its last boundary")
 
-    parser = MultiPartParser(
+    parser = _FormParser(
         request.headers, stream(), max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=1 << 20
     )
     parser.spool_max_size = len(body) + 1  # it is in memory already, and stays off the disk
