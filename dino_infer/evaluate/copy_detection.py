@@ -106,16 +106,23 @@ def measure_copy_detection(
     """
     excluded = list(copies.excluded)
     lists = {"queries": copies.queries, "references": copies.references}
-    for name, images in (("distractors", distractors), ("background", background)):
+    if distractors is not None:
+        more = _strangers(distractors, "distractors", excluded, originals=copies.references)
+        lists |= {"distractors": more} if len(more) else {}
+    for name, images in (("background", background), ("whiten_on", whiten_on)):
         if images is not None:
-            strangers = _strangers(images, name, copies.references, excluded)
+            known = {} if name == "whiten_on" else {"originals": copies.references}
+            strangers = _strangers(images, name, excluded, queries=copies.queries, **known)
             lists |= {name: strangers} if len(strangers) else {}
-    if whiten_on is not None:
-        lists["whiten_on"] = whiten_on
     rows = {
         name: common_rows([one.rows(images, **_view(one, size)) for one in contestants])
         for name, images in lists.items()
     }
+    failed = sum(part.failed for part in rows.values())
+    for name in ("distractors", "background", "whiten_on"):
+        if name in rows and not rows[name].ok.any():
+            excluded.append(f"{name}: no image can be read")
+            del rows[name]
     task = _task(copies, rows["queries"].ok, rows["references"].ok, excluded)
     fitted_on = next(name for name in FITTED_ON if name in rows)
     found = {}
@@ -139,7 +146,7 @@ def measure_copy_detection(
         databases=[
             lists[name].select(np.flatnonzero(rows[name].ok))
             for name in ("references", "distractors")
-            if name in lists
+            if name in rows
         ],
     )
     return Result(
@@ -161,7 +168,7 @@ def measure_copy_detection(
             **{name: int(part.ok.sum()) for name, part in rows.items() if name != "queries"},
         },
         images=sum(map(len, lists.values())),
-        failed=sum(part.failed for part in rows.values()),
+        failed=failed,
         excluded=excluded,
         tables={"transforms": _transforms_table(found, task)},
         pictures={"hardest": hardest},
@@ -176,15 +183,15 @@ def _view(contestant: Contestant, size: int) -> dict[str, Any]:
     return view
 
 
-def _strangers(
-    images: ImageList, name: str, references: ImageList, excluded: list[str]
-) -> ImageList:
-    """The images of a set that are no references."""
-    found = repeats(images, of=references)
-    if found:
-        shown = first_names([images.name(i) for i in found])
-        excluded.append(f"{len(found)} images of {name} are originals, byte for byte{shown}")
-    return images.select([i for i in range(len(images)) if i not in found])
+def _strangers(images: ImageList, name: str, excluded: list[str], **known: ImageList) -> ImageList:
+    """The images of a set that are in none of the others, which are named."""
+    for what, others in known.items():
+        found = repeats(images, of=others)
+        if found:
+            shown = first_names([images.name(i) for i in found])
+            excluded.append(f"{len(found)} images of {name} are {what}, byte for byte{shown}")
+        images = images.select([i for i in range(len(images)) if i not in found])
+    return images
 
 
 def _task(

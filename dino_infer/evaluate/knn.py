@@ -13,12 +13,14 @@ from dino_infer.evaluate.contestants import MODEL, Contestant
 from dino_infer.evaluate.data.draws import available, drawn
 from dino_infer.evaluate.data.labelled import (
     LabelledFeatures,
+    LabelledImages,
     check_comparable,
     features_in,
     is_feature_file,
     labelled_arrays,
     labelled_images,
 )
+from dino_infer.evaluate.data.repeats import warn_of_shared
 from dino_infer.evaluate.reports.classes import ClassTable, class_table, origin
 from dino_infer.evaluate.reports.result import Figures, Result, Table, standard_errors
 from dino_infer.features.comparable import how_made
@@ -75,6 +77,9 @@ def sides_of(
         for source, labels in zip((train, val), label_files, strict=True)
         if source is not None
     ]
+    match read:
+        case [LabelledImages() as known, LabelledImages() as asked]:
+            warn_of_shared(known.images, asked.images)
     in_files = [one for one in read if isinstance(one, LabelledFeatures)]
     if len(in_files) == len(read):
         return {MODEL: _pair(in_files)}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,8 @@ def measure_video(
                 runs.append(_run(networks, video, following, masks=masks, progress=progress))
             except ImageError as error:
                 failures.append(f"video {video.name!r}: {error}")
+                if masks is not None:
+                    shutil.rmtree(masks / video.name, ignore_errors=True)
     if not runs:
         raise DataError(f"{videos.source!r} has no video that can be followed: {failures[0]}")
     names = list(dict.fromkeys(name for run in runs for name in run.scores))
@@ -97,6 +100,7 @@ def measure_video(
         data={
             "source": videos.source,
             "videos": len(runs),
+            "scored_videos": sum(bool(run.video.scored) for run in runs),
             "objects": sum(len(run.video.objects) for run in runs),
             "frames": sum(len(run.video.frames) for run in runs),
             "scored_frames": sum(len(run.video.scored) for run in runs),

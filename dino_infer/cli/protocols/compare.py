@@ -11,7 +11,7 @@ def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /) -> 
     """Tell which figures of two scorecards differ by more than their spread.
 
     A difference counts from two standard deviations on. Values without a spread are listed, not
-    judged; protocols that were measured on other data are named.
+    judged; protocols that were measured on other data or with other settings are named.
 
     Args:
         a: A scorecard.json or result.json to compare with.
@@ -28,6 +28,6 @@ def compare(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], /) -> 
     ]
     if rows:
         print(text_of(Table(columns, rows)))
-    for line in found.incomparable:
+    for line in (*found.otherwise, *found.incomparable):
         print(printable(line))
     return 0

@@ -11,7 +11,6 @@ from dino_infer.cli.options import (
     LimitOptions,
     TableOptions,
     WeightOptions,
-    check_positive,
 )
 from dino_infer.cli.protocols.shared import ReportOptions, load, show
 
@@ -50,7 +49,8 @@ def health(
     """
     if views < 0 or views == 1:
         raise UsageError(f"--views must be 0 or at least 2, got {views}")
-    check_positive("--view-images", view_images)
+    if view_images < 2:
+        raise UsageError(f"--view-images must be at least 2, got {view_images}")
     from dino_infer.evaluate.contestants import with_pixels
     from dino_infer.evaluate.health import measure_health, prototypes_of
     from dino_infer.sources.image_list import list_images

@@ -8,7 +8,7 @@ import tyro
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import ComputeOptions, LimitOptions, WeightOptions, check_positive
 from dino_infer.cli.protocols.mask_options import MaskOptions
-from dino_infer.cli.protocols.shared import ReportOptions, load, show
+from dino_infer.cli.protocols.shared import ReportOptions, check_plain, load, show
 
 if TYPE_CHECKING:
     from dino_infer.evaluate.reports.result import Result
@@ -23,7 +23,6 @@ def objects(
     report: tyro.conf.OmitArgPrefixes[ReportOptions] = ReportOptions(),  # noqa: B008
     weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
-    limits: tyro.conf.OmitArgPrefixes[LimitOptions] = LimitOptions(),  # noqa: B008
 ) -> int:
     """Compare objects found without labels with annotated ones.
 
@@ -41,17 +40,17 @@ def objects(
         truth: Reading of ground-truth masks.
         report: Report, floors and repeatability.
         weights: Weights of a Vision Transformer; by default timm:vit_small_patch16_224.dino.
-        compute: Execution of the network.
-        limits: Limits of images.
+        compute: Execution of the network, which sees one image at a time, in fp32.
     """
     check_positive("--size", size)
+    check_plain(compute)
     if boxes is not None and truth != MaskOptions():
         raise UsageError("--masks, --split and --levels are for masks; leave them out with --boxes")
     from dino_infer.evaluate.data.annotated import with_mask_boxes, with_voc_boxes
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.objects import measure_objects
 
-    networks = load(weights, compute, limits, report, size=size)
+    networks = load(weights, compute, LimitOptions(), report, size=size)
 
     def measure() -> "Result":
         if boxes is not None:

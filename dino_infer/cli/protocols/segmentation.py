@@ -7,7 +7,7 @@ import tyro
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import ComputeOptions, LimitOptions, WeightOptions, check_positive
 from dino_infer.cli.protocols.mask_options import MaskOptions
-from dino_infer.cli.protocols.shared import ReportOptions, load, show
+from dino_infer.cli.protocols.shared import ReportOptions, check_plain, load, show
 
 if TYPE_CHECKING:
     from dino_infer.evaluate.reports.result import Result
@@ -22,7 +22,6 @@ def segmentation(
     report: tyro.conf.OmitArgPrefixes[ReportOptions] = ReportOptions(),  # noqa: B008
     weights: tyro.conf.OmitArgPrefixes[WeightOptions] = WeightOptions(),  # noqa: B008
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
-    limits: tyro.conf.OmitArgPrefixes[LimitOptions] = LimitOptions(),  # noqa: B008
 ) -> int:
     """Compare masks of [CLS] attention with annotated objects.
 
@@ -38,16 +37,16 @@ def segmentation(
         truth: Reading of ground-truth masks.
         report: Report, floors and repeatability.
         weights: Weights of a Vision Transformer; by default timm:vit_small_patch16_224.dino.
-        compute: Execution of the network.
-        limits: Limits of images.
+        compute: Execution of the network, which sees one image at a time, in fp32.
     """
     check_positive("--size", size)
+    check_plain(compute)
     if not 0 < mass <= 1:
         raise UsageError(f"--mass must lie above 0 and be at most 1, got {mass}")
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.segmentation import measure_segmentation
 
-    networks = load(weights, compute, limits, report, size=size)
+    networks = load(weights, compute, LimitOptions(), report, size=size)
 
     def measure() -> "Result":
         images = masked_images(data, **truth.keywords())

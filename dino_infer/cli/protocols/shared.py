@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dino_infer.cli.exit_codes import UsageError, inputs_code, printable
+from dino_infer.cli.exit_codes import UsageError, inputs_code, printable, usage_errors
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
     ComputeOptions,
@@ -54,6 +54,16 @@ class ReportOptions:
         """Where features are kept."""
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return self.cache or Path(base) / "dino-toolkit" / "features"
+
+
+def check_plain(compute: ComputeOptions) -> None:
+    """Refuse what a protocol that asks blocks of the network for maps or keys cannot use.
+
+    Raises:
+        UsageError: A precision or compiling is asked for.
+    """
+    if compute.precision not in ("auto", "fp32") or compute.compile:
+        raise UsageError("this protocol runs the network in fp32; leave out --precision, --compile")
 
 
 def load(
@@ -118,7 +128,8 @@ def show(
 
     out = report.out
     with nullcontext() if out is None else hold_report(out, overwrite=report.overwrite):
-        result = measure()
+        with usage_errors():
+            result = measure()
         print(text_table(result))
         for name in tables:
             if name in result.tables:

@@ -220,7 +220,8 @@ def _truth_of_roles(rows: Sequence[Mapping[str, str]], find: _Finder) -> _Truth:
     for row in rows:
         if row["role"] == QUERY:
             name = find(row["file"], folder=QUERY)
-            truth.originals[name] = list(by_id.get(row["original_id"], ()))
+            own = by_id.get(row["original_id"], ()) if row["original_id"] else ()
+            truth.originals[name] = list(own)
             truth.transforms[name] = row.get(TRANSFORM, "")
     lost = [r["file"] for r in rows if r["role"] == QUERY and r["original_id"] not in {*by_id, ""}]
     if lost:

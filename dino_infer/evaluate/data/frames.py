@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from dino_infer.errors import DataError, ImageError
-from dino_infer.evaluate.data.mask_files import read_mask
+from dino_infer.evaluate.data.mask_files import MaskLevels, MaskScan, read_mask
 from dino_infer.images.read import IMAGE_SUFFIXES, file_bytes, image_size
 from dino_infer.sources.image_list import ImageList, list_images
 
@@ -113,6 +113,12 @@ def video_sequences(source: str | Path, *, list_file: str | Path | None = None) 
         else:
             videos.append(video)
             excluded += lines
+    if any(video.scored for video in videos):
+        excluded += [
+            f"video {video.name!r}: only its first frame has a mask, so it is not scored"
+            for video in videos
+            if not video.scored
+        ]
     if not videos:
         more = f" ({len(excluded)} videos have faults)" if len(excluded) > 1 else ""
         raise DataError(f"{str(root)!r} has no video that can be used: {excluded[0]}{more}")
@@ -194,11 +200,13 @@ def _objects(
     frames: list[Path], masks: Mapping[str, Path], size: tuple[int, int]
 ) -> tuple[tuple[int, ...], set[int]]:
     """Objects of the first mask, and labels that only later masks have; reads all masks."""
-    first, later = frozenset[int](), set[int]()
+    first, later, scan = frozenset[int](), set[int](), MaskScan()
     for path in frames:
         if path.stem not in masks:
             continue
-        mask = _labels(masks[path.stem])
+        levels = _levels(masks[path.stem])
+        scan.add(levels, masks[path.stem].name)
+        mask = levels.levels
         _check_size(masks[path.stem], mask.shape, size, "its frame")
         found = set(np.unique(mask).tolist()) - {0}
         if path is not frames[0]:
@@ -210,16 +218,22 @@ def _objects(
                 f"the first mask {str(masks[path.stem])!r} is empty; mark each object with a label "
                 "from 1 on"
             )
+    if doubt := scan.doubt():
+        raise DataError(f"{doubt}; save masks of one label an object, without soft edges")
     return tuple(sorted(first)), later - first - {WHITE}
 
 
 def _labels(path: Path) -> UInt8[np.ndarray, "height width"]:
-    levels = read_mask(path).levels
-    if levels.max(initial=0) > WHITE:
-        raise ImageError(
-            str(path), "unsupported", f"holds label {levels.max()}; labels go from 0 to {WHITE}"
-        )
-    return levels.astype(np.uint8)
+    return _levels(path).levels.astype(np.uint8)
+
+
+def _levels(path: Path) -> MaskLevels:
+    mask = read_mask(path)
+    if mask.levels.max(initial=0) > WHITE:
+        highest = mask.levels.max()
+        reason = f"holds label {highest}; labels go from 0 to {WHITE}"
+        raise ImageError(str(path), "unsupported", reason)
+    return mask
 
 
 def _check_size(path: Path, found: tuple[int, ...], wanted: tuple[int, int], what: str) -> None:

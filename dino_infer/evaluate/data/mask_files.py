@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Int32
 from PIL import Image
 
 from dino_infer.choices import MaskMeaning
@@ -113,16 +113,23 @@ class MaskScan:
     def __init__(self) -> None:
         self._masks = 0
         self._black_and_white = 0
-        self._smooth: str | None = None
+        self._with_both = 0
+        self._soft: list[str] = []
+        self._grey: str | None = None
 
     def add(self, mask: MaskLevels, name: str) -> None:
         """Count one mask."""
-        found = _present(mask)
-        between = int(found[1 : mask.white].sum())
+        pixels = np.bincount(mask.levels.ravel(), minlength=mask.white + 1)
+        between, white = pixels[1 : mask.white], pixels[mask.white]
+        levels = np.count_nonzero(between)
         self._masks += 1
-        self._black_and_white += between == 0
-        if between > self.MANY and found[0] and found[mask.white]:
-            self._smooth = self._smooth or name
+        self._black_and_white += levels == 0
+        if levels and white:
+            self._with_both += 1
+            if white > between.sum():  # soft edges are a rim of white, void is one of labels
+                self._soft.append(name)
+            if levels > self.MANY and pixels[0]:
+                self._grey = self._grey or name
 
     def meaning(self, refuse: Callable[[str], Exception]) -> MaskMeaning:
         """``foreground`` where all masks are black and white, else ``labels``.
@@ -132,10 +139,10 @@ class MaskScan:
         """
         if self._black_and_white == self._masks:
             return "foreground"
-        if self._smooth is not None:
+        if doubt := self.doubt():
             raise refuse(
-                f"{self._smooth!r} holds 0, 255 and more than {self.MANY} levels between; if they "
-                "are soft edges of one object pass `levels='foreground'`, else `levels='labels'`"
+                f"{doubt}; if they are soft edges of one object pass `levels='foreground'`, else "
+                "`levels='labels'`"
             )
         if 2 * self._black_and_white > self._masks:
             raise refuse(
@@ -145,7 +152,13 @@ class MaskScan:
             )
         return "labels"
 
-
-def _present(mask: MaskLevels) -> Bool[np.ndarray, " _levels"]:
-    present: np.ndarray = np.bincount(mask.levels.ravel(), minlength=mask.white + 1) > 0
-    return present
+    def doubt(self) -> str:
+        """Why the levels between black and white may be soft edges; "" where they are labels."""
+        if self._grey is not None:
+            return f"{self._grey!r} holds 0, 255 and more than {self.MANY} levels between"
+        if 2 * len(self._soft) > self._with_both:
+            return (
+                f"{len(self._soft)} of {self._masks} masks, such as {self._soft[0]!r}, hold more "
+                "pixels of 255 than of the levels between 0 and 255"
+            )
+        return ""

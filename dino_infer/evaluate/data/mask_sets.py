@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from dino_infer.errors import DataError
 from dino_infer.evaluate.data.label_files import first_names
 from dino_infer.evaluate.data.mask_files import VOID
 from dino_infer.evaluate.data.masks import VOC_IMAGES, VOC_SPLITS, MaskedImages, masked_images
+from dino_infer.evaluate.data.repeats import warn_of_shared
 
 logger = logging.getLogger(__name__)
+
+SHOWN = 5  # labels in an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,7 @@ def mask_sets(
     order = np.random.default_rng(seed).permutation(len(memory))
     if val is not None or has_lists:
         queries = masked_images(val or source, levels=levels, split=split, objects=False)
+        warn_of_shared(memory.images, queries.images)
         found = _in_sets(memory.select(order), queries)
         return replace(
             found,
@@ -110,10 +115,10 @@ def _in_sets(memory: MaskedImages, queries: MaskedImages) -> MaskSets:
         )
     known, wanted = _pixels(memory), _pixels(queries)
     unknown = sorted(wanted.keys() - known.keys())
-    if len(unknown) == len(wanted):
+    if unknown and not wanted.keys() & known.keys() - {0}:
         raise DataError(
-            f"the masks of {queries.source!r} and {memory.source!r} share no class; the first are "
-            f"{unknown[0]} and {min(known)}"
+            f"the masks of {queries.source!r} and {memory.source!r} share no class but background: "
+            f"they hold {_listed(wanted)} and {_listed(known)}"
         )
     if unknown:
         logger.warning(
@@ -137,6 +142,10 @@ def _in_sets(memory: MaskedImages, queries: MaskedImages) -> MaskSets:
         failed=memory.failed,
         excluded=memory.excluded,
     )
+
+
+def _listed(labels: Iterable[int]) -> str:
+    return ", ".join(str(label) for label in sorted(labels)[:SHOWN])
 
 
 def _pixels(images: MaskedImages) -> dict[int, int]:

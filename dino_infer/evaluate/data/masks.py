@@ -139,7 +139,7 @@ def masked_images(
     """
     voc = masks is None and (Path(source) / VOC_IMAGES).is_dir()
     pairs = _voc_pairs(Path(source), split) if voc else _plain_pairs(source, masks)
-    if voc:
+    if voc and levels is None:
         levels = "labels"
     if not len(pairs.images):
         raise none_usable(pairs.source, "a mask", pairs.excluded)
@@ -164,6 +164,7 @@ def masked_images(
         raise none_usable(pairs.source, "a mask", lines)
     if levels is None:
         levels = scan.meaning(lambda reason: DataError(f"masks of {pairs.source!r}: {reason}"))
+        logger.info("masks of %s are read as %s", pairs.source, levels)
     found = MaskedImages(
         source=pairs.source,
         images=pairs.images,

@@ -1,11 +1,15 @@
 """Images that are byte for byte another one."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Set
 
 from dino_infer.errors import ImageError
+from dino_infer.evaluate.data.label_files import first_names
 from dino_infer.sources.image_list import ImageList
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN = -1  # size of an image that cannot be told without reading it
 
@@ -38,6 +42,19 @@ def repeats(images: ImageList, *, of: ImageList | None = None) -> dict[int, int]
         if first is not None and (of is not None or first != i):
             found[i] = first
     return found
+
+
+def warn_of_shared(known: ImageList, asked: ImageList) -> None:
+    """Warn of images to judge that are files of the images to judge by: each finds itself there."""
+    files = set(map(tuple, known.files().tolist()))
+    shared = [i for i, file in enumerate(asked.files().tolist()) if tuple(file) in files]
+    if shared:
+        logger.warning(
+            "%d of the %d images to judge are among those to judge by, where each finds itself%s",
+            len(shared),
+            len(asked),
+            first_names([asked.name(i) for i in shared]),
+        )
 
 
 def _first_places(images: ImageList, *, wanted: Set[int]) -> dict[bytes, int]:

@@ -12,6 +12,7 @@ Source: https://arxiv.org/abs/1803.11285.
 """
 
 import json
+import math
 import pickle
 import re
 from collections.abc import Callable, Sequence
@@ -169,8 +170,8 @@ def _truth(entry: Any, query: str, *, images: int) -> QueryTruth:
     if box is None:
         return QueryTruth(**found, box=None)
     left, top, right, bottom = (float(side) for side in _plain(box))
-    if not (left < right and top < bottom):
-        raise ValueError(f"bbx of query {query!r} is empty")
+    if not (left < right and top < bottom and math.isfinite(left + top + right + bottom)):
+        raise ValueError(f"bbx of query {query!r} is empty, or not of four finite numbers")
     return QueryTruth(**found, box=(left, top, right, bottom))
 
 

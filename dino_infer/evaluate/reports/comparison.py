@@ -9,6 +9,9 @@ from dino_infer.evaluate.reports.result import LOWER_IS_BETTER
 BEYOND = 2.0
 """A difference counts from this many standard deviations on: chance reaches it once in twenty."""
 
+OF_THE_NETWORK = {"arch", "patch_size", "weights_sha256", "seed", "precision", "mean", "std"}
+"""Settings that two networks may differ in."""
+
 Verdict = Literal["better", "worse", "within the spread", "no spread known", "equal"]
 
 
@@ -30,7 +33,10 @@ class Comparison(NamedTuple):
 
     differences: list[Difference]
     incomparable: list[str]
-    """A line for each protocol that only one side has, or that was measured otherwise."""
+    """A line for each protocol that only one side has, or that was measured on other data."""
+    otherwise: list[str]
+    """A line for each protocol that was measured with other settings, which the figures may tell
+    instead of the networks."""
 
 
 def compare(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]]) -> Comparison:
@@ -43,7 +49,7 @@ def compare(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any
         a: Results by protocol, see ``read_figures``.
         b: The same of the other scorecard.
     """
-    differences, incomparable = [], []
+    differences, incomparable, otherwise = [], [], []
     for protocol in dict.fromkeys((*a, *b)):
         if protocol not in a or protocol not in b:
             incomparable.append(f"{protocol} is only in {'A' if protocol in a else 'B'}")
@@ -52,10 +58,12 @@ def compare(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any
         if other_data := _data_differs(one, other):
             incomparable.append(f"{protocol} was measured on other data: {other_data}")
             continue
+        if settings := _settings_differ(one["settings"], other["settings"]):
+            otherwise.append(f"{protocol} was measured with other settings: {settings}")
         for name in one["values"]:
             if name in other["values"]:
                 differences.append(_difference(protocol, name, one, other))
-    return Comparison(differences, incomparable)
+    return Comparison(differences, incomparable, otherwise)
 
 
 def _difference(
@@ -92,6 +100,17 @@ def _data_differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         if a != b:
             return f"{key} is {a} and {b}"
     return ""
+
+
+def _settings_differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Settings with both values, but for those that belong to the network, or that were chosen."""
+    a, b = ({**side, **side.get("preprocess", {})} for side in (one, other))
+    return ", ".join(
+        f"{key} is {a.get(key)} and {b.get(key)}"
+        for key in dict.fromkeys((*a, *b))
+        if key not in OF_THE_NETWORK and a.get(key) != b.get(key)
+        if not isinstance(a.get(key, b.get(key)), Mapping)
+    )
 
 
 def _counts(value: Any) -> Any:

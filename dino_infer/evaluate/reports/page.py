@@ -25,7 +25,8 @@ MEANINGS = {
     "segmentation": "Overlap (Jaccard index) of [CLS] attention masks with annotated objects.",
     "objects": "Overlap of masks and boxes that are cut from key features without any label.",
     "copy-detection": "How well an edited copy finds its original.",
-    "retrieval": "How well images of the same class or place come first.",
+    "retrieval": "How well images of the same class come first.",
+    "revisited": "How well images of the same landmark come first.",
     "video": "Overlap of a mask that is carried through a video (J) and of its outline (F).",
     "health": "Signs of collapse; no label is needed. They tell failure, not quality.",
 }

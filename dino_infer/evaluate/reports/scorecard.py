@@ -106,7 +106,10 @@ def read_figures(path: str | Path) -> dict[str, dict[str, Any]]:
         if content is None:
             raise ValueError("it holds no JSON object")
         results = content.get("results", [content])
-        return {str(one["protocol"]): _checked(one) for one in results}
+        found = {str(one["protocol"]): _checked(one) for one in results}
+        if len(found) < len(results):
+            raise ValueError("a protocol comes twice")
+        return found
     except OSError as error:
         raise DataError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -121,7 +124,12 @@ def _checked(result: Mapping[str, Any]) -> dict[str, Any]:
         for value in model[part].values():
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise TypeError(f"expected a number, got {value!r}")
-    return {"data": result["data"], "values": model["values"], "spreads": model["spreads"]}
+    return {
+        "data": result["data"],
+        "settings": result["settings"],
+        "values": model["values"],
+        "spreads": model["spreads"],
+    }
 
 
 def _line(result: Result) -> Line:

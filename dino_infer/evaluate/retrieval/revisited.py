@@ -122,7 +122,7 @@ def measure_revisited(
         raise DataError(f"{data.source!r}: no query has an image to find that can be read")
     assert shown is not None
     return Result(
-        protocol="retrieval",
+        protocol="revisited",
         headline=_headline(figures[0]),
         figures=figures,
         settings={

@@ -113,6 +113,33 @@ def test_whitening_may_be_fitted_on_other_images_and_cut_down(outcome, copies, t
     assert settings["whitening_components"] == {"model": 3}
 
 
+def test_whitening_never_sees_a_query(outcome, copies, tmp_path):
+    background = folder_of(tmp_path / "background", 12, seed=4)
+    (background / "seen.png").write_bytes((copies / "query" / "3_dark.png").read_bytes())
+    code, _, stderr = outcome("--data", copies, "--background", background, "--no-floors")
+    assert code == 0
+    assert "1 images of background are queries, byte for byte (seen.png)" in stderr
+
+
+@pytest.mark.parametrize("flag", ["--background", "--distractors", "--whiten-on"])
+def test_a_set_without_a_readable_image_is_left_out(outcome, copies, tmp_path, flag):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "a.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    code, _, stderr = outcome("--data", copies, flag, bad, "--no-floors", "-o", out)
+    assert code == 3
+    assert "no image can be read" in stderr and "Traceback" not in stderr
+    settings = json.loads((out / "result.json").read_text())["settings"]
+    assert settings["whitening_fitted_on"] == "references"
+    assert settings["whitening_components"]["model"] == 7
+
+
+def test_images_smaller_than_a_patch_are_one_line(outcome, copies):
+    code, _, stderr = outcome("--data", copies, size=4)
+    assert code == 2 and "Traceback" not in stderr
+
+
 def test_images_that_cannot_be_read_are_left_out_for_all(outcome, copies, tmp_path):
     (copies / "original" / "2.png").write_bytes(b"no image")
     (copies / "query" / "5_dark.png").write_bytes(b"")

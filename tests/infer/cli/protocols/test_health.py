@@ -21,7 +21,7 @@ def test_the_command_prints_figures_and_writes_the_report(tmp_path, image_folder
     [
         (["--views", "1"], "--views must be 0 or at least 2, got 1"),
         (["--views", "-3"], "--views must be 0 or at least 2, got -3"),
-        (["--view-images", "0"], "--view-images must be at least 1, got 0"),
+        (["--view-images", "0"], "--view-images must be at least 2, got 0"),
     ],
 )
 def test_wrong_usage_is_one_line(capsys, args, message):

@@ -93,6 +93,15 @@ def test_a_query_without_an_original_is_a_distractor_and_a_line(folder):
     ]
 
 
+def test_originals_without_an_id_are_those_of_no_query(folder):
+    root = folder(*IMAGES)
+    rows = ("a.png,,original", "b.png,1,original", "a_1.png,,query", "b_1.png,1,query")
+    (root / "copies.csv").write_text("\n".join(["file,original_id,role", *rows]))
+    found = names(read_copies(root))
+    assert found["query/a_1.png"] == ([], "")
+    assert found["query/b_1.png"] == (["original/b.png"], "")
+
+
 def test_an_original_that_is_there_twice_counts_once(folder):
     root = folder(*IMAGES)
     (root / "original" / "twin.png").write_bytes((root / "original" / "a.png").read_bytes())

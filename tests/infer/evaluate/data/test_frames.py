@@ -169,6 +169,26 @@ def test_white_is_the_object_alone_and_void_beside_other_labels(tmp_path):
     assert np.array_equal(beside.void(beside.mask(0)), beside.mask(0) == 255)
 
 
+def test_masks_with_soft_edges_are_refused(tmp_path):
+    root = plain(tmp_path, labels=(255,))
+    for path in (root / "masks").iterdir():
+        with Image.open(path) as mask:
+            soft = mask.convert("L").point(lambda level: 255 * (level > 0))
+        soft.resize((40, 24), Image.Resampling.BOX).resize((WIDTH, HEIGHT)).save(path)
+    assert "hold more pixels of 255 than" in refusal(root) or "levels between" in refusal(root)
+    assert "without soft edges" in refusal(root)
+
+
+def test_a_video_that_is_not_scored_beside_others_is_named(tmp_path):
+    root = davis(tmp_path, "bear", "dogs")
+    for path in (root / "Annotations" / "480p" / "dogs").iterdir():
+        if path.stem != "00000":
+            path.unlink()
+    assert video_sequences(root).excluded == (
+        "video 'dogs': only its first frame has a mask, so it is not scored",
+    )
+
+
 def test_the_first_and_the_last_frame_are_not_scored(tmp_path):
     (video,) = video_sequences(plain(tmp_path)).videos
     assert video.scored == (1, 2, 3, 4)

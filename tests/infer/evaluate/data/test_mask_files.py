@@ -109,3 +109,6 @@ def test_sets_whose_levels_may_mean_two_things_are_refused():
         scanned(np.arange(256))
     with pytest.raises(DataError, match="2 of 3 masks are black and white"):
         scanned([0, 255], [0, 255], [0, 1])
+    with pytest.raises(DataError, match=r"2 of 3 masks, such as '0.png', hold more pixels of 255"):
+        scanned([0, 64, 255, 255], [0, 128, 255, 255], [0, 255])
+    assert scanned([0, 3, 3, 255], [0, 7, 255, 255]) == "labels"  # void is large in one of two

@@ -47,7 +47,7 @@ def test_a_smaller_share_of_the_memory_is_part_of_a_larger_one(tmp_path):
 
 
 def test_the_lists_of_voc_tell_the_sets(tmp_path):
-    fill(tmp_path, [mask(0, 7), mask(0, 7, 255), mask(0, 9)], images="JPEGImages", truth="x")
+    fill(tmp_path, [mask(0, 7), mask(0, 7, 255), mask(0, 7, 9)], images="JPEGImages", truth="x")
     (tmp_path / "x").rename(tmp_path / "SegmentationClass")
     lists = tmp_path / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
@@ -79,8 +79,18 @@ def test_sets_of_different_meaning_or_without_a_common_class_are_refused(tmp_pat
     with pytest.raises(DataError, match=r"white.* are foreground, those of .*labels.* labels"):
         mask_sets(white, val=labels)
     other = fill(tmp_path / "other", [mask(8, 9)] * 2)
-    with pytest.raises(DataError, match="share no class; the first are 8 and 3"):
+    with pytest.raises(DataError, match="no class but background: they hold 8, 9 and 3, 4"):
         mask_sets(labels, val=other)
+    some = fill(tmp_path / "some", [mask(0, 3)] * 2)
+    more = fill(tmp_path / "more", [mask(0, 8)] * 2)
+    with pytest.raises(DataError, match="no class but background: they hold 0, 8 and 0, 3"):
+        mask_sets(some, val=more)
+
+
+def test_images_of_both_sets_are_named(tmp_path, caplog):
+    folder = fill(tmp_path / "train", [mask(0, 1), mask(0, 2)])
+    mask_sets(folder, val=folder)
+    assert "2 of the 2 images to judge are among those to judge by" in caplog.text
 
 
 def test_masks_of_background_alone_are_refused(tmp_path):
@@ -95,7 +105,7 @@ def test_one_image_cannot_be_parted(tmp_path):
 
 def test_what_is_left_out_of_either_set_is_told(tmp_path):
     train = fill(tmp_path / "train", [mask(0, 1), mask(0, 2)])
-    val = fill(tmp_path / "val", [mask(0, 1), mask(0, 2)])
+    val = fill(tmp_path / "val", [mask(0, 2), mask(0, 1)])
     (train / "masks/00.png").unlink()
     (val / "images/01.png").write_bytes(b"no image")
     sets = mask_sets(train, val=val)

@@ -174,6 +174,14 @@ def test_folders_that_are_missing_are_named(tmp_path):
         masked_images(tmp_path)
 
 
+def test_the_meaning_of_levels_can_be_told_in_the_layout_of_voc_too(voc):
+    for folder in ("SegmentationObject", "SegmentationClass"):
+        save(voc / folder / "2007_1.png", square(255))
+    told = masked_images(voc)
+    assert told.excluded == ("2007_1.jpg: mask is empty",)
+    assert masked_images(voc, levels="foreground").excluded == ()
+
+
 def test_the_meaning_of_levels_can_be_told(plain):
     save(plain / "masks/a.png", square(1, 255))
     with pytest.raises(DataError, match="2 of 3 masks are black and white"):

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from dino_infer.evaluate.data.repeats import repeats
+from dino_infer.evaluate.data.repeats import repeats, warn_of_shared
 from dino_infer.sources.image_list import list_images
 
 
@@ -34,3 +34,14 @@ def test_images_that_are_gone_repeat_none(folder, tmp_path):
     (tmp_path / "a" / "b.png").unlink()
     assert repeats(images) == {}
     assert repeats(images, of=images) == {0: 0}
+
+
+def test_files_of_two_lists_are_told_by_any_name(folder, tmp_path, caplog):
+    known = folder("a", a=1, b=1)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "c.png").symlink_to(tmp_path / "a" / "b.png")
+    warn_of_shared(known, folder("b", a=1))
+    assert caplog.text == ""
+    warn_of_shared(known, list_images([tmp_path / "links"]))
+    assert "1 of the 1 images to judge are among those to judge by" in caplog.text
+    assert "(c.png)" in caplog.text

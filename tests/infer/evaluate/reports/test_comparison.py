@@ -10,8 +10,9 @@ from dino_infer.evaluate.reports.comparison import compare
 from tests.infer.evaluate.reports.results import result
 
 
-def side(*, values, spreads=None, data=None):
-    return {"values": values, "spreads": spreads or {}, "data": data or {"images": 9}}
+def side(*, values, spreads=None, data=None, settings=None):
+    data = data or {"images": 9}
+    return {"values": values, "spreads": spreads or {}, "data": data, "settings": settings or {}}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,29 @@ def test_what_was_measured_on_other_data_is_named_and_not_compared():
     ]
     other["knn"]["data"]["train"]["images"] = 12  # elsewhere, but as many
     assert [one.verdict for one in compare(one, other).differences] == ["equal"]
+
+
+def test_other_settings_are_named_and_those_of_the_network_are_not():
+    one, other = (
+        {
+            "segmentation": side(
+                values={"a": 1.0},
+                settings={
+                    "size": size,
+                    "arch": arch,
+                    "lrs": {"model": size},
+                    "preprocess": {"crop": crop, "mean": [size]},
+                },
+            )
+        }
+        for size, arch, crop in ((64, "vit_tiny", "center"), (200, "vit_small", "none"))
+    )
+    found = compare(one, other)
+    assert len(found.differences) == 1
+    assert found.otherwise == [
+        "segmentation was measured with other settings: size is 64 and 200, crop is center and none"
+    ]
+    assert compare(one, one).otherwise == []
 
 
 def test_the_command_prints_every_difference(tmp_path, capsys):
