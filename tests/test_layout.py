@@ -21,6 +21,7 @@ LONG = {
 """Modules of more than ``MAX_LINES`` lines."""
 
 TESTED_IN = {
+    "dino_infer.attention.grids": "infer/attention/test_maps.py",
     "dino_infer.cli.protocols.all": "infer/evaluate/suite/test_running.py",
     "dino_infer.cli.protocols.copy_detection": "infer/evaluate/test_copy_detection.py",
     "dino_infer.cli.protocols.knn": "infer/cli/test_eval.py",

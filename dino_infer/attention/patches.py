@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from dino_infer.attention.maps import network_input, seen
+from dino_infer.attention.grids import network_input, seen
 from dino_infer.images.pictures import one_or_many
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.backbone import Backbone

@@ -126,12 +126,8 @@ def _mass(look: LookOptions) -> float:
 
 
 def _looking(weights: WeightOptions, look: LookOptions, *, device: str) -> "Looking":
-    from dino_infer.attention.maps import (
-        attention_maps,
-        check_has_attention,
-        rollout_maps,
-        whole_image,
-    )
+    from dino_infer.attention.grids import check_has_attention, whole_image
+    from dino_infer.attention.maps import attention_maps, rollout_maps
     from dino_infer.cli.attention_files import Looking
     from dino_infer.devices import resolved_device
     from dino_infer.images.preprocess import Preprocess

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from dino_infer.attention.maps import MASS, check_has_attention, maps_of_many, whole_image
+from dino_infer.attention.grids import check_has_attention, whole_image
+from dino_infer.attention.maps import MASS, maps_of_many
 from dino_infer.choices import Crop, EngineName, Precision
 from dino_infer.devices import LateNumbers, resolved_device
 from dino_infer.embedding.attention import Attention

@@ -106,24 +106,22 @@ def measure_copy_detection(
     """
     excluded = list(copies.excluded)
     lists = {"queries": copies.queries, "references": copies.references}
-    if distractors is not None:
-        more = _strangers(distractors, "distractors", excluded, originals=copies.references)
-        lists |= {"distractors": more} if len(more) else {}
-    for name, images in (("background", background), ("whiten_on", whiten_on)):
-        if images is not None:
-            known = {} if name == "whiten_on" else {"originals": copies.references}
-            strangers = _strangers(images, name, excluded, queries=copies.queries, **known)
-            lists |= {name: strangers} if len(strangers) else {}
+    queries, originals = {"queries": copies.queries}, {"originals": copies.references}
+    for name, images, others in (
+        ("distractors", distractors, originals),
+        ("background", background, queries | originals),
+        ("whiten_on", whiten_on, queries),
+    ):
+        if images is not None and len(rest := _strangers(images, name, excluded, **others)):
+            lists[name] = rest
     rows = {
         name: common_rows([one.rows(images, **_view(one, size)) for one in contestants])
         for name, images in lists.items()
     }
     failed = sum(part.failed for part in rows.values())
-    for name in ("distractors", "background", "whiten_on"):
-        if name in rows and not rows[name].ok.any():
-            excluded.append(f"{name}: no image can be read")
-            del rows[name]
     task = _task(copies, rows["queries"].ok, rows["references"].ok, excluded)
+    excluded += [f"{n}: no image can be read" for n, part in rows.items() if not part.ok.any()]
+    rows = {name: part for name, part in rows.items() if part.ok.any()}
     fitted_on = next(name for name in FITTED_ON if name in rows)
     found = {}
     for place, one in enumerate(contestants):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from dino_infer.attention.maps import check_patch_fits
+from dino_infer.attention.grids import check_patch_fits
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import MODEL, PIXELS, Network

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float64, UInt8
 from PIL import Image
 
 from dino_infer.attention.boxes import Box, mask_boxes
-from dino_infer.attention.maps import MASS, attention_maps, check_patch_fits, grid_masks
+from dino_infer.attention.grids import check_patch_fits
+from dino_infer.attention.maps import MASS, attention_maps, grid_masks
 from dino_infer.attention.views import View, check_patches
 from dino_infer.choices import OBJECT_METHODS
 from dino_infer.drawing.overlays import box_overlay, mask_overlay

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt8
 
-from dino_infer.attention.maps import MASS, attention_maps, check_patch_fits, grid_masks
+from dino_infer.attention.grids import check_patch_fits
+from dino_infer.attention.maps import MASS, attention_maps, grid_masks
 from dino_infer.attention.views import check_patches
 from dino_infer.drawing.overlays import mask_overlay
 from dino_infer.errors import DataError, ImageError

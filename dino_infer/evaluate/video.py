@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from dino_infer.attention.maps import check_has_attention
+from dino_infer.attention.grids import check_has_attention
 from dino_infer.errors import DataError, ImageError
 from dino_infer.evaluate.contestants import MODEL, Network
 from dino_infer.evaluate.data.frames import Video, Videos

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 
-from dino_infer.attention.maps import network_input, seen
+from dino_infer.attention.grids import network_input, seen
 from dino_infer.choices import OBJECT_METHODS, ObjectMethod
 from dino_infer.drawing.overlays import mask_overlay, mosaic
 from dino_infer.errors import CheckpointError

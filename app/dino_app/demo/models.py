@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
-from dino_infer.attention.maps import on_grid, whole_image
+from dino_infer.attention.grids import on_grid, whole_image
 from dino_infer.attention.views import View, checked_view
 from dino_infer.choices import ObjectMethod
 from dino_infer.devices import resolved_device

@@ -86,7 +86,7 @@ def load(
     Raises:
         UsageError: Unknown arch, weights that are no PyTorch network, or a size below one patch.
     """
-    from dino_infer.attention.maps import check_patch_fits
+    from dino_infer.attention.grids import check_patch_fits
     from dino_infer.evaluate.contestants import load_networks
 
     source = weights.weights or DEFAULT_WEIGHTS

@@ -56,7 +56,7 @@ class Video:
             ImageError: The file cannot be read any more.
         """
         path = self.masks.get(self.frames[frame].stem)
-        return None if path is None else _labels(path)
+        return None if path is None else _levels(path).levels.astype(np.uint8)
 
     def void(self, mask: UInt8[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
         """Pixels that count neither as right nor as wrong."""
@@ -223,14 +223,9 @@ def _objects(
     return tuple(sorted(first)), later - first - {WHITE}
 
 
-def _labels(path: Path) -> UInt8[np.ndarray, "height width"]:
-    return _levels(path).levels.astype(np.uint8)
-
-
 def _levels(path: Path) -> MaskLevels:
     mask = read_mask(path)
-    if mask.levels.max(initial=0) > WHITE:
-        highest = mask.levels.max()
+    if (highest := mask.levels.max(initial=0)) > WHITE:
         reason = f"holds label {highest}; labels go from 0 to {WHITE}"
         raise ImageError(str(path), "unsupported", reason)
     return mask

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from dino_infer.attention import maps as attention
+from dino_infer.attention.grids import shown, whole_image
 from dino_infer.attention.maps import (
     attention_by_layer,
     attention_maps,
@@ -18,7 +18,6 @@ from dino_infer.attention.maps import (
     mass_mask,
     rollout_maps,
     upsampled,
-    whole_image,
 )
 from dino_infer.errors import CheckpointError
 from dino_infer.images.preprocess import Preprocess
@@ -82,7 +81,7 @@ def test_maps_fit_the_grid_of_the_picture_that_the_network_saw(backbone, photo):
 
 def test_the_picture_shown_is_the_photo_itself(backbone, photo):
     preprocess = whole_image(Preprocess(size=32), size=300, patch_size=50)
-    picture = attention.shown(preprocess(photo), preprocess)
+    picture = shown(preprocess(photo), preprocess)
     assert np.array_equal(picture, photo[:, :450])
 
 

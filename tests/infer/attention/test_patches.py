@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from dino_infer.attention.maps import whole_image
+from dino_infer.attention.grids import whole_image
 from dino_infer.attention.patches import (
     foreground,
     otsu_threshold,

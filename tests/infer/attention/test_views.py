@@ -2,7 +2,7 @@
 
 import pytest
 
-from dino_infer.attention.maps import whole_image
+from dino_infer.attention.grids import whole_image
 from dino_infer.attention.views import view_of
 from dino_infer.images.preprocess import Preprocess
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_infer.attention.maps import attention_maps, rollout_maps, whole_image
+from dino_infer.attention.grids import whole_image
+from dino_infer.attention.maps import attention_maps, rollout_maps
 from dino_infer.attention.views import view_of
 from dino_infer.cli.attention import main
 from dino_infer.drawing.videos import Scale, VideoFile, video_file

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dino_infer import Embedder, attention_maps, find_objects, rollout_maps
-from dino_infer.attention.maps import whole_image
+from dino_infer.attention.grids import whole_image
 from dino_infer.errors import CheckpointError
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import build_backbone

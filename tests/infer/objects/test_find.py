@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dino_infer.attention.maps import whole_image
+from dino_infer.attention.grids import whole_image
 from dino_infer.attention.views import view_of
 from dino_infer.choices import OBJECT_METHODS
 from dino_infer.errors import CheckpointError

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from dino_infer.attention.maps import on_grid
+from dino_infer.attention.grids import on_grid
 from dino_infer.drawing.sheets import heat_panel, panel_row
 from dino_infer.errors import ImageError
 from dino_infer.files import remove_leftovers, whole_file, write_bytes

@@ -11,7 +11,8 @@ from dino_app.server.openapi import ERRORS, form_or_json
 from dino_app.server.request_images import QuickRoute, json_or_form
 from dino_app.server.requests import AttentionRequest
 from dino_app.server.service import ImageEmbedder, Service, Serving
-from dino_infer.attention.maps import AttentionMaps, attention_maps, whole_image
+from dino_infer.attention.grids import whole_image
+from dino_infer.attention.maps import AttentionMaps, attention_maps
 from dino_infer.attention.views import checked_view
 from dino_infer.embedding.attention import Attention
 from dino_infer.embedding.engines import TorchEngine
