@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from dino_infer.cli.exit_codes import GOOD, SOME_FAILED, inputs_code, printable
+from dino_infer.cli.exit_codes import ALL_FAILED, GOOD, SOME_FAILED, inputs_code, printable
 from dino_infer.cli.options import DEFAULT_WEIGHTS, ComputeOptions, LimitOptions, WeightOptions
 from dino_infer.cli.protocols.shared import ReportOptions, load
 
@@ -69,5 +69,7 @@ def all_protocols(
             write_scorecard(out, scorecard)
             logger.info("scorecard in %s", printable(out / "scorecard.html"))
     images = sum(result.images for result in scorecard.results)
+    if scorecard.broken and not scorecard.results:
+        return ALL_FAILED
     code = inputs_code(total=images, failed=sum(result.failed for result in scorecard.results))
     return SOME_FAILED if scorecard.broken and code == GOOD else code

@@ -113,6 +113,9 @@ def measure_revisited(
         ]
     )
     truth = [_of_readable(one, rows.ok) for one in truth]
+    alone = sum(not one.easy and not one.hard for one in truth)
+    if alone:
+        excluded.append(f"{alone} queries have no image to find")
     figures, shown = [], None
     for embedder, one, features in zip(embedders, contestants, rows.features, strict=True):
         scores = unit_rows(embedder(pictures)) @ unit_rows(features).T

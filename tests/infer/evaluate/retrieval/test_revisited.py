@@ -127,6 +127,16 @@ def test_unreadable_photos_of_database_and_queries_are_left_out(outcome, town):
     assert figures(stdout)["map_hard_percent"]["raw pixels"] == 100
 
 
+def test_a_query_without_an_image_to_find_is_a_line(outcome, town):
+    path = town / "gnd_rtown.json"
+    truth = json.loads(path.read_text())
+    truth["gnd"][1] |= {"easy": [], "hard": []}
+    path.write_text(json.dumps(truth))
+    code, _, stderr = outcome("--data", town, "--size", 64, "--no-floors")
+    assert code == 0
+    assert "left out: 1 queries have no image to find" in stderr
+
+
 def test_a_box_outside_of_its_photo_is_a_line(outcome, town):
     path = town / "gnd_rtown.json"
     truth = json.loads(path.read_text())
