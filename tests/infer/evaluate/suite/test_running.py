@@ -137,7 +137,7 @@ def test_a_protocol_whose_data_cannot_be_used_does_not_stop_the_others(
     file.write_text(
         '[segmentation]\ndata = "masked"\nsize = 3\n[dense-knn]\ndata = "masked"\nsize = 0\n'
     )
-    assert evaluation.main(args) == 3
+    assert evaluation.main(args) == 4
     captured = capsys.readouterr()
     assert "segmentation: failed: `size` must be at least one patch of 8 px" in captured.out
     assert "dense-knn: failed: `size` must be above 0" in captured.out
