@@ -7,6 +7,8 @@
 # NODES is the fewest and the most nodes; each number of processes that can occur should divide
 # --optim.batch-size. --data and --out must be on a disk that all nodes see.
 set -eu
+# Or else, in PyTorch 2.15, a node that comes later waits for an address that is never told.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec torchrun \
     --nnodes "${NODES:?say how many, as in NODES=2:4}" --nproc-per-node "${PROCESSES:-gpu}" \
     --max-restarts "${RESTARTS:-100}" --rdzv-backend c10d \

@@ -118,12 +118,13 @@ def test_a_node_that_goes_and_comes_back_changes_no_loss(image_folder, tmp_path:
     port = free_port()
     elastic = (*TORCHRUN, "--nnodes", "1:2", "--nproc-per-node", "2", "--max-restarts", "9",
                "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}",
-               "-m", "dino_train.cli")  # fmt: skip
+               "--rdzv-conf", "last_call_timeout=60", "-m", "dino_train.cli")  # fmt: skip
 
     def node(name: str) -> subprocess.Popen:
         with (tmp_path / name).open("a") as log:
             command = [*elastic, *arguments(data, run, *LONG)]
-            return subprocess.Popen(command, env=ONE_THREAD, stderr=log)
+            env = {**ONE_THREAD, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # as train_node.sh
+            return subprocess.Popen(command, env=env, stderr=log)
 
     first = node("first")  # keeps the rendezvous, so it must stay
     wait_until(lambda: listens(port))
