@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from dino_infer.choices import Crop, EngineName, Precision
-from dino_infer.cli.exit_codes import UsageError, printable
+from dino_infer.cli.exit_codes import UsageError, printable, usage_errors
 from dino_infer.errors import DataError
 from dino_infer.files import why_not_writable
 
@@ -72,24 +72,30 @@ class TableOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeOptions:
-    """Execution of the network."""
+class DeviceOptions:
+    """Device and arithmetic of the network."""
 
     device: str = "auto"
     """Device to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+    precision: Precision = "auto"
+    """Precision of matrix products; auto is bf16 where the device multiplies it natively, else
+    fp32. Features are float32 in any case."""
+    compile: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Fuse the network with torch.compile: a wait at the start, then faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions(DeviceOptions):
+    """Execution of the network."""
+
     batch_size: int | None = None
     """Images embedded at once, halved if memory runs out; by default 16 on a CPU, 256 on a GPU."""
     workers: int | None = None
     """Threads that decode and embed on a CPU, processes that decode for a GPU; by default as many
     as there are cores."""
-    precision: Precision = "auto"
-    """Precision of matrix products; auto is bf16 where the device multiplies it natively, else
-    fp32. Features are float32 in any case."""
     engine: EngineName = "auto"
     """Runtime of the network; auto is torch, and for an .onnx file openvino where that is there and
     faster, else onnx. tensorrt compiles the file for a GPU, for minutes, once a file."""
-    compile: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Fuse the network with torch.compile: a wait at the start, then faster."""
 
     def __post_init__(self) -> None:
         check_positive("--batch-size", self.batch_size)
@@ -174,7 +180,7 @@ def load_embedder(
     from dino_infer.embedding.embedder import Embedder
 
     view = view or ViewOptions()
-    try:
+    with usage_errors():
         embedder = Embedder.load(
             weights.weights or DEFAULT_WEIGHTS,
             **weights.keywords(),
@@ -186,8 +192,6 @@ def load_embedder(
             normalize=normalize,
             **(compute.keywords() | view.keywords()),
         )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     patch = embedder.engine.patch_size
     if patch is not None and view.size is not None and view.size < patch:
         raise UsageError(f"--size must be at least one patch of {patch} px, got {view.size}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code
+from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code, usage_errors
 from dino_infer.cli.parsing import parsed
 from dino_train import recipes
 from dino_train.config import LossConfig, Machine, SettingsError, TrainConfig, from_dict
@@ -144,12 +144,10 @@ def _parsed(
     ) -> tuple[RunOptions, TrainConfig]:
         return options, config
 
-    try:
+    with usage_errors():  # the settings check each other when they meet
         options, config = parsed(
             command, args=arguments, prog=f"dino-train {name}", description=__doc__
         )
-    except ValueError as error:  # the settings check each other when they meet
-        raise UsageError(str(error)) from error
     _check_loss(arguments, config)
     return options, replace(config, recipe=defaults.recipe)
 
@@ -241,7 +239,7 @@ def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" 
 
     if images is None:
         images = list_images(options.data, image_column=options.image_column)
-    try:
+    with usage_errors(SettingsError):
         result = train(
             config,
             data=options.data,
@@ -255,8 +253,6 @@ def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" 
             tensorboard=options.tensorboard,
             wandb=options.wandb,
         )
-    except SettingsError as error:
-        raise UsageError(str(error)) from error
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{options.out}: step {result.steps} of {result.total_steps}")
         for name, value in result.numbers.items():

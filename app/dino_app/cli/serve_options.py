@@ -12,9 +12,9 @@ from typing import Annotated
 import tyro
 
 from dino_app.server.settings import Settings
-from dino_infer.choices import Crop, Precision, VectorFeature
+from dino_infer.choices import Crop, VectorFeature
 from dino_infer.cli.exit_codes import UsageError
-from dino_infer.cli.options import WeightOptions, check_positive
+from dino_infer.cli.options import DeviceOptions, WeightOptions, check_positive
 from dino_infer.errors import MissingExtraError
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -52,7 +52,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network(WeightOptions):
+class Network(DeviceOptions, WeightOptions):
     """Network that makes the vectors; by default that of the index."""
 
     head: Path | None = None
@@ -66,13 +66,6 @@ class Network(WeightOptions):
     crop: Crop | None = None
     """Part of an image to use: the central square, or with none all of it; by default as in the
     index, without an index the central square."""
-    device: str = "auto"
-    """Device to compute on: cpu, cuda or cuda:N; auto takes a GPU if there is one."""
-    precision: Precision = "auto"
-    """Precision of matrix products; auto is bf16 where the device multiplies it natively, else
-    fp32."""
-    compile: Flag = False
-    """Fuse the network with torch.compile: a wait at the start, then faster."""
 
     def __post_init__(self) -> None:
         check_positive("--size", self.size)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from dino_infer.cli.exit_codes import UsageError
+from dino_infer.cli.exit_codes import UsageError, usage_errors
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
     ComputeOptions,
@@ -122,7 +122,7 @@ def labelled_sides(
     if contestants and feature is None:
         first = contestants[0]
         feature = published_feature(first.backbone) if isinstance(first, Network) else "cls"
-    try:
+    with usage_errors():
         sides = sides_of(
             train,
             val,
@@ -134,8 +134,6 @@ def labelled_sides(
             size=network.view.size,
             crop=network.view.crop or "center",
         )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     if contestants:
         path = Path(network.source)
         source = str(path.absolute()) if path.exists() else network.source

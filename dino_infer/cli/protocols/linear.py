@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from dino_infer.cli.exit_codes import UsageError
+from dino_infer.cli.exit_codes import UsageError, usage_errors
 from dino_infer.cli.options import VectorName, check_positive
 from dino_infer.cli.protocols.labelled import LabelledOptions, NetworkOptions, labelled_sides
 from dino_infer.cli.protocols.shared import ReportOptions, load, show
@@ -99,12 +99,10 @@ def _on_random_crops(
                 (images.val, images.val_labels),
             )
         )
-        try:
+        with usage_errors():
             return measure_random_crops(
                 networks, train, val, feature=feature, size=network.view.size,
                 lr=lr[0] if lr else LR, epochs=epochs, seed=report.seed,
             )  # fmt: skip
-        except ValueError as error:
-            raise UsageError(str(error)) from error
 
     return show(measure, report)
