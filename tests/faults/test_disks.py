@@ -29,6 +29,7 @@ from dino_train import cli as train
 from dino_train.records.snapshots import latest_snapshot, save_snapshot
 from tests.faults.refusing import full_disk, refused_step, slow_disk
 from tests.infer.pixel_engine import contents, pixel_embedder
+from tests.train.data.test_loader import assert_same_batches, batches
 
 DIM = 8
 MANY = 1000  # steps: more than any of these works takes
@@ -165,6 +166,15 @@ def test_a_slow_disk_changes_nothing(images, tmp_path: Path):
     with slow_disk(SLOW_S):
         embedded(images, tmp_path / "out" / "feats.npy")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_training_gets_the_same_batches_from_a_slow_disk(images):
+    with slow_disk(SLOW_S):
+        start_s = time.monotonic()
+        slow = batches(images)
+        took_s = time.monotonic() - start_s
+    assert_same_batches(slow, batches(images))
+    assert took_s > SLOW_S * len(images)  # it was slow indeed
 
 
 def test_searches_do_not_wait_for_a_slow_write(started: Path):
