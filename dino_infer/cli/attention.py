@@ -78,7 +78,8 @@ def attention(
     from dino_infer.sources.image_list import list_images
 
     if out.exists() and not out.is_dir():
-        raise DataError(f"maps go to a folder, but {printable(out)!r} is a file; pass another -o")
+        shown = printable(out)
+        raise DataError(f"maps go to a folder, but {shown!r} is a file; pass another `out`")
     check_out(out)
     videos, others = split_videos(images)
     listed = list_images(others, image_column=tables.image_column) if others else None

@@ -217,11 +217,15 @@ def check_out(out: str | Path) -> None:
     folder = Path(out).absolute().parent
     while not folder.exists():
         folder = folder.parent
-    shown = printable(folder)
     if not folder.is_dir():
-        raise DataError(f"cannot write {printable(out)!r}: {shown!r} is a file; pass another -o")
-    if reason := why_not_writable(folder):
-        raise DataError(f"cannot write {printable(out)!r} ({reason} in {shown!r}); pass another -o")
+        reason = "is a file"
+    elif why := why_not_writable(folder):
+        reason = f"takes no file ({why})"
+    else:
+        return
+    raise DataError(
+        f"cannot write {printable(out)!r}: {printable(folder)!r} {reason}; pass another `out`"
+    )
 
 
 def check_positive(flag: str, value: float | None) -> None:

@@ -107,6 +107,7 @@ def export(
         device: Device to compare on and to compile for: cpu, cuda or cuda:N; by default auto,
             which takes a GPU if there is one.
     """
+    from dino_export.convert import FOLDERS
     from dino_infer.files import hold_output, remove_leftovers
 
     if to is not None:
@@ -116,7 +117,7 @@ def export(
                 f"--to converts weights; {', '.join(given)} would say how to export them: leave "
                 "that out, or leave --to out"
             )
-    _check_writable(out)
+    _check_writable(out, is_file=to not in FOLDERS)
     with hold_output(out):
         remove_leftovers(out)
         if to is not None:
@@ -188,10 +189,12 @@ def _export(
     return 0
 
 
-def _check_writable(out: Path) -> None:
+def _check_writable(out: Path, *, is_file: bool) -> None:
     """Refuse early what would fail after minutes."""
     from dino_export.errors import ExportError
 
+    if is_file and out.is_dir():
+        raise ExportError(f"{str(out)!r} is a folder; name a file")
     folder = out.absolute().parent
     if not folder.is_dir():
         raise ExportError(f"no folder {str(folder)!r} to write {out.name!r} to; create it first")
@@ -200,13 +203,16 @@ def _check_writable(out: Path) -> None:
 
 
 def _convert(weights: str, out: Path, to: Target, source: SourceOptions) -> int:
-    from dino_export.convert import convert_weights
+    from dino_export.convert import check_target, convert_weights
     from dino_infer.weights.checkpoints import load_backbone
 
     with usage_errors():
+        check_target(out, to)
         backbone, about = load_backbone(weights, **source.keywords())
         difference = convert_weights(out, backbone, about, to=to)
     print(f"{printable(out)}: read back, features differ by at most {difference:.1e} of their rms")
+    if out.is_dir():
+        print(*(printable(path) for path in sorted(out.iterdir())), sep="\n")
     return 0
 
 

@@ -1,7 +1,6 @@
 """Weights as the files of transformers, timm and the original, read back before it says success."""
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -58,12 +57,10 @@ def convert_weights(
         ValueError: ``to`` is unknown, or the file's ending is not its own.
     """
     path = Path(path)
-    if to not in TARGETS:
-        raise ValueError(f"`to` must be one of {', '.join(TARGETS)}, got {to!r}")
+    check_target(path, to)
     if to in FOLDERS:
-        return _whole_folder(path, lambda folder: _write_folder(folder, backbone, info, to))
-    if path.suffix != ENDINGS[to]:
-        raise ValueError(f"the file for {to!r} must end in {ENDINGS[to]!r}, got {str(path)!r}")
+        with whole_folder(path) as temporary:
+            return _write_folder(temporary, backbone, info, to)
     with whole_file(path) as temporary:
         if to == "safetensors":
             save_checkpoint(temporary, backbone, info)
@@ -72,12 +69,20 @@ def convert_weights(
         return _difference(backbone, info, temporary, to)
 
 
-def _whole_folder(path: Path, write: Callable[[Path], float]) -> float:
-    """A folder that appears when it is complete and checked."""
-    if path.exists():
-        raise ExportError(f"{str(path)!r} exists already; name a folder that does not")
-    with whole_folder(path) as temporary:
-        return write(temporary)
+def check_target(path: Path, to: Target) -> None:
+    """Refuse a path that ``convert_weights`` cannot write to.
+
+    Raises:
+        ExportError: A folder is to be made where something exists.
+        ValueError: ``to`` is unknown, or the file's ending is not its own.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"`to` must be one of {', '.join(TARGETS)}, got {to!r}")
+    if to in FOLDERS:
+        if path.exists():
+            raise ExportError(f"{str(path)!r} exists already; name a folder that does not")
+    elif path.suffix != ENDINGS[to]:
+        raise ValueError(f"the file for {to!r} must end in {ENDINGS[to]!r}, got {str(path)!r}")
 
 
 def _write_folder(folder: Path, backbone: Backbone, info: CheckpointInfo, to: Target) -> float:

@@ -136,7 +136,9 @@ def test_conversions_say_how_far_features_moved(capsys, weights, tmp_path, to):
     out = tmp_path / ("converted.pth" if to == "dino-pth" else "converted.safetensors")
     code, stdout, _ = outcome(capsys, weights, "-o", out, "--to", to)
     assert (code, out.exists()) == (0, True)
-    assert stdout == f"{out}: read back, features differ by at most 0.0e+00 of their rms\n"
+    first, *files = stdout.splitlines()
+    assert first == f"{out}: read back, features differ by at most 0.0e+00 of their rms"
+    assert files == ([str(path) for path in sorted(out.iterdir())] if out.is_dir() else [])
 
 
 @pytest.mark.parametrize(
@@ -255,6 +257,21 @@ def test_what_a_killed_export_left_goes_and_a_strangers_stays(capsys, weights, t
 def test_a_file_is_no_folder(capsys, weights):
     code, _, stderr = outcome(capsys, weights, "-o", weights / "m.onnx")
     assert code == 1 and "to write 'm.onnx' to; create it first" in stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "message"),
+    [
+        ("folder", [], "is a folder; name a file"),
+        ("folder", ["--to", "dino-pth"], "is a folder; name a file"),
+        ("folder", ["--to", "hf"], "exists already"),
+        ("model.onnx", ["--to", "dino-pth"], "must end in '.pth'"),
+    ],
+)
+def test_a_bad_output_is_noticed_before_weights_load(capsys, tmp_path, name, to, message):
+    (tmp_path / "folder").mkdir()
+    code, _, stderr = outcome(capsys, "no/such/weights", "-o", tmp_path / name, *to)
+    assert code in (1, 2) and message in stderr
 
 
 def test_help_needs_neither_torch_nor_onnx():

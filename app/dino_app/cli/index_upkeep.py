@@ -155,6 +155,7 @@ def duplicates(
         sys.stdout.write(text)
     else:
         write_bytes(out, text.encode())
+        print(printable(out))
     extra = sum(len(group.members) - 1 for group in groups)
     links = sum(group.possible_links for group in groups)
     doubt = f"; {links} may be links (same bytes and time), so look before deleting"

@@ -1,15 +1,12 @@
 """dino-eval all."""
 
-import logging
 from pathlib import Path
 
 import tyro
 
-from dino_infer.cli.exit_codes import ALL_FAILED, GOOD, SOME_FAILED, inputs_code, printable
+from dino_infer.cli.exit_codes import ALL_FAILED, GOOD, SOME_FAILED, inputs_code
 from dino_infer.cli.options import DEFAULT_WEIGHTS, ComputeOptions, LimitOptions, WeightOptions
-from dino_infer.cli.protocols.shared import ReportOptions, load
-
-logger = logging.getLogger(__name__)
+from dino_infer.cli.protocols.shared import ReportOptions, load, print_written
 
 
 def all_protocols(
@@ -45,12 +42,12 @@ def all_protocols(
     from dino_infer.evaluate.suite.running import run_suite
 
     plan = read_plan(data, only=only)
-    out = report.out
+    out, paths = report.out, list[Path]()
 
     def written(name: str, result: Result) -> None:
         if out is not None:
             (out / name).mkdir(exist_ok=True)
-            write_report(out / name, result)
+            paths.extend(write_report(out / name, result))
 
     holding = (
         nullcontext() if out is None else hold_report(out, overwrite=report.overwrite, names=FILES)
@@ -66,8 +63,7 @@ def all_protocols(
         )
         print(scorecard.as_text())
         if out is not None:
-            write_scorecard(out, scorecard)
-            logger.info("scorecard in %s", printable(out / "scorecard.html"))
+            print_written([*paths, *write_scorecard(out, scorecard)])
     images = sum(result.images for result in scorecard.results)
     if scorecard.broken and not scorecard.results:
         return ALL_FAILED

@@ -17,7 +17,7 @@ def dense_knn(
     *,
     data: str,
     val: str | None = None,
-    train_split: str = "train",
+    train_split: str | None = None,
     size: int = 512,
     k: int = 30,
     temperature: float = 0.02,
@@ -39,7 +39,8 @@ def dense_knn(
         data: Folder with the folders images and masks, or in the layout of PASCAL VOC; with
             --masks, the images. Without --val and the lists of VOC it is parted in halves.
         val: Folder of images to segment, in the same layouts.
-        train_split: List of the images to learn from in the layout of PASCAL VOC.
+        train_split: List of the images to learn from in the layout of PASCAL VOC; by default
+            train.
         size: Side in pixels of the square that images are squeezed into.
         k: Number of neighbours.
         temperature: Temperature of the attention over neighbours; lower gives the nearest more
@@ -68,9 +69,9 @@ def dense_knn(
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    networks = load(weights, compute, limits, report, size=size)
 
     def measure() -> "Result":
+        networks = load(weights, compute, limits, report, size=size)
         sets = mask_sets(
             data, val=val, train_split=train_split, seed=report.seed, **truth.keywords()
         )

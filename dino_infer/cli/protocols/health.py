@@ -55,10 +55,8 @@ def health(
     from dino_infer.evaluate.health import measure_health, prototypes_of
     from dino_infer.sources.image_list import list_images
 
-    networks = load(weights, compute, limits, report)
-    prototypes = prototypes_of(networks[0])
-
     def measure() -> "Result":
+        networks = load(weights, compute, limits, report)
         return measure_health(
             with_pixels(networks),
             list_images([data], image_column=tables.image_column),
@@ -68,7 +66,7 @@ def health(
             views=views,
             view_images=view_images,
             seed=report.seed,
-            prototypes=prototypes,
+            prototypes=prototypes_of(networks[0]),
         )
 
     return show(measure, report)

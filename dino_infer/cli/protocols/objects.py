@@ -50,9 +50,8 @@ def objects(
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.objects import measure_objects
 
-    networks = load(weights, compute, LimitOptions(), report, size=size)
-
     def measure() -> "Result":
+        networks = load(weights, compute, LimitOptions(), report, size=size)
         if boxes is not None:
             images = with_voc_boxes(data, boxes)
         else:

@@ -46,9 +46,8 @@ def segmentation(
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.segmentation import measure_segmentation
 
-    networks = load(weights, compute, LimitOptions(), report, size=size)
-
     def measure() -> "Result":
+        networks = load(weights, compute, LimitOptions(), report, size=size)
         images = masked_images(data, **truth.keywords())
         return measure_segmentation(networks, images, size=size, mass=mass)
 

@@ -111,14 +111,19 @@ def load(
 
 
 def show(
-    measure: "Callable[[], Result]", report: ReportOptions, *, tables: Sequence[str] = ()
+    measure: "Callable[[], Result]",
+    report: ReportOptions,
+    *,
+    tables: Sequence[str] = (),
+    folders: Sequence[str] = (),
 ) -> int:
     """Measure, print the figures beside their floors, and write the report that -o asks for.
 
     Args:
-        measure: Gives the result.
+        measure: Gives the result; called when the report can be written, so it loads weights too.
         report: Where to write it.
         tables: Names of further tables to print, where the result has them.
+        folders: Folders in the report that ``measure`` itself fills.
 
     Returns:
         The exit code.
@@ -135,8 +140,7 @@ def show(
             if name in result.tables:
                 print(f"\n{text_of(result.tables[name])}")
         if out is not None:
-            write_report(out, result)
-            logger.info("report in %s", printable(out))
+            print_written([*write_report(out, result), *(out / name for name in folders)])
     for line in result.excluded[:EXCLUDED_SHOWN]:
         logger.warning("left out: %s", printable(line))
     if len(result.excluded) > EXCLUDED_SHOWN:
@@ -145,3 +149,8 @@ def show(
     if result.failed:
         logger.warning("%d images could not be read and were left out", result.failed)
     return inputs_code(total=result.images, failed=result.failed)
+
+
+def print_written(paths: Sequence[Path]) -> None:
+    """Name the files that were written, a line each, after an empty one."""
+    print("", *(f"written: {printable(path)}" for path in paths), sep="\n")

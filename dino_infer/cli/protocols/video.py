@@ -73,9 +73,8 @@ def video(
     from dino_infer.evaluate.following import Following
     from dino_infer.evaluate.video import measure_video
 
-    networks = load(weights, compute, limits, report, size=following.size)
-
     def measure() -> "Result":
+        networks = load(weights, compute, limits, report, size=following.size)
         videos = video_sequences(data, list_file=list_file)
         return measure_video(
             networks,
@@ -84,4 +83,4 @@ def video(
             masks=None if report.out is None else report.out / "masks",
         )
 
-    return show(measure, report)
+    return show(measure, report, folders=["masks"])

@@ -13,7 +13,13 @@ from dino_infer.choices import MaskMeaning
 from dino_infer.errors import DataError
 from dino_infer.evaluate.data.label_files import first_names
 from dino_infer.evaluate.data.mask_files import VOID
-from dino_infer.evaluate.data.masks import VOC_IMAGES, VOC_SPLITS, MaskedImages, masked_images
+from dino_infer.evaluate.data.masks import (
+    VOC_IMAGES,
+    VOC_SPLITS,
+    MaskedImages,
+    check_no_split,
+    masked_images,
+)
 from dino_infer.evaluate.data.repeats import warn_of_shared
 
 logger = logging.getLogger(__name__)
@@ -58,8 +64,8 @@ def mask_sets(
     val: str | Path | None = None,
     masks: str | Path | None = None,
     levels: MaskMeaning | None = None,
-    train_split: str = "train",
-    split: str = "val",
+    train_split: str | None = None,
+    split: str | None = None,
     seed: int = 0,
 ) -> MaskSets:
     """Read two sets of images with masks.
@@ -70,8 +76,9 @@ def mask_sets(
         val: The queries, as for ``masked_images``.
         masks: Folder of the masks of ``source``.
         levels: Meaning of the masks' levels, see ``masked_images``.
-        train_split: List of the memory in the layout of PASCAL VOC.
-        split: List of the queries in the layout of PASCAL VOC.
+        train_split: List of the memory in the layout of PASCAL VOC. None takes ``train`` where
+            there are lists.
+        split: List of the queries in the layout of PASCAL VOC. None takes ``val``.
         seed: Seed of the halves, and of the order of the memory.
 
     Raises:
@@ -80,6 +87,10 @@ def mask_sets(
     """
     has_lists = masks is None and (Path(source) / VOC_IMAGES).is_dir()
     has_lists = has_lists and (Path(source) / VOC_SPLITS).is_dir()
+    if train_split is None and has_lists:
+        train_split = "train"
+    if val is None and not has_lists:
+        check_no_split(split, source)
     memory = masked_images(source, masks=masks, levels=levels, split=train_split, objects=False)
     order = np.random.default_rng(seed).permutation(len(memory))
     if val is not None or has_lists:

@@ -117,7 +117,7 @@ def masked_images(
     source: str | Path,
     *,
     masks: str | Path | None = None,
-    split: str = "val",
+    split: str | None = None,
     levels: MaskMeaning | None = None,
     objects: bool = True,
 ) -> MaskedImages:
@@ -128,19 +128,22 @@ def masked_images(
             ``SegmentationObject`` or ``SegmentationClass`` as in PASCAL VOC; with ``masks``,
             the images in any form that ``list_images`` takes.
         masks: Folder of the masks, named as the images but for the suffix.
-        split: List of images in ``ImageSets/Segmentation`` of the VOC layout.
+        split: List of images in ``ImageSets/Segmentation`` of the VOC layout. None takes ``val``
+            where there are lists.
         levels: Meaning of the levels. None takes ``foreground`` where all masks are black and
             white, else ``labels``; VOC has ``labels``.
         objects: Leave out images without an object; False keeps those with any pixel not void.
 
     Raises:
-        DataError: Folders are missing, no mask can be used, or the meaning of the levels is not
-            plain.
+        DataError: Folders are missing, there are no lists to take the split from, no mask can be
+            used, or the meaning of the levels is not plain.
     """
     voc = masks is None and (Path(source) / VOC_IMAGES).is_dir()
-    pairs = _voc_pairs(Path(source), split) if voc else _plain_pairs(source, masks)
-    if voc and levels is None:
-        levels = "labels"
+    if voc:
+        pairs, levels = _voc_pairs(Path(source), split), levels or "labels"
+    else:
+        check_no_split(split, source)
+        pairs = _plain_pairs(source, masks)
     if not len(pairs.images):
         raise none_usable(pairs.source, "a mask", pairs.excluded)
     usable: list[int] = []
@@ -200,6 +203,19 @@ def _without_empty(found: MaskedImages, lines: list[str], *, objects: bool) -> M
     return replace(found.select(kept), excluded=tuple(lines))
 
 
+def check_no_split(split: str | None, source: str | Path) -> None:
+    """Refuse a split of images that have no lists.
+
+    Raises:
+        DataError: There is one.
+    """
+    if split is not None:
+        raise DataError(
+            f"there is no split {split!r} in {str(source)!r}: splits are lists in {VOC_SPLITS} of "
+            "the layout of PASCAL VOC, and all images are used here; leave the split out"
+        )
+
+
 def _plain_pairs(source: str | Path, masks: str | Path | None) -> _Pairs:
     place: str | Path = source
     if masks is None:
@@ -236,7 +252,7 @@ def _plain_pairs(source: str | Path, masks: str | Path | None) -> _Pairs:
     return _Pairs(str(source), images.select(chosen), paths, paths, excluded)
 
 
-def _voc_pairs(root: Path, split: str) -> _Pairs:
+def _voc_pairs(root: Path, split: str | None) -> _Pairs:
     folders = [root / name for name in (VOC_OBJECTS, VOC_CLASSES)]
     there = [folder for folder in folders if folder.is_dir()]
     if not there:
@@ -259,11 +275,13 @@ def _voc_pairs(root: Path, split: str) -> _Pairs:
     return _Pairs(str(root), images.select(chosen), objects, classes, excluded)
 
 
-def _split_names(root: Path, split: str, masks: Path) -> list[str]:
+def _split_names(root: Path, split: str | None, masks: Path) -> list[str]:
     """Names of the images of a split, each once; all that have masks where there are no lists."""
     lists = root / VOC_SPLITS
     if not lists.is_dir():
+        check_no_split(split, root)
         return sorted(path.stem for path in masks.glob("*.png"))
+    split = "val" if split is None else split
     path = lists / f"{split}.txt"
     try:
         lines = path.read_text("utf-8-sig").splitlines()

@@ -62,24 +62,34 @@ def _check_writable(folder: Path) -> None:
         raise DataError(f"cannot write {str(folder)!r}: folder {str(there)!r} is not writable")
 
 
-def write_report(folder: Path, result: Result) -> None:
+def write_report(folder: Path, result: Result) -> list[Path]:
     """Write the files of a report; when one cannot be made, no older one is touched.
 
     Args:
         folder: An existing folder, see ``hold_report``.
         result: Result to write.
+
+    Returns:
+        The files.
     """
+    written: list[Path] = []
     with ExitStack() as files:
+
+        def new(name: str) -> Path:
+            written.append(folder / name)
+            return files.enter_context(whole_file(folder / name))
+
         # Nothing takes its name before all are written.
-        path = files.enter_context(whole_file(folder / RESULT))
+        path = new(RESULT)
         content = {"format_version": FORMAT_VERSION, **result.as_json()}
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for name, table in result.tables.items():
-            path = files.enter_context(whole_file(folder / f"{name}.csv"))
+            path = new(f"{name}.csv")
             with path.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([table.columns, *table.rows])
         for name, picture in result.pictures.items():
-            path = files.enter_context(whole_file(folder / f"{name}.png"))
+            path = new(f"{name}.png")
             picture.save(path, format="PNG")
         for name, write in result.files.items():
-            write(files.enter_context(whole_file(folder / name)))
+            write(new(name))
+    return written

@@ -77,12 +77,15 @@ class Scorecard:
         return "\n".join([table, "", *(f"- {note}" for note in self.notes())]).rstrip() + "\n"
 
 
-def write_scorecard(folder: Path, scorecard: Scorecard) -> None:
+def write_scorecard(folder: Path, scorecard: Scorecard) -> list[Path]:
     """Write ``scorecard.json``, ``scorecard.md`` and ``scorecard.html``, or none of them.
 
     Args:
         folder: An existing folder, see ``hold_report``.
         scorecard: Scorecard to write.
+
+    Returns:
+        The files.
     """
     contents = (
         json.dumps(scorecard.as_json(), indent=2) + "\n",
@@ -93,6 +96,7 @@ def write_scorecard(folder: Path, scorecard: Scorecard) -> None:
         for name, content in zip(FILES, contents, strict=True):
             path = files.enter_context(whole_file(folder / name))
             path.write_text(content, encoding="utf-8")
+    return [folder / name for name in FILES]
 
 
 def read_figures(path: str | Path) -> dict[str, dict[str, Any]]:

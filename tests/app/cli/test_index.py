@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[3]
         (["build", "{photos}", "-o", "x.index", "--thumbnails", "-1"], 2, "--thumbnails must be"),
         (["build", "{photos}", "-o", "x.index", "--images", "y"], 2, "--images is for features"),
         (["build", "{photos}", "-o", "text.npy"], 1, "text.npy"),
+        (["build", "{photos}", "-o", "text.npy/x", "--weights", "none"], 1, "text.npy"),
         (["build", "{photos}", "-o", "x.index", "--index", "IVF"], 1, "--index IVF"),
         (["build", "{photos}", "-o", "{index}", "--index", "flat"], 1, "with --index auto, got"),
         (["delete", "{index}"], 2, "pass either ids or --filter"),

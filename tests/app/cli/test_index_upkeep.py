@@ -48,7 +48,7 @@ def test_duplicates_are_printed_with_the_one_to_keep(dino_index, tmp_path, index
     shutil.copy(built.photos / "cat" / "3.png", tmp_path / "twin.png")
     dino_index("add", index, tmp_path / "twin.png")
     found = dino_index("duplicates", index, "--threshold", 1, "-o", tmp_path / "twins.csv")
-    assert (found.code, found.out) == (0, "")
+    assert (found.code, found.out) == (0, f"{tmp_path / 'twins.csv'}\n")
     assert found.err == "1 groups, 1 pictures that could go\n"
     header, *rows = (tmp_path / "twins.csv").read_text().splitlines()
     assert header == "group,kind,keep,id,similarity,width,height,bytes"

@@ -36,3 +36,30 @@ def test_wrong_usage_is_one_line(outcome, args, message):
     code, stdout, stderr = outcome("--train", "x.npy", *args)
     assert (code, stdout) == (2, "")
     assert stderr.startswith(f"dino-eval: error: {message}") and stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        ["knn", "--leave-one-out", "--train"],
+        ["copy-detection", "--data"],
+        ["dense-knn", "--data"],
+        ["health", "--data"],
+        ["objects", "--data"],
+        ["retrieval", "--data"],
+        ["segmentation", "--data"],
+        ["video", "--data"],
+        ["all"],
+    ],
+    ids=lambda protocol: protocol[0],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_weights_load(
+    protocol, tmp_path, photos, capsys
+):
+    (tmp_path / "file").touch()
+    flags = ["--weights", "no/such/weights", "-o", str(tmp_path / "file" / "report")]
+    data = tmp_path / "plan.toml" if protocol == ["all"] else photos
+    (tmp_path / "plan.toml").write_text(f"[health]\ndata = {str(photos)!r}\n")
+    assert evaluation.main([*protocol, str(data), *flags]) == 1
+    assert "the report goes to a folder, but" in capsys.readouterr().err
+    assert (tmp_path / "file").is_file()

@@ -103,7 +103,7 @@ def test_dino_attention_will_not_write_into_a_file(capsys, photos, weights):
     code, _, stderr = outcome(
         capsys, attention.main, photos, "-o", photos / "cat" / "0.png", "--weights", weights
     )
-    assert code == 1 and stderr.endswith("0.png' is a file; pass another -o\n")
+    assert code == 1 and stderr.endswith("0.png' is a file; pass another --out\n")
 
 
 def test_a_strip_too_long_to_be_resized_is_left_out(capsys, tmp_path, photos, weights):

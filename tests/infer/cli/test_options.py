@@ -93,5 +93,5 @@ def test_a_place_that_cannot_be_written_is_refused_before_weights_are_loaded(
     main = importlib.import_module(f"dino_infer.cli.{command}").main
     out = tmp_path / "file" / "under" / "out.npy"
     assert main([str(photos), "-o", str(out), "--weights", "no/such/weights"]) == 1
-    assert "is a file; pass another -o" in capsys.readouterr().err
+    assert "is a file; pass another --out" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"

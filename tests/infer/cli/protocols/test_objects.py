@@ -35,6 +35,8 @@ def test_figures_are_printed_beside_their_floors_and_written(folder, weights, tm
     result = json.loads((out / "result.json").read_text())
     assert (result["protocol"], result["headline"]) == ("objects", "tokencut_iou_percent")
     assert {path.name for path in out.iterdir()} == {"result.json", "images.csv", "sheet.png"}
+    named = [line for line in printed.splitlines() if line.startswith("written: ")]
+    assert sorted(named) == sorted(f"written: {path}" for path in out.iterdir())
 
 
 def test_boxes_may_come_from_annotations(folder, weights, capsys):
@@ -46,6 +48,11 @@ def test_boxes_may_come_from_annotations(folder, weights, capsys):
     assert "lost_corloc_percent" in printed and "iou" not in printed
     assert run(weights, *flags, "--levels", "labels") == 2
     assert "--masks, --split and --levels are for masks" in capsys.readouterr().err
+
+
+def test_a_split_of_images_without_lists_is_refused(folder, weights, capsys):
+    assert run(weights, "--data", folder, "--split", "train") == 1
+    assert f"there is no split 'train' in {str(folder)!r}" in capsys.readouterr().err
 
 
 def test_a_size_below_one_patch_is_wrong_usage(folder, weights, capsys):

@@ -17,6 +17,8 @@ def test_the_command_prints_figures_and_writes_the_report(tmp_path, weights, cap
     assert {path.name for path in out.iterdir()} == {
         "masks", "masks.png", "objects.csv", "result.json",
     }  # fmt: skip
+    named = [line for line in printed.splitlines() if line.startswith("written: ")]
+    assert sorted(named) == sorted(f"written: {path}" for path in out.iterdir())
     assert json.loads((out / "result.json").read_text())["headline"] == "jf_percent"
 
 

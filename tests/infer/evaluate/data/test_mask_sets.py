@@ -63,6 +63,15 @@ def test_the_lists_of_voc_tell_the_sets(tmp_path):
     np.testing.assert_array_equal(found, [[VOID, 0, 1, 2]])
 
 
+@pytest.mark.parametrize("flags", [{"split": "val"}, {"train_split": "train"}])
+@pytest.mark.parametrize("images", ["images", "JPEGImages"])
+def test_a_split_where_there_are_no_lists_is_refused(tmp_path, flags, images):
+    truth = "masks" if images == "images" else "SegmentationClass"
+    fill(tmp_path, [mask(0, 255)] * 2, images=images, truth=truth)
+    with pytest.raises(DataError, match="there is no split .*; leave the split out"):
+        mask_sets(tmp_path, **flags)
+
+
 def test_classes_without_an_example_are_named_and_stay(tmp_path, caplog):
     train = fill(tmp_path / "train", [mask(0, 1), mask(0, 2)])
     val = fill(tmp_path / "val", [mask(1, 5), mask(0, 6)])
