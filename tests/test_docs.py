@@ -221,7 +221,7 @@ def _names() -> dict[str, object]:
         "list_images": list_images,
         "array": np.zeros((40, 48, 3), dtype=np.uint8),
         "tensor": torch.zeros(2, 3, 32, 32),
-        "vectors": np.eye(6, dtype=np.float32),
+        "features": np.eye(6, dtype=np.float32),
         "labels": ["cat", "dog"] * 3,
     }
 
@@ -278,10 +278,13 @@ def test_a_python_block_runs_as_printed(block, workplace, server):
         _run("dino-index build photos/ -o photos.index --weights runs/photos")
     jaxtyping.config.update("jaxtyping_disable", "export(" in block.text)  # it traces symbols
     text = block.text.replace("http://127.0.0.1:8000", str(server.base_url))
+    text = text.replace("auto_for(images)", "auto_for(images, epochs=1)")  # for seconds
     try:
         exec(compile(text, str(block.document), "exec"), names)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+    if "train(" in block.text:
+        assert Path("runs/photos/checkpoint.safetensors").is_file()
     if "embedding" in names:
         assert len(names["embedding"].features) == 8 and not names["embedding"].failures
 

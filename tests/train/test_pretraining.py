@@ -87,6 +87,8 @@ def test_a_run_writes_what_the_formats_promise(image_folder, tmp_path: Path, cap
     output = capsys.readouterr().out
     assert "step 18 of 18" in output and "knn_top1_percent" in output
     assert f"unreadable images: 1, listed in {run / 'failures.jsonl'}" in output
+    for path in run.iterdir():
+        assert f": {path}" in output or f"in {path}" in output, path
 
     config = json.loads((run / "config.json").read_text())
     assert config["config"]["head"]["out_dim"] == 64 and config["data"]["images"] == 15
@@ -299,6 +301,7 @@ def test_too_many_bad_files_stop_the_run(image_folder, tmp_path: Path, capsys, b
         (["--teacher.teacher-temp", "0"], 2, "teacher.teacher_temp must lie in (0"),
         (["--crops.global-crops-scale", "0.5", "1.5"], 2, "global_crops_scale"),
         (["--out", "{tmp}/file"], 1, "is a file"),
+        (["--out", "{tmp}/file/run", "--init-from", "{tmp}/nothing.pth"], 1, "file' is a file"),
         (["--eval-data", "{tmp}/flat"], 1, "a folder for each class"),
         (["--optim.epoch", "3"], 2, "--optim.epochs"),
         (["--device", "cuda:99"], 1, "cuda:99"),

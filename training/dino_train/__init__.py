@@ -2,9 +2,11 @@
 
 ::
 
+    from dino_infer import list_images
     from dino_train import recipes, train
 
-    train(recipes.tiny_cpu(), data=["photos/"], out="runs/photos")
+    images = list_images(["photos/"])
+    train(recipes.auto_for(images), data=["photos/"], out="runs/photos", images=images)
 
 The run is told in ``pretraining.py``, its step in ``learner.py``. Importing the package is light;
 each name loads its module when it is first used.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code, usage_errors
+from dino_infer.cli.options import check_out
 from dino_infer.cli.parsing import parsed
 from dino_train import recipes
 from dino_train.config import LossConfig, Machine, SettingsError, TrainConfig, from_dict
@@ -35,6 +36,16 @@ RECIPE is auto (the default, which derives settings from your data) or one of:
 "dino-train RECIPE --help" lists every option with the recipe's values.
 """
 SHOWN_BY_HELP = recipes.auto(num_images=10_000)
+WRITTEN = {
+    "settings": "config.json",
+    "metrics": "metrics.jsonl",
+    "tensorboard": "tensorboard",
+    "steps that were not finite": "nonfinite",
+    "snapshots": "snapshots",
+    "weights": "checkpoint.safetensors",
+    "report": "report/index.html",
+}
+"""Files and folders of a run; ``failures.jsonl`` is named with its count."""
 # Stands in until the data has been seen: any number of epochs and any size of crops fits it.
 PLACEHOLDER = replace(
     SHOWN_BY_HELP,
@@ -149,6 +160,7 @@ def _parsed(
             command, args=arguments, prog=f"dino-train {name}", description=__doc__
         )
     _check_loss(arguments, config)
+    check_out(options.out / WRITTEN["settings"])
     return options, replace(config, recipe=defaults.recipe)
 
 
@@ -194,42 +206,16 @@ def _auto(
 
 
 def _derived(given: GivenSettings, images: "ImageList", options: RunOptions) -> TrainConfig:
-    """Return the settings of ``auto`` for these images, batch, length and weights."""
-    from dino_train.data.decode_sizes import usual_side
-
-    weights = None
-    if options.init_from:
-        from dino_infer.weights.checkpoints import load_backbone
-
-        weights = load_backbone(options.init_from, checkpoint_key=options.checkpoint_key)[1]
-    epochs = given.optim.epochs
-    arch = given.model.arch or (weights.arch if weights else None)
-    fresh = recipes.auto(
-        num_images=len(images),
-        image_side=usual_side(images),
+    return recipes.auto_for(
+        images,
         batch_size=given.optim.batch_size,
-        epochs=epochs,
-        arch=arch,
+        epochs=given.optim.epochs,
+        arch=given.model.arch,
         loss=given.loss.kind,
-        on_cpu=weights is None and _on_cpu(options.machine.device),
+        init_from=options.init_from,
+        checkpoint_key=options.checkpoint_key,
+        device=options.machine.device,
     )
-    if weights is None:
-        return fresh
-    return recipes.continued(
-        fresh,
-        num_images=len(images),
-        arch=weights.arch,
-        patch_size=weights.patch_size,
-        image_size=weights.image_size,
-        small_stem=weights.small_stem,
-        epochs=epochs,
-    )
-
-
-def _on_cpu(device: str) -> bool:
-    from dino_infer.devices import resolved_device
-
-    return device == "cpu" or (device == "auto" and resolved_device(device).type == "cpu")
 
 
 def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" = None) -> int:
@@ -260,10 +246,9 @@ def _train(options: RunOptions, config: TrainConfig, images: "ImageList | None" 
         failures = options.out / "failures.jsonl"
         if count := len(listed_failures(failures)):
             print(f"unreadable images: {count}, listed in {failures}")
-        print(f"weights: {options.out / 'checkpoint.safetensors'}")
-        report = options.out / "report" / "index.html"
-        if report.exists():  # there is none without a readable image
-            print(f"report: {report}")
+        for what, name in WRITTEN.items():
+            if (options.out / name).exists():  # say, no report without a readable image
+                print(f"{what}: {options.out / name}")
     return 0 if result.finished else INTERRUPTED
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dino_infer.networks.build import build_backbone
+from dino_infer.sources.image_list import list_images
 from dino_infer.weights.checkpoints import save_checkpoint
 from dino_infer.weights.info import CheckpointInfo
-from dino_train import recipes
+from dino_train import recipes, train
 from dino_train.cli import SHOWN_BY_HELP, main
 from dino_train.config import LossConfig
 from dino_train.given import read_given
@@ -67,6 +68,20 @@ def test_weights_bring_their_stem_and_their_kind_of_network(said_by_auto, tmp_pa
     save_checkpoint(tmp_path / "w.safetensors", resnet, info)
     said = said_by_auto("--init-from", str(tmp_path / "w.safetensors"), "--optim.epochs", "1")
     assert "epochs 1:" in said and "after 0.25 epochs" in said
+
+
+def test_a_list_of_images_gives_the_settings_of_the_command(image_folder, tmp_path: Path):
+    data, run = image_folder(count=12), tmp_path / "run"
+    images = list_images([data])
+    config = recipes.auto_for(images, epochs=1, device="cpu")
+    assert config == recipes.auto(num_images=12, image_side=40, epochs=1, on_cpu=True)
+    train(config, data=[data], out=run, images=images, tensorboard=False)
+    # The same run to the command: it has nothing left to do.
+    flags = ["--optim.epochs", "1", "--device", "cpu", "--no-tensorboard"]
+    assert main(["--data", str(data), "--out", str(run), *flags]) == 0
+    continued = recipes.auto_for(images, epochs=2, init_from=run)
+    assert continued.model.arch == config.model.arch and continued.model.small_stem
+    assert continued.optim.lr < config.optim.lr
 
 
 AUTO_SIDES = {"vit_small": 256, "resnet18": 32}

@@ -1,6 +1,6 @@
 """Settings of runs: published recipes, and what is derived from the data."""
 
-from dino_train.recipes.derived import auto, continued
+from dino_train.recipes.derived import auto, auto_for, continued
 from dino_train.recipes.explained import explain_auto, warnings_about, what_outlasts
 from dino_train.recipes.published import (
     RECIPES,
@@ -16,6 +16,7 @@ from dino_train.recipes.published import (
 __all__ = [
     "RECIPES",
     "auto",
+    "auto_for",
     "continued",
     "explain_auto",
     "imagenet_vitb16",

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dino_train.config import (
     HeadConfig,
@@ -14,6 +16,9 @@ from dino_train.config import (
     TrainConfig,
 )
 from dino_train.crops.spec import CropSpec
+
+if TYPE_CHECKING:
+    from dino_infer.sources.image_list import ImageList
 
 TINY_SIDE = 64  # up to this side in pixels, images are tiny; the small stem is for those below
 FEW_IMAGES = 100_000  # below, images are few
@@ -116,6 +121,66 @@ def auto(
         ),
         run=RunConfig(snapshot_epochs=float(pause_epochs), eval_epochs=pause_epochs),
     )
+
+
+def auto_for(
+    images: "ImageList",
+    *,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    arch: str | None = None,
+    loss: LossKind | None = None,
+    init_from: str | Path | None = None,
+    checkpoint_key: str = "teacher",
+    device: str = "auto",
+) -> TrainConfig:
+    """Settings that dino-train derives from images: ``auto``, or ``continued`` from weights.
+
+    Args:
+        images: The training data.
+        batch_size: Images in one optimizer step; None derives it.
+        epochs: Passes over the images; None derives them.
+        arch: Backbone; None takes that of the weights, or what suits the device.
+        loss: Kind of the loss; None derives it.
+        init_from: Weights to start from, as for ``train``.
+        checkpoint_key: Network of such weights, see ``load_backbone``.
+        device: Device to train on; "auto" takes a GPU if there is one.
+
+    Raises:
+        DinoError: The weights cannot be loaded.
+        ValueError: ``batch_size`` or ``epochs`` is below 1.
+    """
+    from dino_infer.weights.checkpoints import load_backbone
+    from dino_train.data.decode_sizes import usual_side
+
+    weights = load_backbone(init_from, checkpoint_key=checkpoint_key)[1] if init_from else None
+    config = auto(
+        num_images=len(images),
+        image_side=usual_side(images),
+        batch_size=batch_size,
+        epochs=epochs,
+        arch=arch or (weights.arch if weights else None),
+        loss=loss,
+        on_cpu=weights is None and _is_cpu(device),
+    )
+    if weights is None:
+        return config
+    return continued(
+        config,
+        num_images=len(images),
+        arch=weights.arch,
+        patch_size=weights.patch_size,
+        image_size=weights.image_size,
+        small_stem=weights.small_stem,
+        epochs=epochs,
+    )
+
+
+def _is_cpu(device: str) -> bool:
+    """True for a CPU; whether there is such a GPU, training tells."""
+    from dino_infer.devices import resolved_device
+
+    return device in ("auto", "cpu") and resolved_device(device).type == "cpu"
 
 
 def _takes_small_stem(arch: str) -> bool:
