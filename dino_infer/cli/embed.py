@@ -40,7 +40,7 @@ class FeatureOptions:
     mean (power 4), [CLS] and it, [CLS] tokens of the last N blocks, these and the mean, or all
     patch tokens."""
     normalize: Flag = False
-    """Scale each vector to length 1."""
+    """Scale each feature to length 1."""
     dtype: Literal["float32", "float16"] = "float32"
     """Data type of the stored numbers."""
 
@@ -96,7 +96,7 @@ def embed(
     compute: tyro.conf.OmitArgPrefixes[ComputeOptions] = ComputeOptions(),  # noqa: B008
     job: tyro.conf.OmitArgPrefixes[JobOptions] = JobOptions(),
 ) -> int:
-    """Turn images into feature vectors.
+    """Turn images into features.
 
     Writes FEATS.npy (one row an image), FEATS.parquet (path, size, hash and label of each row),
     FEATS.json (how they were made) and FEATS.failed.jsonl (images that could not be read). With

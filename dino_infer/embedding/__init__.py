@@ -1,4 +1,4 @@
-"""Images to feature rows: decoding, engines, pooling."""
+"""Images to features: decoding, engines, pooling."""
 
 import lazy_loader
 

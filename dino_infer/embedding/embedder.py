@@ -1,4 +1,4 @@
-"""Images to feature vectors: the embedder that users hold."""
+"""Images to features: the embedder that users hold."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,13 +53,13 @@ class Embedding:
 
 
 class Embedder:
-    """Turns images into feature vectors.
+    """Turns images into features.
 
     ::
 
         embedder = Embedder.load("runs/photos")
-        vector = embedder("a.jpg")                                     # one picture
-        vectors = embedder(["a.jpg", Image.open("b.png"), array])      # in memory
+        feature = embedder("a.jpg")                                    # one picture
+        features = embedder(["a.jpg", Image.open("b.png"), array])     # in memory
         embedding = embedder.embed(list_images(["photos/"]))           # many files
         embedder.attention("a.jpg").overlay().save("attention.png")
 
@@ -76,7 +76,7 @@ class Embedder:
         precision: Precision of a backbone, see ``TorchEngine``; features are float32 in any case.
         feature: Feature of a backbone, see ``feature_of``: "cls", "mean", "cls+mean", "gem",
             "cls+gem", "last4", "last1+mean", "patches" ...
-        normalize: Scale each vector to length 1.
+        normalize: Scale each feature to length 1.
         compiled: Run a backbone through torch.compile.
         max_pixels: Larger images fail, judged by their header.
         max_file_bytes: Larger files fail unread.
