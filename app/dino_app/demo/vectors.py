@@ -16,6 +16,20 @@ from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import DataError, DinoError
 from dino_infer.images.preprocess import Preprocess
 
+SWITCH = "Switch to "
+
+
+def switch_button(picker: gr.Dropdown, *, elem_id: str) -> gr.Button:
+    """A button, hidden at first, that chooses the network which can answer; see ``switch_to``."""
+    button = gr.Button(visible=False, variant="primary", elem_id=elem_id)
+    button.click(lambda text: text.removeprefix(SWITCH), button, picker, api_visibility="private")
+    return button
+
+
+def switch_to(name: str | None) -> gr.Button:
+    """The button as it offers a network; hidden without one."""
+    return gr.Button(f"{SWITCH}{name}", visible=name is not None)
+
 
 class OtherNetwork(gr.Error):
     """Vectors that one network made are asked for with another.
@@ -83,7 +97,12 @@ class Vectors:
             OtherNetwork: The network is not the one that made them.
             DinoError: The network cannot be loaded, or the description cannot be followed.
         """
-        embedder = self.embedder(name, made)
+        try:
+            embedder = self.embedder(name, made)
+        except DataError as error:  # say, a convnet, which has no patches to average
+            if (fitting := self._fitting(made)) is None:
+                raise
+            raise OtherNetwork(what, name, fitting) from error
         with self._lock:
             pair = (id(embedder), str(made))
             if pair not in self._matching:  # the description hashes all weights

@@ -1,19 +1,24 @@
 """Labelled examples that vote on a photo: those of a features file or of an index."""
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from dino_app.demo.tiles import empty_tile, thumbnail_tile
+from dino_app.demo.tiles import TILE, empty_tile, photo_tile, thumbnail_tile
 from dino_app.store.filters import Exists
 from dino_app.store.interface import Store
-from dino_infer.errors import DataError
+from dino_infer.errors import DataError, ImageError
 from dino_infer.features.files import Features
+from dino_infer.images.read import read_image
 from dino_infer.knn.neighbors import exact_neighbors, normalized
 
+SOUGHT = 100  # photos of a features file, of which one must be there for tiles to be shown
+ENOUGH = (2 * TILE, 2 * TILE)  # pixels decoded of a photo that becomes a tile
 LABEL = "label"  # of an index: the metadata that names the class
 
 
@@ -27,13 +32,12 @@ class Voter(NamedTuple):
 
 
 class FileExamples:
-    """The rows of a features file; it holds no pictures.
+    """The rows of a features file, with their photos where these still lie where it says.
 
     Raises:
         DataError: The file has no labels, or not one vector an image.
     """
 
-    has_tiles = False
     what = "features file"
 
     def __init__(self, features: Features) -> None:
@@ -52,6 +56,9 @@ class FileExamples:
         self._names = [features.paths[row] for row in np.flatnonzero(ok)]
         self._labels = [str(label) for label in features.labels[ok]]
         self.model: Mapping[str, Any] = features.manifest
+        sources = [Path(source) for source in features.manifest.get("sources") or ()]
+        self._folders = [source for source in sources if source.is_dir()]
+        self.has_tiles = any(self._file(name) is not None for name in self._names[:SOUGHT])
 
     def summary(self) -> str:
         """Summary of the examples, in one line."""
@@ -67,8 +74,14 @@ class FileExamples:
         ]
 
     def tile(self, name: str) -> Image.Image:
-        """The empty tile: a features file holds no pictures."""
-        return empty_tile()
+        """The photo of an example made small; the empty tile where it is not found."""
+        path = self._file(name)
+        return empty_tile() if path is None else _tile_of(path)
+
+    def _file(self, name: str) -> Path | None:
+        """The file of an example: names are unique only within a folder."""
+        found = [folder / name for folder in self._folders if (folder / name).is_file()]
+        return found[0] if len(found) == 1 else None
 
 
 class IndexExamples:
@@ -105,6 +118,14 @@ class IndexExamples:
     def tile(self, name: str) -> Image.Image:
         """The thumbnail of an example, where it has one."""
         return thumbnail_tile(self._store.thumbnail(name))
+
+
+@functools.lru_cache(maxsize=64)  # of a few MB: each step of a slider shows the same again
+def _tile_of(path: Path) -> Image.Image:
+    try:
+        return photo_tile(read_image(path.read_bytes(), path=path.name, min_scale_size=ENOUGH))
+    except (ImageError, OSError):
+        return empty_tile()
 
 
 Examples = FileExamples | IndexExamples

@@ -10,7 +10,7 @@ from dino_app.demo.models import Models
 from dino_app.demo.style import to_result
 from dino_app.demo.tiles import caption, plain, tile_gallery
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
-from dino_app.demo.vectors import Vectors
+from dino_app.demo.vectors import OtherNetwork, Vectors, switch_button, switch_to
 from dino_app.demo.voters import LABEL, Examples, FileExamples, IndexExamples, Voter
 from dino_app.store.filters import Exists
 from dino_app.store.interface import Store
@@ -66,6 +66,7 @@ def classify_tab(
         with gr.Column(elem_classes="result", elem_id="classify-result"):
             gr.Markdown(examples.summary, elem_id="classify-about")
             told = gr.Markdown(FIRST_STEP, elem_id="classify-told")
+            switch = switch_button(picker, elem_id="classify-switch")
             label = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classify-label")
             tiles = tile_gallery("Who voted", elem_id="classify-tiles", visible=examples.has_tiles)
             table = gr.Dataframe(
@@ -98,12 +99,10 @@ def classify_tab(
         picture: str | None, network: str, k: float = K, temperature: float = TEMPERATURE
     ) -> tuple[Any, ...]:
         """Classes of a photo with their shares of the vote, and who voted."""
-        found = []
-        if picture is not None:
-            image = checked_picture(picture)
-            vector = vectors.vector(image, name=network, made=examples.model, what=examples.what)
-            found = examples.nearest(vector, k=MOST_K)
-        return found, *_shown(found, examples, k, temperature)
+        *answer, fitting = _answer(
+            picture, network, k, temperature, examples=examples, vectors=vectors
+        )
+        return *answer, switch_to(fitting)
 
     @plain_errors()
     def voted(found: list[Voter], k: float, temperature: float) -> tuple[Any, ...]:
@@ -111,10 +110,10 @@ def classify_tab(
 
     inputs = [asking, picker, *settings]
     busy: dict[str, Any] = {"show_progress_on": label, "concurrency_id": "classify"}
-    asked = asking.change(classify, inputs, [voters, *shown], api_name="classify", **busy)
+    asked = asking.change(classify, inputs, [voters, *shown, switch], api_name="classify", **busy)
     asked.success(None, js=to_result("classify-result"), api_visibility="private")
     if embedder is None:
-        picker.change(classify, inputs, [voters, *shown], api_visibility="private", **busy)
+        picker.change(classify, inputs, [voters, *shown, switch], api_visibility="private", **busy)
     gr.on(
         [setting.input for setting in settings],
         voted,
@@ -134,6 +133,31 @@ def _examples(features: Features | None, store: Store | None) -> Examples | None
     if store is not None and store.count(Exists(LABEL, True)):
         return IndexExamples(store)
     return None
+
+
+def _answer(
+    picture: str | None,
+    network: str,
+    k: float,
+    temperature: float,
+    *,
+    examples: Examples,
+    vectors: Vectors,
+) -> tuple[Any, ...]:
+    """Who may vote on a photo, what ``_shown`` gives, and a network that can answer instead.
+
+    Raises:
+        gr.Error: The photo cannot be read.
+    """
+    found: list[Voter] = []
+    if picture is not None:
+        image, made = checked_picture(picture), examples.model
+        try:
+            vector = vectors.vector(image, name=network, made=made, what=examples.what)
+        except OtherNetwork as error:
+            return [], None, [], [], str(error.message), error.switch_to
+        found = examples.nearest(vector, k=MOST_K)
+    return found, *_shown(found, examples, k, temperature), None
 
 
 def _shown(

@@ -9,7 +9,7 @@ from dino_app.demo.models import Models
 from dino_app.demo.style import to_result
 from dino_app.demo.tiles import plain
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors
-from dino_app.demo.vectors import Vectors
+from dino_app.demo.vectors import OtherNetwork, Vectors, switch_button, switch_to
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.heads import LinearHead
 
@@ -41,24 +41,42 @@ def head_tab(
         with gr.Column(elem_classes="result", elem_id="classify-result"):
             gr.Markdown(f"{len(head.classes):,} classes", elem_id="classify-about")
             told = gr.Markdown(FIRST_STEP, elem_id="classify-told")
+            switch = switch_button(picker, elem_id="classify-switch")
             label = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classify-label")
 
     @plain_errors()
     def classify(picture: str | None, network: str) -> tuple[Any, ...]:
         """Probabilities of the classes of a photo."""
-        if picture is None:
-            return None, FIRST_STEP
-        image = checked_picture(picture)
-        return _answer(head, vectors.vector(image, name=network, made=head.made_by, what="head"))
+        *answer, fitting = _answer(picture, network, head=head, vectors=vectors)
+        return *answer, switch_to(fitting)
 
+    shown = [label, told, switch]
     busy: dict[str, Any] = {"show_progress_on": label, "concurrency_id": "classify"}
-    asked = asking.change(classify, [asking, picker], [label, told], api_name="classify", **busy)
+    asked = asking.change(classify, [asking, picker], shown, api_name="classify", **busy)
     asked.success(None, js=to_result("classify-result"), api_visibility="private")
     if embedder is None:
-        picker.change(classify, [asking, picker], [label, told], api_visibility="private", **busy)
+        picker.change(classify, [asking, picker], shown, api_visibility="private", **busy)
 
 
-def _answer(head: LinearHead, vector: Any) -> tuple[dict[str, float], str]:
+def _answer(
+    picture: str | None, network: str, *, head: LinearHead, vectors: Vectors
+) -> tuple[dict[str, float] | None, str, str | None]:
+    """The most probable classes of a photo, a sentence, and a network that can answer instead.
+
+    Raises:
+        gr.Error: The photo cannot be read.
+    """
+    if picture is None:
+        return None, FIRST_STEP, None
+    image = checked_picture(picture)
+    try:
+        vector = vectors.vector(image, name=network, made=head.made_by, what="head")
+    except OtherNetwork as error:
+        return None, str(error.message), error.switch_to
+    return *_told(head, vector), None
+
+
+def _told(head: LinearHead, vector: Any) -> tuple[dict[str, float], str]:
     """The most probable classes of a vector, and a sentence about the first."""
     shares = head.predict_proba(vector[None])[0]
     best = (-shares).argsort(kind="stable")[:TOP_CLASSES]

@@ -16,7 +16,7 @@ from dino_app.demo.photo_sets import photos_input, readable_photos
 from dino_app.demo.style import to_result
 from dino_app.demo.tiles import caption, plain, tile_gallery
 from dino_app.demo.uploads import checked_picture, picture_input, plain_errors, said
-from dino_app.demo.vectors import OtherNetwork, Vectors
+from dino_app.demo.vectors import OtherNetwork, Vectors, switch_button, switch_to
 from dino_app.store.interface import Store, others
 from dino_infer.embedding.embedder import Embedder
 
@@ -25,7 +25,6 @@ NO_ALBUM = "Choose the photos to search, then a photo to search with."
 NO_QUESTION = "Now choose a photo to search with."
 MOST_PHOTOS = 200
 K, MOST_K = 12, 60
-SWITCH = "Switch to "
 
 
 class Question(NamedTuple):
@@ -88,7 +87,7 @@ def search_tab(
         with gr.Column(elem_classes="result", elem_id="search-result"):
             about = gr.Markdown(search.summary, elem_id="search-about")
             told = gr.Markdown(search.first_step(), elem_id="search-told")
-            switch = gr.Button(visible=False, variant="primary", elem_id="search-switch")
+            switch = switch_button(picker, elem_id="search-switch")
             gallery = tile_gallery(
                 "Choose a result to search again with it",
                 elem_id="search-results",
@@ -143,7 +142,6 @@ def search_tab(
             collect, [photos, picker, session], [session, about, told], **gathering
         )
         changed.success(search_photo, upload, shown, **busy)
-    switch.click(lambda text: text.removeprefix(SWITCH), switch, picker, api_visibility="private")
     gallery.select(search_again, settings, shown, **busy, **EVERY_CLICK)
     gr.on(
         [k.release, wanted.input],
@@ -250,5 +248,4 @@ class Search:
 def _shown(answer: Answer) -> tuple[Session, gr.Gallery, str, gr.Button]:
     """An answer on the page; without the reset, a second click on a place would be no choice."""
     gallery = gr.Gallery(answer.tiles, selected_index=None)
-    switch = gr.Button(f"{SWITCH}{answer.switch_to}", visible=answer.switch_to is not None)
-    return answer.session, gallery, answer.told, switch
+    return answer.session, gallery, answer.told, switch_to(answer.switch_to)

@@ -2,11 +2,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dino_app.demo.tabs.classify import MOST_K, _examples, _shown
+from dino_app.demo.tabs import classify_by_head
+from dino_app.demo.tabs.classify import MOST_K, _answer, _examples, _shown
+from dino_app.demo.tiles import empty_tile
 from dino_app.demo.vectors import OtherNetwork, Vectors
 from dino_app.demo.voters import FileExamples, IndexExamples
 from dino_infer.errors import DataError
+from dino_infer.heads import LinearHead
 from dino_infer.knn.classifier import KNNClassifier
 from dino_infer.knn.votes import vote
 from tests.app.demo.indexed import CLASSES, TILES, small_features, tiles
@@ -108,6 +112,59 @@ def test_another_network_than_that_of_the_features_is_refused(models, features):
         OtherNetwork, match="This (index|file) was made with another network.*Choose"
     ):
         Vectors(models).vector(tiles()["cat/0.jpg"], name=models.names[1], made=features.manifest)
+
+
+@pytest.mark.parametrize("source", ["index", "features file", "head"])
+def test_another_network_is_told_with_a_switch_to_the_right_one(
+    models, features, store, tmp_path, source
+):
+    photo, vectors = str(tmp_path / "photo.png"), Vectors(models)
+    Image.fromarray(tiles()["cat/0.jpg"]).save(photo)
+    head = LinearHead(
+        weight=np.eye(2, features.matrix.shape[1], dtype=np.float32), bias=np.zeros(2, np.float32),
+        classes=("cat", "coffee"), made_by=features.manifest,
+    )  # fmt: skip
+
+    def answer(network):
+        if source == "head":
+            return classify_by_head._answer(photo, network, head=head, vectors=vectors)
+        examples = IndexExamples(store) if source == "index" else FileExamples(features)
+        return _answer(photo, network, 5, 0.07, examples=examples, vectors=vectors)
+
+    *_, told, fitting = answer(models.names[2])
+    assert f"This {source} was made with another network" in told
+    assert fitting == models.names[0]
+    *_, told, fitting = answer(fitting)
+    assert "**" in told and fitting is None
+
+
+def test_a_convnet_that_lacks_the_feature_of_a_vit_is_another_network(models, features):
+    made = features.manifest | {"feature": "mean"}
+    with pytest.raises(OtherNetwork) as told:
+        Vectors(models).vector(tiles()["cat/0.jpg"], name=models.names[2], made=made)
+    assert told.value.switch_to == models.names[0]
+
+
+def test_photos_of_a_features_file_are_shown_where_they_are_found(features, vector, tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for name, picture in tiles().items():
+        path = folders[0] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path, quality=100, subsampling=0)
+    (folders[1] / "cat").mkdir(parents=True)
+    (folders[0] / "cat" / "1.jpg").unlink()
+    (folders[0] / "cat" / "2.jpg").write_bytes(b"no picture")
+    (folders[1] / "cat" / "3.jpg").write_bytes(b"of the same name")
+    sources = [*map(str, folders), str(tmp_path / "gone"), "photos.tar"]
+    made = {**features.manifest, "sources": sources}
+    examples = FileExamples(dataclasses.replace(features, manifest=made))
+    assert examples.has_tiles and not FileExamples(features).has_tiles
+    tile = np.asarray(examples.tile("cat/0.jpg"), dtype=int)
+    assert abs(tile - tiles()["cat/0.jpg"]).mean() < 2  # levels, of a JPEG
+    for name in ("cat/1.jpg", "cat/2.jpg", "cat/3.jpg"):
+        assert examples.tile(name) is empty_tile()
+    _, shown, *_ = _shown(examples.nearest(vector, k=MOST_K), examples, 5, 0.07)
+    assert len(shown) == 5
 
 
 def test_features_go_before_the_index(features, store):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dino_app.demo.tabs.classify_by_head import _answer
+from dino_app.demo.tabs.classify_by_head import _told
 from dino_app.demo.vectors import OtherNetwork, Vectors
 from dino_infer.heads import LinearHead
 from tests.app.demo.indexed import tiles
@@ -24,7 +24,7 @@ def head(models):
 def test_the_tab_tells_the_probabilities_of_the_library(models, head):
     picture = tiles()["cat/2.jpg"]
     vector = Vectors(models).vector(picture, name=models.names[0], made=head.made_by, what="head")
-    classes, told = _answer(head, vector)
+    classes, told = _told(head, vector)
     shares = dict(zip(head.classes, head.predict_proba(vector[None])[0].tolist(), strict=True))
     assert len(classes) == 5 and classes == {name: shares[name] for name in classes}
     winner = max(shares, key=shares.__getitem__)
