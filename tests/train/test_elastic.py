@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 
 from dino_train.cli import main
 from dino_train.records.metrics import read_rows
-from tests.train.ranks import free_port, start_ranks
+from tests.train.ranks import start_ranks
 from tests.train.test_pretraining import arguments
 
 SAME = 1e-5  # float32 sums over processes come in another order
@@ -108,41 +107,3 @@ def test_torchrun_restarts_what_lost_a_worker(image_folder, tmp_path: Path, numb
     assert "lost another one" in said and "Traceback" not in said
     assert "step-00000040.pt, step 40 of 100" in said
     assert_same_losses(broken, whole)
-
-
-@pytest.mark.slow
-def test_a_node_that_goes_and_comes_back_changes_no_loss(image_folder, tmp_path: Path):
-    data, whole, run = image_folder(count=80), tmp_path / "whole", tmp_path / "run"
-    alone = (sys.executable, "-m", "dino_train.cli")
-    subprocess.run([*alone, *arguments(data, whole, *LONG)], env=ONE_THREAD, check=True)
-    port = free_port()
-    elastic = (*TORCHRUN, "--nnodes", "1:2", "--nproc-per-node", "2", "--max-restarts", "9",
-               "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}",
-               "--rdzv-conf", "last_call_timeout=60", "-m", "dino_train.cli")  # fmt: skip
-
-    def node(name: str) -> subprocess.Popen:
-        with (tmp_path / name).open("a") as log:
-            command = [*elastic, *arguments(data, run, *LONG)]
-            env = {**ONE_THREAD, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # as train_node.sh
-            return subprocess.Popen(command, env=env, stderr=log)
-
-    first = node("first")  # keeps the rendezvous, so it must stay
-    wait_until(lambda: listens(port))
-    second = node("second")
-    wait_until(lambda: len(losses(run)) > 30)
-    lost = workers_of(second)
-    assert len(lost) == 2
-    for pid in (second.pid, *lost.values()):
-        os.kill(pid, signal.SIGKILL)
-    second.wait()
-    wait_until(lambda: len(losses(run)) > 60)
-    second = node("second")
-    assert (first.wait(PATIENCE_S), second.wait(PATIENCE_S)) == (0, 0)
-    said = (tmp_path / "first").read_text() + (tmp_path / "second").read_text()
-    assert "2 processes go on with what 4 began: each takes 2 x 2 images a step" in said
-    assert_same_losses(run, whole)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as caller:
-        return caller.connect_ex(("127.0.0.1", port)) == 0
