@@ -1,14 +1,9 @@
 """dino-eval copy-detection."""
 
-from typing import TYPE_CHECKING
-
 import tyro
 
 from dino_infer.cli.options import ComputeOptions, LimitOptions, WeightOptions, check_positive
-from dino_infer.cli.protocols.shared import ReportOptions, load, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, load, open_report
 
 
 def copy_detection(
@@ -51,11 +46,12 @@ def copy_detection(
     from dino_infer.evaluate.data.copies import read_copies
     from dino_infer.sources.image_list import list_images
 
-    def measure() -> "Result":
+    with open_report(report, tables=["transforms"]) as answer:
         copies = read_copies(data)
         sources = {"distractors": distractors, "whiten_on": whiten_on, "background": background}
         more = {name: list_images([source]) for name, source in sources.items() if source}
         contestants = with_pixels(load(weights, compute, limits, report))
-        return measure_copy_detection(contestants, copies, **more, components=components, size=size)
-
-    return show(measure, report, tables=["transforms"])
+        answer.result = measure_copy_detection(
+            contestants, copies, **more, components=components, size=size
+        )
+    return answer.code

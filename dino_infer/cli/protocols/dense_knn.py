@@ -1,16 +1,11 @@
 """dino-eval dense-knn."""
 
-from typing import TYPE_CHECKING
-
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import ComputeOptions, LimitOptions, WeightOptions
 from dino_infer.cli.protocols.mask_options import MaskOptions
-from dino_infer.cli.protocols.shared import ReportOptions, load, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, load, open_report
 
 
 def dense_knn(
@@ -70,11 +65,10 @@ def dense_knn(
     except ValueError as error:
         raise UsageError(str(error)) from error
 
-    def measure() -> "Result":
+    with open_report(report) as answer:
         networks = load(weights, compute, limits, report, size=size)
         sets = mask_sets(
             data, val=val, train_split=train_split, seed=report.seed, **truth.keywords()
         )
-        return measure_dense_knn(networks, sets, options=options)
-
-    return show(measure, report)
+        answer.result = measure_dense_knn(networks, sets, options=options)
+    return answer.code

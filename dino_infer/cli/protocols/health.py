@@ -1,7 +1,5 @@
 """dino-eval health."""
 
-from typing import TYPE_CHECKING
-
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError
@@ -12,10 +10,7 @@ from dino_infer.cli.options import (
     TableOptions,
     WeightOptions,
 )
-from dino_infer.cli.protocols.shared import ReportOptions, load, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, load, open_report
 
 
 def health(
@@ -55,9 +50,9 @@ def health(
     from dino_infer.evaluate.health import measure_health, prototypes_of
     from dino_infer.sources.image_list import list_images
 
-    def measure() -> "Result":
+    with open_report(report) as answer:
         networks = load(weights, compute, limits, report)
-        return measure_health(
+        answer.result = measure_health(
             with_pixels(networks),
             list_images([data], image_column=tables.image_column),
             source=data,
@@ -68,5 +63,4 @@ def health(
             seed=report.seed,
             prototypes=prototypes_of(networks[0]),
         )
-
-    return show(measure, report)
+    return answer.code

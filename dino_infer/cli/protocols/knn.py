@@ -1,17 +1,13 @@
 """dino-eval knn."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import check_positive
 from dino_infer.cli.protocols.labelled import LabelOptions, NetworkOptions, labelled_sides
-from dino_infer.cli.protocols.shared import ReportOptions, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, open_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +69,9 @@ def knn(
 
     device = resolved_device(network.compute.device)
 
-    def measure() -> "Result":
+    with open_report(report, tables=["few_shot"]) as answer:
         sides = labelled_sides(train, val, labels=labels, network=network, report=report)
-        return measure_knn(
+        answer.result = measure_knn(
             sides,
             ks=k,
             temperature=temperature,
@@ -84,5 +80,4 @@ def knn(
             seed=report.seed,
             device=device,
         )
-
-    return show(measure, report, tables=["few_shot"])
+    return answer.code

@@ -1,17 +1,13 @@
 """dino-eval linear."""
 
 import math
-from typing import TYPE_CHECKING
 
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError, usage_errors
 from dino_infer.cli.options import VectorName, check_positive
 from dino_infer.cli.protocols.labelled import LabelledOptions, NetworkOptions, labelled_sides
-from dino_infer.cli.protocols.shared import ReportOptions, load, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, load, open_report
 
 
 def linear(
@@ -56,12 +52,12 @@ def linear(
 
     device = resolved_device(network.compute.device)
 
-    def measure() -> "Result":
+    with open_report(report, tables=["learning_rates"]) as answer:
         sides = labelled_sides(
             images.train, images.val, labels=images, network=network, report=report,
             feature=feature, default=None,
         )  # fmt: skip
-        return measure_linear(
+        answer.result = measure_linear(
             sides,
             lrs=lr or LRS,
             epochs=epochs,
@@ -69,8 +65,7 @@ def linear(
             seed=report.seed,
             device=device,
         )
-
-    return show(measure, report, tables=["learning_rates"])
+    return answer.code
 
 
 def _on_random_crops(
@@ -90,7 +85,7 @@ def _on_random_crops(
     if is_feature_file(images.train) or is_feature_file(images.val):
         raise UsageError("--random-crops needs images, not feature files")
 
-    def measure() -> "Result":
+    with open_report(report) as answer:
         networks = load(network.weights, network.compute, network.limits, report)
         train, val = (
             labelled_images(source, label_file=labels, image_column=network.tables.image_column)
@@ -100,9 +95,8 @@ def _on_random_crops(
             )
         )
         with usage_errors():
-            return measure_random_crops(
+            answer.result = measure_random_crops(
                 networks, train, val, feature=feature, size=network.view.size,
                 lr=lr[0] if lr else LR, epochs=epochs, seed=report.seed,
             )  # fmt: skip
-
-    return show(measure, report)
+    return answer.code

@@ -1,16 +1,11 @@
 """dino-eval logistic and few-shot."""
 
-from typing import TYPE_CHECKING
-
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import VectorName, check_positive
 from dino_infer.cli.protocols.labelled import LabelledOptions, NetworkOptions, labelled_sides
-from dino_infer.cli.protocols.shared import ReportOptions, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, open_report
 
 
 def logistic(
@@ -34,14 +29,13 @@ def logistic(
     """
     from dino_infer.evaluate.logistic import measure_logistic
 
-    def measure() -> "Result":
+    with open_report(report) as answer:
         sides = labelled_sides(
             images.train, images.val, labels=images, network=network, report=report,
             feature=feature,
         )  # fmt: skip
-        return measure_logistic(sides, seed=report.seed)
-
-    return show(measure, report)
+        answer.result = measure_logistic(sides, seed=report.seed)
+    return answer.code
 
 
 def few_shot(
@@ -77,13 +71,12 @@ def few_shot(
 
     device = resolved_device(network.compute.device)
 
-    def measure() -> "Result":
+    with open_report(report) as answer:
         sides = labelled_sides(
             images.train, images.val, labels=images, network=network, report=report,
             feature=feature,
         )  # fmt: skip
-        return measure_few_shot(
+        answer.result = measure_few_shot(
             sides, n_per_class=n_per_class, tries=tries, seed=report.seed, device=device
         )
-
-    return show(measure, report)
+    return answer.code

@@ -1,17 +1,13 @@
 """dino-eval objects."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import ComputeOptions, LimitOptions, WeightOptions, check_positive
 from dino_infer.cli.protocols.mask_options import MaskOptions
-from dino_infer.cli.protocols.shared import ReportOptions, check_plain, load, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, check_plain, load, open_report
 
 
 def objects(
@@ -50,12 +46,11 @@ def objects(
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.objects import measure_objects
 
-    def measure() -> "Result":
+    with open_report(report) as answer:
         networks = load(weights, compute, LimitOptions(), report, size=size)
         if boxes is not None:
             images = with_voc_boxes(data, boxes)
         else:
             images = with_mask_boxes(masked_images(data, **truth.keywords()))
-        return measure_objects(networks, images, size=size)
-
-    return show(measure, report)
+        answer.result = measure_objects(networks, images, size=size)
+    return answer.code

@@ -1,7 +1,6 @@
 """dino-eval retrieval."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
@@ -13,10 +12,7 @@ from dino_infer.cli.options import (
     TableOptions,
     WeightOptions,
 )
-from dino_infer.cli.protocols.shared import ReportOptions, load, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, load, open_report
 
 
 def retrieval(
@@ -64,22 +60,24 @@ def retrieval(
             "--queries and --crop center away"
         )
 
-    def measure() -> "Result":
+    with open_report(report) as answer:
         if ground_truth is not None:
             landmarks = read_revisited(ground_truth)
             contestants = with_pixels(load(weights, compute, limits, report))
-            return measure_revisited(contestants, landmarks, size=view.size or SIZE, scales=scales)
-        sides = [
-            labelled_images(source, image_column=tables.image_column)
-            for source in (data, queries)
-            if source is not None
-        ]
-        return measure_retrieval(
-            with_pixels(load(weights, compute, limits, report)),
-            *sides,
-            size=view.size,
-            crop=view.crop or "center",
-            scales=scales,
-        )
-
-    return show(measure, report)
+            answer.result = measure_revisited(
+                contestants, landmarks, size=view.size or SIZE, scales=scales
+            )
+        else:
+            sides = [
+                labelled_images(source, image_column=tables.image_column)
+                for source in (data, queries)
+                if source is not None
+            ]
+            answer.result = measure_retrieval(
+                with_pixels(load(weights, compute, limits, report)),
+                *sides,
+                size=view.size,
+                crop=view.crop or "center",
+                scales=scales,
+            )
+    return answer.code

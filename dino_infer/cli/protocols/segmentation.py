@@ -1,16 +1,11 @@
 """dino-eval segmentation."""
 
-from typing import TYPE_CHECKING
-
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import ComputeOptions, LimitOptions, WeightOptions, check_positive
 from dino_infer.cli.protocols.mask_options import MaskOptions
-from dino_infer.cli.protocols.shared import ReportOptions, check_plain, load, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, check_plain, load, open_report
 
 
 def segmentation(
@@ -46,9 +41,8 @@ def segmentation(
     from dino_infer.evaluate.data.masks import masked_images
     from dino_infer.evaluate.segmentation import measure_segmentation
 
-    def measure() -> "Result":
+    with open_report(report) as answer:
         networks = load(weights, compute, LimitOptions(), report, size=size)
         images = masked_images(data, **truth.keywords())
-        return measure_segmentation(networks, images, size=size, mass=mass)
-
-    return show(measure, report)
+        answer.result = measure_segmentation(networks, images, size=size, mass=mass)
+    return answer.code

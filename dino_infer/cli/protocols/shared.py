@@ -2,15 +2,15 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dino_infer.cli.exit_codes import UsageError, inputs_code, printable, usage_errors
+from dino_infer.cli.exit_codes import GOOD, UsageError, inputs_code, printable, usage_errors
 from dino_infer.cli.options import (
     DEFAULT_WEIGHTS,
     ComputeOptions,
@@ -110,31 +110,36 @@ def load(
         raise UsageError(str(error)) from error
 
 
-def show(
-    measure: "Callable[[], Result]",
-    report: ReportOptions,
-    *,
-    tables: Sequence[str] = (),
-    folders: Sequence[str] = (),
-) -> int:
-    """Measure, print the figures beside their floors, and write the report that -o asks for.
+@dataclass
+class Answer:
+    """The result of a protocol, and the exit code that follows from it."""
+
+    result: "Result | None" = None
+    code: int = GOOD
+
+
+@contextmanager
+def open_report(
+    report: ReportOptions, *, tables: Sequence[str] = (), folders: Sequence[str] = ()
+) -> Iterator[Answer]:
+    """Print the figures of the answer that the block gives, and write the report that -o asks for.
+
+    A report that cannot be written is refused before the block, which loads weights too.
 
     Args:
-        measure: Gives the result; called when the report can be written, so it loads weights too.
-        report: Where to write it.
+        report: Folder to write the report to.
         tables: Names of further tables to print, where the result has them.
-        folders: Folders in the report that ``measure`` itself fills.
-
-    Returns:
-        The exit code.
+        folders: Folders in the report that the block itself fills.
     """
     from dino_infer.evaluate.reports.report import hold_report, write_report
     from dino_infer.evaluate.reports.result import text_of, text_table
 
-    out = report.out
+    out, answer = report.out, Answer()
     with nullcontext() if out is None else hold_report(out, overwrite=report.overwrite):
         with usage_errors():
-            result = measure()
+            yield answer
+        result = answer.result
+        assert result is not None
         print(text_table(result))
         for name in tables:
             if name in result.tables:
@@ -148,7 +153,7 @@ def show(
         logger.warning("left out: %d more, listed in result.json of a report", rest)
     if result.failed:
         logger.warning("%d images could not be read and were left out", result.failed)
-    return inputs_code(total=result.images, failed=result.failed)
+    answer.code = inputs_code(total=result.images, failed=result.failed)
 
 
 def print_written(paths: Sequence[Path]) -> None:

@@ -2,16 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 
 from dino_infer.cli.exit_codes import UsageError
 from dino_infer.cli.options import ComputeOptions, LimitOptions, WeightOptions, check_positive
-from dino_infer.cli.protocols.shared import ReportOptions, load, show
-
-if TYPE_CHECKING:
-    from dino_infer.evaluate.reports.result import Result
+from dino_infer.cli.protocols.shared import ReportOptions, load, open_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +70,13 @@ def video(
     from dino_infer.evaluate.following import Following
     from dino_infer.evaluate.video import measure_video
 
-    def measure() -> "Result":
+    with open_report(report, folders=["masks"]) as answer:
         networks = load(weights, compute, limits, report, size=following.size)
         videos = video_sequences(data, list_file=list_file)
-        return measure_video(
+        answer.result = measure_video(
             networks,
             videos,
             following=Following(**following.keywords()),
             masks=None if report.out is None else report.out / "masks",
         )
-
-    return show(measure, report, folders=["masks"])
+    return answer.code
