@@ -16,6 +16,7 @@ from dino_train.recipes import RECIPES
 
 PAGES = {
     "dino-embed": ("dino_infer.cli.embed", []),
+    "dino-embed --plan": ("dino_infer.cli.embed", ["--plan"]),
     "dino-attention": ("dino_infer.cli.attention", []),
     "dino-eval": ("dino_infer.cli.eval", []),
     **{f"dino-eval {verb}": ("dino_infer.cli.eval", [verb]) for verb in EVAL_VERBS},
@@ -27,6 +28,7 @@ PAGES = {
     "dino-demo": ("dino_app.cli.demo", []),
     "dino-train": ("dino_train.cli", []),
     **{f"dino-train {name}": ("dino_train.cli", [name]) for name in ("auto", *RECIPES)},
+    "dino-train --plan": ("dino_train.cli", ["--plan"]),
 }
 COLUMNS = 100
 MOST_LINES = 3

@@ -22,6 +22,7 @@ from dino_infer.cli.options import (
     load_embedder,
 )
 from dino_infer.cli.parsing import parsed
+from dino_infer.cli.plan import FLAG, plan_of_embedding
 
 if TYPE_CHECKING:
     from dino_infer.features.shards import Share
@@ -102,6 +103,8 @@ def embed(
     FEATS.json (how they were made) and FEATS.failed.jsonl (images that could not be read). With
     -o FEATS.safetensors or FEATS.parquet the rows are in that file; with -o FOLDER/ they are in
     partitions that autofaiss and embedding-reader read.
+
+    dino-embed --plan --images N prints machines, hours, storage and money of a large job instead.
 
     Args:
         images: Folders, images, .txt files that list images, WebDataset .tar files, .parquet tables
@@ -236,6 +239,10 @@ def _is_folder(out: str) -> bool:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run dino-embed and return its exit code."""
-    return exit_code(
-        lambda args: parsed(embed, prog="dino-embed", args=args), prog="dino-embed", args=args
-    )
+    return exit_code(_main, prog="dino-embed", args=args)
+
+
+def _main(args: list[str]) -> int:
+    if FLAG in args:
+        return plan_of_embedding(args)
+    return parsed(embed, prog="dino-embed", args=args)  # type: ignore[no-any-return]

@@ -20,6 +20,7 @@ import tyro
 from dino_infer.cli.exit_codes import INTERRUPTED, USAGE, UsageError, exit_code, usage_errors
 from dino_infer.cli.options import check_out
 from dino_infer.cli.parsing import parsed
+from dino_infer.cli.plan import FLAG
 from dino_train import recipes
 from dino_train.config import LossConfig, Machine, SettingsError, TrainConfig, from_dict
 from dino_train.given import GivenSettings, read_given, settings_of_dino
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 HELP = f"""\
 usage: dino-train [RECIPE] --data PATH [PATH ...] --out RUN [options]
        dino-train replay RUN     takes the step that was not finite again
+       dino-train [RECIPE] --plan --images N    prints machines, hours, storage and money
 
 RECIPE is auto (the default, which derives settings from your data) or one of:
   {", ".join(recipes.RECIPES)}
@@ -101,6 +103,10 @@ def _main(arguments: list[str]) -> int:
         return parsed(_replay, args=arguments, prog="dino-train replay")  # type: ignore[no-any-return]
     if name != "auto" and name not in recipes.RECIPES:
         raise UsageError(recipes.unknown_recipe(name))
+    if FLAG in arguments:
+        from dino_train.planning.command import plan_of_training
+
+        return plan_of_training(name, [each for each in arguments if each != FLAG])
     if name == "auto":
         if not {"-h", "--help"}.isdisjoint(arguments):
             _parsed(name, arguments, SHOWN_BY_HELP)  # prints it and exits

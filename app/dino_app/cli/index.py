@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dino_app.cli.index_build import add, build, delete
+from dino_app.cli.index_plan import plan
 from dino_app.cli.index_search import search
 from dino_app.cli.index_upkeep import copy, duplicates, info, restore, snapshot, snapshots, verify
 from dino_infer.cli.exit_codes import exit_code
@@ -25,6 +26,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "snapshot": snapshot,
     "snapshots": snapshots,
     "restore": restore,
+    "plan": plan,
 }
 
 

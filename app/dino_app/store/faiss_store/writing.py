@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 WAITING_ROWS = 200_000
 """So many rows, or as many as in the base, may wait for a merge before writers wait too."""
+MOST_WAITING_ROWS = 1_000_000
+"""Limit on them however large the base is, as they are in memory."""
 
 
 class Writer:
@@ -255,7 +257,9 @@ class Writer:
 
     def _wait_for_merge(self) -> None:
         view, thread = self._follower.view, self._thread
-        if thread is not None and len(view.delta_alive) > max(WAITING_ROWS, view.base.rows):
+        if thread is not None and len(view.delta_alive) > max(
+            WAITING_ROWS, min(view.base.rows, MOST_WAITING_ROWS)
+        ):
             thread.join()
 
     def _check_usable(self) -> None:

@@ -1,0 +1,1 @@
+"""Plans of long runs: what they take, before they begin."""
