@@ -33,6 +33,7 @@ TESTED_IN = {
     "dino_infer.cli.plan": "infer/features/test_plan.py",
     "dino_infer.embedding.batches": "infer/embedding/test_embedder.py",
     "dino_infer.embedding.exported_files": "infer/embedding/test_engines.py",
+    "dino_infer.evaluate.data.mask_layouts": "infer/evaluate/data/test_masks.py",
     "dino_infer.evaluate.suite.plans": "infer/evaluate/suite/test_running.py",
     "dino_infer.evaluate.suite.protocols": "infer/evaluate/suite/test_running.py",
     "dino_infer.evaluate.reports.result": "infer/evaluate/test_knn.py",

@@ -11,7 +11,8 @@ from jaxtyping import Float64, Int32, UInt8
 
 from dino_infer.attention.boxes import components
 from dino_infer.errors import DataError
-from dino_infer.evaluate.data.masks import MaskedImages, none_usable
+from dino_infer.evaluate.data.mask_layouts import none_usable
+from dino_infer.evaluate.data.masks import MaskedImages
 from dino_infer.images.read import read_image
 from dino_infer.sources.image_list import ImageList, list_images
 

@@ -13,13 +13,8 @@ from dino_infer.choices import MaskMeaning
 from dino_infer.errors import DataError
 from dino_infer.evaluate.data.label_files import first_names
 from dino_infer.evaluate.data.mask_files import VOID
-from dino_infer.evaluate.data.masks import (
-    VOC_IMAGES,
-    VOC_SPLITS,
-    MaskedImages,
-    check_no_split,
-    masked_images,
-)
+from dino_infer.evaluate.data.mask_layouts import VOC_IMAGES, VOC_SPLITS, check_no_split
+from dino_infer.evaluate.data.masks import MaskedImages, masked_images
 from dino_infer.evaluate.data.repeats import warn_of_shared
 
 logger = logging.getLogger(__name__)
