@@ -40,8 +40,8 @@ PRINTED_BY = {
     "features": {"dino-embed"},
     "attention": {"dino-attention"},
 }
-# Flags of pip, and of modules that are programs of their own.
-ELSEWHERE = {"--force-reinstall", "--tile", "--seed"}
+# Flags of pip and torchrun, and of modules that are programs of their own.
+ELSEWHERE = {"--force-reinstall", "--tile", "--seed", "--max-restarts"}
 # A command with the flags that follow it, or a flag alone.
 NAMED = re.compile(r"(?:(dino-[a-z]+)(?: [a-z]+)? )?(--[a-z][a-z.-]*[a-z])")
 

@@ -85,7 +85,7 @@ def embedding_plan(
         plan.add("speed of a machine", f"{amount(speed)} images/s", why)
     machine_hours = images / speed / 3600
     count = machines or machines_within(machine_hours, hours)
-    plan.add("machines", f"{count:,}", "--shard I/N each, no word between them")
+    plan.add("machines", f"{count:,}", "a shard each, no word between them")
     plan.add("time", duration(machine_hours / count), f"{amount(machine_hours)} machine-hours")
     plan.add("read", size(1e3 * image_kb * images), f"{image_kb:g} kB an image")
     plan.add(

@@ -6,7 +6,7 @@ import tyro
 
 from dino_infer.cli.exit_codes import ALL_FAILED, GOOD, SOME_FAILED, inputs_code
 from dino_infer.cli.options import DEFAULT_WEIGHTS, ComputeOptions, LimitOptions, WeightOptions
-from dino_infer.cli.protocols.shared import ReportOptions, load, print_written
+from dino_infer.cli.protocols.shared import ReportOptions, load, name_written
 
 
 def all_protocols(
@@ -63,7 +63,7 @@ def all_protocols(
         )
         print(scorecard.as_text())
         if out is not None:
-            print_written([*paths, *write_scorecard(out, scorecard)])
+            name_written([*paths, *write_scorecard(out, scorecard)])
     images = sum(result.images for result in scorecard.results)
     if scorecard.broken and not scorecard.results:
         return ALL_FAILED

@@ -145,7 +145,7 @@ def open_report(
             if name in result.tables:
                 print(f"\n{text_of(result.tables[name])}")
         if out is not None:
-            print_written([*write_report(out, result), *(out / name for name in folders)])
+            name_written([*write_report(out, result), *(out / name for name in folders)])
     for line in result.excluded[:EXCLUDED_SHOWN]:
         logger.warning("left out: %s", printable(line))
     if len(result.excluded) > EXCLUDED_SHOWN:
@@ -156,6 +156,7 @@ def open_report(
     answer.code = inputs_code(total=result.images, failed=result.failed)
 
 
-def print_written(paths: Sequence[Path]) -> None:
-    """Name the files that were written, a line each, after an empty one."""
-    print("", *(f"written: {printable(path)}" for path in paths), sep="\n")
+def name_written(paths: Sequence[Path]) -> None:
+    """Name the files that were written, a line each; stdout is for figures alone."""
+    for path in paths:
+        logger.info("written: %s", printable(path))

@@ -29,13 +29,13 @@ def run(weights, *flags):
 def test_figures_are_printed_beside_their_floors_and_written(folder, weights, tmp_path, capsys):
     out = tmp_path / "report"
     assert run(weights, "--data", folder, "--size", 32, "-o", out) == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
     for name in ("model", "untrained", "centred ellipse", "tokencut_iou_percent", "lost_max_f"):
         assert name in printed
     result = json.loads((out / "result.json").read_text())
     assert (result["protocol"], result["headline"]) == ("objects", "tokencut_iou_percent")
     assert {path.name for path in out.iterdir()} == {"result.json", "images.csv", "sheet.png"}
-    named = [line for line in printed.splitlines() if line.startswith("written: ")]
+    named = [line for line in told.splitlines() if line.startswith("written: ")]
     assert sorted(named) == sorted(f"written: {path}" for path in out.iterdir())
 
 

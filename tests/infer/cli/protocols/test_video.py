@@ -10,14 +10,14 @@ def test_the_command_prints_figures_and_writes_the_report(tmp_path, weights, cap
     root, out = plain(tmp_path / "clip"), tmp_path / "report"
     args = ["video", "--data", str(root), "--weights", weights, "--size", "48", "-o", str(out)]
     assert evaluation.main([*args, "--device", "cpu"]) == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
     columns = "model untrained first mask copied previous mask copied"
     assert printed.splitlines()[0].split() == columns.split()
     assert printed.splitlines()[1].startswith("jf_percent")
     assert {path.name for path in out.iterdir()} == {
         "masks", "masks.png", "objects.csv", "result.json",
     }  # fmt: skip
-    named = [line for line in printed.splitlines() if line.startswith("written: ")]
+    named = [line for line in told.splitlines() if line.startswith("written: ")]
     assert sorted(named) == sorted(f"written: {path}" for path in out.iterdir())
     assert json.loads((out / "result.json").read_text())["headline"] == "jf_percent"
 
