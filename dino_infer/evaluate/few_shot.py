@@ -1,12 +1,13 @@
 """Classification with a few training images a class, drawn again and again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from dino_infer.evaluate.data.draws import available, drawn
+from dino_infer.evaluate.data.draws import available, check_tries, distinct, drawn
 from dino_infer.evaluate.knn import Sides
 from dino_infer.evaluate.linear import checked_sides
 from dino_infer.evaluate.logistic import Solver
@@ -30,7 +31,7 @@ K = 20
 def measure_few_shot(
     sides: Mapping[str, Sides],
     *,
-    n_per_class: Sequence[int] = N_PER_CLASS,
+    n_per_class: Iterable[SupportsIndex] = N_PER_CLASS,
     tries: int = TRIES,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -57,8 +58,11 @@ def measure_few_shot(
     Raises:
         DataError: The sets were made differently or share no class.
         MissingExtraError: scikit-learn is not installed.
+        ValueError: No draw.
     """
     train, val = checked_sides(sides)
+    check_tries(tries)
+    n_per_class = distinct(n_per_class)
     for count in n_per_class:
         available(train.labels, count)  # warns of small classes
     figures, rows = [], []

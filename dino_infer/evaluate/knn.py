@@ -1,16 +1,16 @@
 """k-NN classification of labelled images: with all training images, and with few a class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from numpy.typing import ArrayLike
 
 from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import MODEL, Contestant
-from dino_infer.evaluate.data.draws import available, drawn
+from dino_infer.evaluate.data.draws import available, check_tries, distinct, drawn
 from dino_infer.evaluate.data.labelled import (
     LabelledFeatures,
     LabelledImages,
@@ -95,22 +95,25 @@ def sides_of(
 
 
 def sides_of_arrays(
-    train: Float[np.ndarray, "rows dim"],
-    train_labels: Sequence[str] | Shaped[np.ndarray, " rows"],
-    val: Float[np.ndarray, "queries dim"] | None = None,
-    val_labels: Sequence[str] | Shaped[np.ndarray, " queries"] | None = None,
+    train: ArrayLike | torch.Tensor,
+    train_labels: ArrayLike | torch.Tensor,
+    val: ArrayLike | torch.Tensor | None = None,
+    val_labels: ArrayLike | torch.Tensor | None = None,
 ) -> dict[str, Sides]:
     """Features that are in memory, for a protocol that classifies.
 
     Args:
-        train: Features of the labelled images.
-        train_labels: Classes of those images.
-        val: Features of the images to classify; None classifies each training image by the others.
-        val_labels: Classes of those images.
+        train: Features of the labelled images, (rows, dim).
+        train_labels: Classes of those images, (rows,).
+        val: Features of the images to classify, (queries, dim); None classifies each training image
+            by the others.
+        val_labels: Classes of those images, (queries,).
 
     Raises:
-        DataError: Features and labels differ in number.
+        DataError: Features are not rows of finite numbers, or differ from labels in number.
     """
+    if val is None and val_labels is not None:
+        raise DataError("`val_labels` come without `val`, the features that they are of")
     given = [("train", train, train_labels), ("val", val, val_labels)]
     return {
         MODEL: _pair(
@@ -130,9 +133,9 @@ def _pair(features: Sequence[LabelledFeatures]) -> Sides:
 def measure_knn(
     sides: Mapping[str, Sides],
     *,
-    ks: Sequence[int] = KS,
+    ks: Iterable[SupportsIndex] = KS,
     temperature: float = TEMPERATURE,
-    n_per_class: Sequence[int] = (),
+    n_per_class: Iterable[SupportsIndex] = (),
     tries: int = 5,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -145,7 +148,7 @@ def measure_knn(
         temperature: Temperature of the vote.
         n_per_class: Training images a class to classify with as well, see
             ``few_shot_accuracies``; the model alone.
-        tries: Draws of each number.
+        tries: Draws of each number, at least 2.
         seed: Seed of the draws.
         device: Device to search on.
 
@@ -156,9 +159,13 @@ def measure_knn(
 
     Raises:
         DataError: A set holds rows that cannot be used, too few of them, or was made differently.
+        ValueError: There are too few draws for a spread.
 
     Source: https://arxiv.org/abs/2104.14294, section 4.1 and appendix F.
     """
+    ks, n_per_class = distinct(ks), distinct(n_per_class)
+    if n_per_class:
+        check_tries(tries, least=2)
     model = sides[MODEL]
     if model.val is not None:
         check_comparable(model.train, model.val)

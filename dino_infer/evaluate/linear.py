@@ -6,7 +6,7 @@ The published schedule, on random crops, is in ``random_crops``.
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
-from dino_infer.errors import DataError
+from dino_infer.errors import DataError, TrainingError
 from dino_infer.evaluate.contestants import MODEL
-from dino_infer.evaluate.data.draws import held_out
+from dino_infer.evaluate.data.draws import check_tries, held_out
 from dino_infer.evaluate.data.labelled import LabelledFeatures, check_comparable
 from dino_infer.evaluate.knn import Sides
 from dino_infer.evaluate.linear_fit import Scale, losses, train_heads
@@ -49,6 +49,7 @@ class Trained(NamedTuple):
     chosen: float
     """Learning rate, or inverse strength of regularisation, that did best on held-out images."""
     held_out: Table
+    images_held_out: int
 
 
 def published_feature(backbone: Backbone) -> str:
@@ -69,7 +70,7 @@ def published_feature(backbone: Backbone) -> str:
 def measure_linear(
     sides: Mapping[str, Sides],
     *,
-    lrs: Sequence[float] = LRS,
+    lrs: Iterable[float] = LRS,
     epochs: int = EPOCHS,
     tries: int = TRIES,
     seed: int = 0,
@@ -94,11 +95,15 @@ def measure_linear(
 
     Raises:
         DataError: The sets were made differently or share no class.
+        TrainingError: Every learning rate diverges.
+        ValueError: No try.
 
     Source: https://arxiv.org/abs/2104.14294, section 4.1 and appendix F.2; this mode trains on the
         evaluation crop instead of random crops.
     """
     train, val = checked_sides(sides)
+    check_tries(tries)
+    lrs = [float(lr) for lr in lrs]
     figures, chosen, found = [], {}, {}
     for name, side in sides.items():
         trained = train_linear(
@@ -139,7 +144,8 @@ def train_linear(
     """Linear heads with the learning rate that does best on a held-out part of the training set.
 
     All learning rates are tried at once on nine tenths of each class; the best by top-1 on the
-    rest, and of equal ones by cross-entropy, then trains on all images.
+    rest, and of equal ones by cross-entropy, then trains on all images. Those that diverge are
+    dropped with a warning.
 
     Args:
         train: The training set.
@@ -148,6 +154,9 @@ def train_linear(
         tries: Heads to train on all images; see ``measure_linear``.
         seed: Seed of the held-out images and of the first head.
         device: Device to train on.
+
+    Raises:
+        TrainingError: Every learning rate diverges.
     """
     classes, labels = np.unique(train.labels, return_inverse=True)
     scale = Scale(train.matrix)
@@ -156,14 +165,25 @@ def train_linear(
     fit = functools.partial(train_heads, classes=len(classes), epochs=epochs)
     fitted, held = halves(train.labels, seed=seed)
     weight, bias = fit(features[fitted], targets[fitted], lrs=lrs, seed=seed)
-    logits = features[held] @ weight.flatten(0, 1).T + bias.flatten()
-    table, best = _best(logits.view(-1, *bias.shape), targets[held], lrs)
+    logits = (features[held] @ weight.flatten(0, 1).T + bias.flatten()).view(-1, *bias.shape)
+    finite = (
+        logits.isfinite().all(dim=2).all(dim=0) & weight.isfinite().flatten(1).all(dim=1)
+    ).cpu()
+    kept = [lr for lr, ok in zip(lrs, finite.tolist(), strict=True) if ok]
+    if len(kept) < len(lrs):
+        diverged = ", ".join(f"{lr:g}" for lr in lrs if lr not in kept)
+        if not kept:
+            raise TrainingError(f"every learning rate diverges ({diverged}); give smaller ones")
+        logger.warning("learning rates that diverge are dropped: %s", diverged)
+    table, best = _best(logits[:, finite.to(logits.device)], targets[held], kept)
     heads = []
     for number in range(tries):
-        weight, bias = fit(features, targets, lrs=[lrs[best]], seed=seed + number)
+        weight, bias = fit(features, targets, lrs=[kept[best]], seed=seed + number)
         folded = scale.folded(weight[0].cpu().numpy(), bias[0].cpu().numpy())
+        if not all(np.isfinite(part).all() for part in folded):
+            raise TrainingError(f"learning rate {kept[best]:g} diverges; give smaller ones")
         heads.append(head_of(*folded, classes=classes, train=train))
-    return Trained(heads, lrs[best], table)
+    return Trained(heads, kept[best], table, len(held))
 
 
 def halves(
@@ -186,7 +206,7 @@ def _best(
 ) -> tuple[Table, int]:  # fmt: skip
     """Held-out top-1 of every learning rate, and the place of the best."""
     right = (logits.argmax(dim=-1) == labels[:, None]).double().mean(dim=0)
-    loss = losses(logits, labels).nan_to_num(nan=torch.inf)
+    loss = losses(logits, labels)
     best = max(range(len(lrs)), key=lambda head: (float(right[head]), -float(loss[head])))
     rows = [(lr, 100 * float(one)) for lr, one in zip(lrs, right, strict=True)]
     return Table(("learning_rate", "held_out_top1_percent"), rows), best

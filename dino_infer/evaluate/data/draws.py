@@ -1,7 +1,8 @@
 """Draws of a few images of each class."""
 
 import logging
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
@@ -23,6 +24,22 @@ def available(labels: Shaped[np.ndarray, " rows"], n_per_class: int) -> int:
             first_names(small),
         )
     return int(np.minimum(counts, n_per_class).sum())
+
+
+def distinct(numbers: Iterable[SupportsIndex]) -> tuple[int, ...]:
+    """The numbers as built-in integers, each once, in their order."""
+    return tuple(dict.fromkeys(int(number) for number in numbers))
+
+
+def check_tries(tries: int, *, least: int = 1) -> None:
+    """Refuse fewer draws or trainings than a figure needs.
+
+    Raises:
+        ValueError: There are fewer than ``least``.
+    """
+    if tries < least:
+        purpose = " to tell a spread" if least > 1 else ""
+        raise ValueError(f"`tries` must be at least {least}{purpose}, got {tries}")
 
 
 def drawn(

@@ -1,14 +1,16 @@
 """Images and features with a class each, and which sets of features may be compared."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Shaped
+from numpy.typing import ArrayLike
 
 from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import Contestant
@@ -148,24 +150,37 @@ def is_feature_file(source: str) -> bool:
 
 def labelled_arrays(
     name: str,
-    matrix: Float[np.ndarray, "rows dim"],
-    labels: Sequence[str] | Shaped[np.ndarray, " rows"],
+    matrix: ArrayLike | torch.Tensor,
+    labels: ArrayLike | torch.Tensor,
 ) -> LabelledFeatures:
     """Features and classes that are in memory.
 
     Args:
         name: Name of them in errors and reports.
-        matrix: Features of the images.
-        labels: Class of each row.
+        matrix: Features of the images, (rows, dim): an array, a tensor on any device, or lists.
+        labels: Class of each row, (rows,).
 
     Raises:
-        DataError: Features and labels differ in number, or there are none.
+        DataError: Features are not rows of finite numbers, differ from labels in number, or there
+            are none.
     """
+    try:
+        with np.errstate(over="ignore"):  # told as infinity below
+            matrix = _array(matrix).astype(np.float32, copy=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} must be rows of numbers, (rows, dim): {error}") from error
+    labels = _array(labels)
+    if matrix.ndim != 2 or labels.ndim != 1:
+        raise DataError(
+            f"{name} must have shape (rows, dim) and labels (rows,), got {matrix.shape} and "
+            f"{labels.shape}"
+        )
     if not len(matrix) == len(labels) > 0:
         raise DataError(
             f"{name} must have rows and a label for each, got {len(matrix)} rows and "
             f"{len(labels)} labels"
         )
+    _check_finite(name, matrix)
     return LabelledFeatures(
         source=name,
         matrix=matrix,
@@ -174,6 +189,14 @@ def labelled_arrays(
         images=len(matrix),
         failed=0,
     )
+
+
+def _array(values: ArrayLike | torch.Tensor) -> Shaped[np.ndarray, "..."]:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        # Which NumPy does not know.
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    return np.asarray(values)
 
 
 def features_in(source: str, *, label_file: str | Path | None = None) -> LabelledFeatures:
@@ -234,15 +257,15 @@ def _read_rows(source: str) -> Features:
 
 
 def _check_finite(
-    source: str, matrix: Float[np.ndarray, "rows dim"], paths: tuple[str, ...]
+    source: str, matrix: Float[np.ndarray, "rows dim"], paths: tuple[str, ...] = ()
 ) -> None:
     for start in range(0, len(matrix), ROWS_AT_ONCE):
         finite = np.isfinite(matrix[start : start + ROWS_AT_ONCE]).all(axis=1)
         if not finite.all():
             row = start + int(np.flatnonzero(~finite)[0])
+            of = f", the features of {paths[row]!r}," if paths else ""
             raise DataError(
-                f"{source!r}: row {row}, the features of {paths[row]!r}, holds NaN or infinity; "
-                "embed the images again"
+                f"{source!r}: row {row}{of} holds NaN or infinity; embed the images again"
             )
 
 

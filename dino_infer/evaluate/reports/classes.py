@@ -70,7 +70,7 @@ def class_places(
 def top_percent(
     logits: Float[np.ndarray, "images classes"], wanted: Int64[np.ndarray, " images"]
 ) -> dict[str, float]:
-    """Top-1 and top-5 in percent; of equal logits the first class ranks first.
+    """Top-1 and top-5 in percent; of equal logits the first class ranks first, and NaN is wrong.
 
     Args:
         logits: Score of each class.
@@ -79,7 +79,7 @@ def top_percent(
     own = np.take_along_axis(logits, np.maximum(wanted, 0)[:, None], axis=1)
     before = np.arange(logits.shape[1]) < wanted[:, None]
     ranks = np.count_nonzero((logits > own) | ((logits == own) & before), axis=1)
-    known = wanted >= 0
+    known = (wanted >= 0) & ~np.isnan(logits).any(axis=1)
     hits = [np.count_nonzero(known & (ranks < top)) for top in (1, TOP)]
     return {
         f"top{top}_percent": 100 * hit / len(wanted)

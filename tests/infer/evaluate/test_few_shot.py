@@ -53,6 +53,13 @@ def test_floors_get_the_same_draws_and_chance_stands_beside(side):
     assert len(result.tables["draws"].rows) == 3 * 2
 
 
+def test_a_number_that_is_given_twice_is_drawn_once(side):
+    once, twice = (
+        measure_few_shot({"model": side}, n_per_class=given, tries=2) for given in [(1,), (1, 1)]
+    )
+    assert twice.as_json() == once.as_json() and twice.tables == once.tables
+
+
 def test_classes_with_too_few_images_give_all_and_unknown_ones_are_wrong(caplog):
     train = clusters({"cat": 2, "dog": 20}, noise=0.01)
     val = clusters({"cat": 10, "dog": 10, "yak": 20}, seed=1, noise=0.01)

@@ -13,6 +13,7 @@ from dino_infer.knn import classifier as knn
 from dino_infer.networks.build import build_backbone
 from dino_infer.weights.checkpoints import save_checkpoint
 from dino_infer.weights.info import CheckpointInfo
+from tests.infer.evaluate.labelled_sets import THREE, clusters
 from tests.infer.evaluate.tables import figures
 
 
@@ -103,3 +104,29 @@ def test_arrays_in_memory_are_measured_without_files():
     assert evaluate.measure_knn(evaluate.sides_of_arrays(features, labels), ks=[1]).images == 18
     with pytest.raises(DataError, match="train must have rows and a label for each, got 18 rows"):
         evaluate.sides_of_arrays(features, labels[1:])
+    with pytest.raises(DataError, match="`val_labels` come without `val`"):
+        evaluate.sides_of_arrays(features, labels, None, labels)
+    with pytest.raises(ValueError, match="`tries` must be at least 2 to tell a spread, got 1"):
+        evaluate.measure_knn(sides, ks=[5], n_per_class=[2], tries=1)
+
+
+@pytest.mark.parametrize(
+    ("measure", "options"),
+    [
+        (evaluate.measure_knn, {"ks": [5], "n_per_class": [2]}),
+        (evaluate.measure_linear, {"lrs": [0.1], "epochs": 2}),
+        (evaluate.measure_logistic, {"cs": [0.01, 1.0]}),
+        (evaluate.measure_few_shot, {"n_per_class": [2], "tries": 2}),
+    ],
+)
+def test_every_classifier_takes_lists_tensors_and_arrays(measure, options):
+    train, val = (clusters(THREE, seed=seed, noise=2.0) for seed in (0, 1))
+    found = []
+    for form in (np.asarray, torch.tensor, np.ndarray.tolist):
+        sides = evaluate.sides_of_arrays(
+            form(train.matrix), train.labels.tolist(), form(val.matrix), val.labels.tolist()
+        )
+        arrays = {name: np.array(v) if isinstance(v, list) else v for name, v in options.items()}
+        found += [measure(sides, **options), measure(sides, **arrays)]
+    first, *others = [one.as_json() for one in found]
+    assert all(one == first for one in others)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dino_infer.cli import eval as evaluation
-from dino_infer.errors import DataError
+from dino_infer.errors import DataError, TrainingError
 from dino_infer.evaluate.knn import Sides
 from dino_infer.evaluate.linear import measure_linear, published_feature, train_linear
 from dino_infer.heads import LinearHead
@@ -31,6 +31,15 @@ def test_of_all_learning_rates_the_best_on_held_out_images_trains_on_all():
     assert trained.chosen == 0.3 and shares[1] == max(shares)
     again = train_linear(train, lrs=[0.3], epochs=20)
     np.testing.assert_allclose(again.heads[0].weight, trained.heads[0].weight, rtol=1e-4)
+
+
+def test_learning_rates_that_diverge_are_dropped(caplog):
+    train = clusters(THREE, noise=1.0)
+    trained = train_linear(train, lrs=[1e38, 0.3], epochs=20)
+    assert trained.chosen == 0.3 and [lr for lr, _ in trained.held_out.rows] == [0.3]
+    assert "learning rates that diverge are dropped: 1e+38" in caplog.text
+    with pytest.raises(TrainingError, match=r"every learning rate diverges \(1e\+38\)"):
+        train_linear(train, lrs=[1e38], epochs=20)
 
 
 def test_the_spread_is_over_trainings_from_other_weights():

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from dino_infer.cli import eval as evaluation
 from dino_infer.evaluate.knn import Sides
@@ -48,6 +49,39 @@ def test_the_regression_is_the_minimum_of_its_function(c, counts):
     # Of two classes scikit-learn has one row, whose square is twice that of two opposite halves.
     theirs = optimum(train.matrix, labels, c / 2 if len(counts) == 2 else c, len(counts))
     np.testing.assert_allclose(shares, theirs, atol=2e-3)
+
+
+def test_values_of_the_grid_are_solved_as_each_alone_whatever_came_before():
+    train, val = (clusters(THREE, seed=seed, noise=2.0, dim=24) for seed in (0, 1))
+    _, labels = np.unique(train.labels, return_inverse=True)
+    rows, queries = (3 * one.matrix.astype(np.float64) + 2 for one in (train, val))
+
+    def objective(weight, bias, c):
+        logits = torch.from_numpy(rows @ weight.T + bias)
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="sum")
+        return float(loss) + np.square(weight, dtype=np.float64).sum() / (2 * c)
+
+    solver = Solver(rows.astype(np.float32), labels, classes=3)
+    for c in (*CS[::4], *reversed(CS[1::4])):
+        weight, bias = solver(c)
+        alone = LogisticRegression(C=c, tol=1e-12, max_iter=20_000).fit(rows, labels)
+        expected = objective(alone.coef_, alone.intercept_, c)
+        assert objective(weight, bias, c) == pytest.approx(expected, rel=1e-3)
+        found = (queries @ weight.T + bias).argmax(axis=1)
+        np.testing.assert_array_equal(found, alone.predict(queries))
+
+
+def test_a_choice_by_few_images_and_the_end_of_the_grid_are_told(caplog):
+    few = Sides(clusters({"cat": 9, "dog": 9}, noise=0.1), clusters({"cat": 9}, noise=0.1))
+    measure_logistic({"model": few, "untrained": few}, cs=np.logspace(-6, 2, 9))
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "C = 1e-06 was chosen on 2 held-out images, where one more or less may change it",
+        "C = 1e-06 is the end of the grid; a better one may lie beyond",
+    ]
+    caplog.clear()
+    many = Sides(clusters({"cat": 300, "dog": 300}, noise=2.0), few.val)
+    chosen = measure_logistic({"model": many}, cs=(100.0, 1e-6, 0.01)).settings["cs"]["model"]
+    assert chosen == 0.01 and "C =" not in caplog.text
 
 
 def test_the_grid_is_that_of_dinov2_and_is_refined_around_the_best_power_of_ten():

@@ -9,7 +9,7 @@ from dino_infer.cli import embed
 from dino_infer.embedding.embedder import Embedder
 from dino_infer.errors import DataError
 from dino_infer.evaluate.contestants import Exported
-from dino_infer.evaluate.data.labelled import labelled_images
+from dino_infer.evaluate.data.labelled import labelled_arrays, labelled_images
 from dino_infer.features.files import sha256_of
 from dino_infer.images.preprocess import Preprocess
 from dino_infer.networks.build import build_backbone
@@ -117,3 +117,19 @@ def test_features_made_differently_are_refused(outcome, feature_set, changes, me
     code, stdout, stderr = outcome("--train", train, "--val", val)
     assert (code, stdout) == (1, "")
     assert message in stderr and stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        ([[0.0, 1.0], [np.nan, 1.0]], "'train': row 1 holds NaN or infinity"),
+        ([[0.0, 1.0], [1e300, 1.0]], "'train': row 1 holds NaN or infinity"),
+        ([0.0, 1.0], r"shape \(rows, dim\) and labels \(rows,\), got \(2,\) and \(2,\)"),
+        (np.zeros((2, 3, 4)), r"got \(2, 3, 4\) and \(2,\)"),
+        ([["a"], ["b"]], "train must be rows of numbers"),
+        ([[1, 2], [3]], "train must be rows of numbers"),
+    ],
+)
+def test_arrays_that_are_no_rows_of_finite_numbers_are_refused(matrix, message):
+    with pytest.raises(DataError, match=message):
+        labelled_arrays("train", matrix, ["cat", "dog"])

@@ -39,6 +39,12 @@ def test_a_class_without_logit_is_wrong_even_among_few():
     assert top_percent(np.zeros((5, 2)), places)["top5_percent"] == 40
 
 
+def test_a_row_with_nan_is_wrong():
+    logits = np.array([[np.nan, np.nan], [1, np.nan], [2, 1]])
+    found = top_percent(logits, np.array([0, 0, 0]))
+    assert found == dict.fromkeys(("top1_percent", "top5_percent"), pytest.approx(100 / 3))
+
+
 def test_the_answer_without_looking_is_the_most_frequent_class_of_the_training_set():
     train = np.array(["a"] + ["b"] * 3, dtype=object)
     figures = majority_figures(train, np.array(["a", "b", "c", "b"], dtype=object))
