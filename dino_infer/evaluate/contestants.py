@@ -150,8 +150,15 @@ class Exported(Contestant):
     made: Embedder
     """The embedder, whose view of images is its own."""
 
-    def embedder(self, **_: Any) -> Embedder:
-        """``made``, whatever is asked for."""
+    def embedder(self, *, feature: str | None = None, **_: Any) -> Embedder:
+        """``made``, whatever view is asked for; a feature must be its own."""
+        own = self.made.description()["feature"]
+        own = "cls" if own == "pooled" else own  # the only feature of a convnet
+        if feature not in (None, own):
+            raise ValueError(
+                f"the exported weights are evaluated by their feature {own!r}, not {feature!r}; "
+                "pass the weights that they were made from"
+            )
         return self.made
 
 

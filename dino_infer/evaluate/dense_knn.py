@@ -62,7 +62,7 @@ class DenseOptions:
     subsets: tuple[int, ...] = (1,)
     """Denominators of the shares of training images to learn from: 8 takes one image of 8."""
     logistic: bool = True
-    """Add the logistic regression, on the first of the subsets."""
+    """Add the logistic regression, on the largest of the subsets."""
     seed: int = 0
     """Seed of the choice of patches, and of the spread over images."""
 
@@ -178,7 +178,8 @@ def _predictors(
         for share, bank in zip(options.subsets, banks, strict=True)
     }
     if options.logistic:
-        predictors[LOGISTIC] = _logistic(banks[0], embedder)
+        largest = options.subsets.index(min(options.subsets))
+        predictors[LOGISTIC] = _logistic(banks[largest], embedder)
     return predictors, len(used) - max(len(set(bank.images.tolist())) for bank in banks)
 
 

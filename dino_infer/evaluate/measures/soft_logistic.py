@@ -1,5 +1,6 @@
 """Logistic regression on soft labels: a linear answer beside the vote of neighbours."""
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 STRENGTHS = (1e-4, 1e-2, 1.0)
 HELD_OUT = 5  # one group in so many is held out to choose the strength
 MAX_ITERATIONS = 200
+
+logger = logging.getLogger(__name__)
 
 
 class SoftLogistic(NamedTuple):
@@ -89,12 +92,21 @@ def choose_soft_logistic(
     Args:
         features: One row a patch.
         labels: See ``fit_soft_logistic``.
-        groups: Image of each row, from 0 in random order: every fifth is held out.
-        strengths: Candidates, the first of equally good ones is taken.
+        groups: Image of each row, numbered in random order: every fifth is held out, of fewer than
+            five the last.
+        strengths: Candidates, the first of equally good ones is taken; of a single image, which
+            cannot be held out, the last.
         device: Device to compute on.
     """
-    held = groups % HELD_OUT == HELD_OUT - 1
-    if not held.any() or len(strengths) == 1:
+    images, places = np.unique(groups, return_inverse=True)
+    every = min(HELD_OUT, len(images))
+    held = places % every == every - 1
+    if len(images) == 1 and len(strengths) > 1:
+        logger.warning(
+            "one image cannot be held out, so the weakest regularisation is taken unseen: C = %g",
+            strengths[-1],
+        )
+    if len(images) == 1 or len(strengths) == 1:
         return fit_soft_logistic(features, labels, strength=strengths[-1], device=device)
     losses = []
     for strength in strengths:

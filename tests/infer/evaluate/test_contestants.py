@@ -6,8 +6,11 @@ import threading
 import numpy as np
 import pytest
 
+from dino_infer.embedding.embedder import Embedder
 from dino_infer.evaluate import contestants, load_networks
 from dino_infer.files import hold_output
+from dino_infer.images.preprocess import Preprocess
+from dino_infer.networks.build import build_backbone
 from dino_infer.sources.image_list import list_images
 
 
@@ -60,3 +63,12 @@ def test_a_cache_that_another_writes_to_is_waited_for(rows_of, tmp_path, caplog,
     other.join(timeout=60)
     np.testing.assert_array_equal(found[0], before)
     assert caplog.text.count("waiting for another process") == 1
+
+
+@pytest.mark.parametrize("arch", ["vit_micro", "resnet_micro"])
+def test_exported_weights_refuse_a_feature_that_is_not_theirs(arch):
+    embedder = Embedder(build_backbone(arch), Preprocess(size=32), device="cpu")
+    exported = contestants.Exported(made=embedder)
+    assert exported.embedder() is exported.embedder(feature="cls", size=64) is embedder
+    with pytest.raises(ValueError, match="by their feature 'cls', not 'last4'"):
+        exported.embedder(feature="last4")

@@ -118,6 +118,16 @@ def test_smaller_shares_of_the_images_have_figures_of_their_own(sets):
     assert again.model.values["miou_1_3_percent"] == result.model.values["miou_1_3_percent"]
 
 
+def test_the_regression_is_on_the_largest_memory_whatever_the_order(sets):
+    values = [
+        measure_dense_knn(
+            networks(floors=False), sets, options=dataclasses.replace(OPTIONS, subsets=subsets)
+        ).model.values[LOGISTIC]
+        for subsets in ((1,), (3, 1))
+    ]
+    assert values[0] == values[1]
+
+
 def test_the_same_seed_gives_the_same_figures(sets):
     options = dataclasses.replace(OPTIONS, memory_size=20)
     one, two = (measure_dense_knn(networks(), sets, options=options) for _ in range(2))

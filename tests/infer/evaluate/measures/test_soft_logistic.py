@@ -47,10 +47,15 @@ def test_the_strength_is_chosen_on_images_that_were_held_out():
     assert chosen.strength > 1e-4
 
 
-def test_fewer_than_five_images_hold_none_out():
-    features, classes = problem(rows=40)
-    labels = np.eye(3, dtype=np.float32)[classes]
-    assert choose_soft_logistic(features, labels, np.arange(40) // 10).strength == 1.0
+def test_of_fewer_than_five_images_the_last_is_held_out(caplog):
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(60, 40)).astype(np.float32)
+    labels = np.eye(2, dtype=np.float32)[rng.integers(0, 2, 60)]
+    images = np.array([0, 3, 7])[np.arange(60) // 20]  # others could not be read
+    assert choose_soft_logistic(noise, labels, images).strength < 1
+    assert not caplog.records
+    assert choose_soft_logistic(noise, labels, np.zeros(60, np.int64)).strength == 1
+    assert "one image cannot be held out, so the weakest regularisation" in caplog.text
 
 
 def test_a_constant_feature_does_no_harm():
