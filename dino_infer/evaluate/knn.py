@@ -154,12 +154,12 @@ def measure_knn(
 
     Returns:
         ``k20_top1_percent`` and the like, with their standard errors over images; tables
-        ``classes`` and, where asked for, ``few_shot``; and the picture ``confusion``. ``classes``
-        and ``confusion`` are of the k with the best top-1, the smallest of several.
+        ``classes`` and, where asked for, ``few_shot``; and the picture ``confusion``. Classes are
+        those of the k with the best top-1, the smallest of several.
 
     Raises:
         DataError: A set holds rows that cannot be used, too few of them, or was made differently.
-        ValueError: There are too few draws for a spread.
+        ValueError: ``tries`` are too few.
 
     Source: https://arxiv.org/abs/2104.14294, section 4.1 and appendix F.
     """
@@ -183,20 +183,13 @@ def measure_knn(
     shots: list[FewShot] = []
     if n_per_class and model.val is not None:
         shots = few_shot_accuracies(
-            model.train,
-            model.val,
-            n_per_class=n_per_class,
-            tries=tries,
-            seed=seed,
-            ks=ks,
-            temperature=temperature,
-            device=device,
-        )
+            model.train, model.val, n_per_class=n_per_class, tries=tries, seed=seed, ks=ks,
+            temperature=temperature, device=device,
+        )  # fmt: skip
     counted = [side for side in model if side is not None]
     best, classes = _classes(model, ranked[MODEL])
     tables = {"classes": classes.table}
-    if shots:
-        tables["few_shot"] = Table(FewShot._fields, shots)
+    tables |= {"few_shot": Table(FewShot._fields, shots)} if shots else {}
     return Result(
         protocol="knn",
         headline=f"k{20 if 20 in ks else ks[0]}_top1_percent",
