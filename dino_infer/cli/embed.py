@@ -122,6 +122,7 @@ def embed(
             raise UsageError("--merge embeds nothing: leave out flags about networks and images")
         return _merged(images, out, job)
     check_images(images)
+    from dino_infer.features.files import feature_paths
     from dino_infer.sources.image_list import list_images
 
     share = _share(job.shard)
@@ -135,6 +136,8 @@ def embed(
     if to_folder and job.update:
         raise UsageError("--update is for a single file; partitions cannot be updated")
     check_out(out)
+    if not to_folder:
+        feature_paths(out)  # refuses other endings before anything is loaded
     listed = list_images(images, image_column=tables.image_column)
     embedder = load_embedder(
         weights, compute, view, feature=features.feature, normalize=features.normalize
@@ -189,8 +192,13 @@ def _merged(images: tuple[str, ...], out: str, job: JobOptions) -> int:
 def _done(outcome: Any, out: str, share: "Share") -> int:
     """Report the outcome of the job."""
     if outcome.rows:
-        part = f" of shard {share}" if share.count > 1 else ""
-        print(f"{printable(out)}: {outcome.rows} rows of {outcome.dim}{part}")
+        more = f" of shard {share}" if share.count > 1 else ""
+        if share.count == 1 and not _is_folder(out):
+            from dino_infer.features.files import feature_paths
+
+            _, *others = dict.fromkeys(path.name for path in feature_paths(out))
+            more = f", with {printable(', '.join(others))}"
+        print(f"{printable(out)}: {outcome.rows} rows of {outcome.dim}{more}")
     if outcome.failed:
         logger.warning(
             "%d of %d images could not be read; they are listed, with the reasons, in the failures "

@@ -22,11 +22,11 @@ Images = Annotated[
 
 
 FeatureName = Annotated[
-    str, tyro.conf.arg(metavar="{cls,mean,cls+mean,gem,lastN,lastN+mean,patches}")
+    str, tyro.conf.arg(metavar="{cls,mean,cls+mean,gem,cls+gem,lastN,lastN+mean,patches}")
 ]
 """Feature that a network gives, see ``dino_infer.embedding.pooling.feature_of``."""
 VectorName = Annotated[
-    str | None, tyro.conf.arg(metavar="{cls,mean,cls+mean,gem,lastN,lastN+mean}")
+    str | None, tyro.conf.arg(metavar="{cls,mean,cls+mean,gem,cls+gem,lastN,lastN+mean}")
 ]
 """Feature of one vector an image, or None for the default of a protocol."""
 

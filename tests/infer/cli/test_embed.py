@@ -43,6 +43,8 @@ code = main([odd, "-o", f"{out}/odd.npy", *flags])
 print(code, peak_mib() - before)
 """
 
+BESIDE = "with feats.parquet, feats.json, feats.failed.jsonl"
+
 
 def outcome(capsys, *args):
     """Exit code, stdout and stderr of dino-embed, but for the line about its weights."""
@@ -74,7 +76,7 @@ def test_a_checkpoint_of_the_original_embeds_with_either_network(capsys, tmp_pat
 def test_dino_embed_writes_a_feature_set(capsys, tmp_path, photos, weights):
     out = tmp_path / "feats.npy"
     code, stdout, stderr = outcome(capsys, photos, "-o", out, "--weights", weights)
-    assert (code, stdout, stderr) == (0, f"{out}: 16 rows of 128\n", "")
+    assert (code, stdout, stderr) == (0, f"{out}: 16 rows of 128, {BESIDE}\n", "")
     features = read_features(out, verify=True)
     assert features.matrix.shape == (16, 128)
     assert features.paths[0] == "cat/0.png" and list(features.labels[[0, -1]]) == ["cat", "coffee"]
@@ -98,7 +100,7 @@ def test_dino_embed_ends_with_3_when_some_images_failed(capsys, tmp_path, photos
     (photos / "cat" / "bad.png").write_bytes(b"\x89PNG nonsense")
     out = tmp_path / "feats.npy"
     code, stdout, stderr = outcome(capsys, photos, "-o", out, "--weights", weights)
-    assert (code, stdout) == (3, f"{out}: 16 rows of 128\n")
+    assert (code, stdout) == (3, f"{out}: 16 rows of 128, {BESIDE}\n")
     assert stderr.startswith("warning: 1 of 17 images could not be read; they are listed, with")
     failed = [
         json.loads(line) for line in (tmp_path / "feats.failed.jsonl").read_text().splitlines()
@@ -169,8 +171,12 @@ def test_the_weights_that_were_read_are_counted_on_stderr(capsys, tmp_path, phot
 def test_a_finished_job_may_be_passed_again_with_resume(capsys, tmp_path, photos, weights):
     out = tmp_path / "feats.npy"
     args = (photos, "-o", out, "--weights", weights, "--resume")
-    assert outcome(capsys, *args) == (0, f"{out}: 16 rows of 128\n", "")
-    assert outcome(capsys, *args) == (0, f"{out}: 16 rows of 128\n", f"{out} is complete\n")
+    assert outcome(capsys, *args) == (0, f"{out}: 16 rows of 128, {BESIDE}\n", "")
+    assert outcome(capsys, *args) == (
+        0,
+        f"{out}: 16 rows of 128, {BESIDE}\n",
+        f"{out} is complete\n",
+    )
     code, stdout, stderr = outcome(capsys, *args, "--dtype", "float16")
     assert (code, stdout) == (1, "")
     assert "was made differently: dtype was 'float32' and is 'float16'" in stderr
@@ -183,7 +189,7 @@ def test_an_update_embeds_what_is_new(capsys, tmp_path, photos, weights):
     Image.new("RGB", (40, 40), "red").save(photos / "cat" / "new.png")
     (photos / "cat" / "0.png").unlink()
     code, stdout, stderr = outcome(capsys, photos, *args, "--update")
-    assert (code, stdout) == (0, f"{out}: 16 rows of 128\n")
+    assert (code, stdout) == (0, f"{out}: 16 rows of 128, {BESIDE}\n")
     assert stderr == "1 of 16 images are new or have changed\n"
     updated = read_features(out)
     outcome(capsys, photos, *args, "--overwrite")
@@ -214,7 +220,7 @@ def test_shards_of_torchrun_are_merged(capsys, tmp_path, monkeypatch, photos, we
         rows.append(int(found[1]))
         assert code == 0
     assert rows == [9, 7]
-    assert outcome(capsys, "-o", out, "--merge") == (0, f"{out}: 16 rows of 128\n", "")
+    assert outcome(capsys, "-o", out, "--merge") == (0, f"{out}: 16 rows of 128, {BESIDE}\n", "")
     merged = {k: v for k, v in contents(out.parent).items() if ".shard-" not in k}
     assert merged == contents(tmp_path / "one")
 
@@ -222,7 +228,11 @@ def test_shards_of_torchrun_are_merged(capsys, tmp_path, monkeypatch, photos, we
 def test_a_folder_holds_partitions(capsys, tmp_path, photos, weights):
     args = ("--weights", weights, "--partition-size", 10)
     out = f"{tmp_path}/parts/"
-    assert outcome(capsys, photos, "-o", out, *args) == (0, f"{out}: 16 rows of 128\n", "")
+    assert outcome(capsys, photos, "-o", out, *args) == (
+        0,
+        f"{out}: 16 rows of 128\n",
+        "",
+    )
     names = sorted(path.name for path in (tmp_path / "parts" / "img_emb").iterdir())
     assert names == ["img_emb_0000.npy", "img_emb_0001.npy"]
     code, _, stderr = outcome(capsys, photos, "-o", tmp_path / "parts", *args)
@@ -298,7 +308,8 @@ def test_a_convnet_has_no_patches_to_embed(capsys, tmp_path, photos):
     info = CheckpointInfo(arch="resnet_micro", patch_size=32, image_size=32)
     save_checkpoint(path, build_backbone("resnet_micro"), info)
     args = (photos, "-o", tmp_path / "f.npy", "--weights", path)
-    assert outcome(capsys, *args)[:2] == (0, f"{tmp_path / 'f.npy'}: 16 rows of 256\n")
+    code, stdout, _ = outcome(capsys, *args)
+    assert code == 0 and stdout.startswith(f"{tmp_path / 'f.npy'}: 16 rows of 256, with f.parquet")
     code, _, stderr = outcome(capsys, *args, "--overwrite", "--feature", "mean")
     assert code == 2 and "'resnet_micro' has none; use 'cls'" in stderr
 

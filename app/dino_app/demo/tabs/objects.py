@@ -97,6 +97,10 @@ def _controls() -> list[Any]:
     return [method, most, opacity, boxes]
 
 
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.005 else "less than 1%"
+
+
 def _drawn(
     look: Look | None, method: str, most: float, opacity: float, boxes: bool
 ) -> tuple[Any, str]:
@@ -111,7 +115,7 @@ def _drawn(
         drawn = box_overlay(drawn, [one.box(view) for one in found])
     if not found:
         return drawn, f"{method} finds no object: all parts are alike to this network."
-    shares = " and ".join(f"{one.mask.mean():.0%}" for one in found)
+    shares = " and ".join(_percent(float(one.mask.mean())) for one in found)
     number = "one object" if len(found) == 1 else f"{len(found)} objects"
     return drawn, f"{method} finds {number}, on {shares} of the picture."
 
